@@ -1,0 +1,10 @@
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_in_data(tmp_path_factory, worker_id) -> None:
+    """Made once for all tests, and never where the user keeps theirs."""
+    place = tmp_path_factory.getbasetemp()
+    os.environ["MMSSL_HOME"] = str((place if worker_id == "master" else place.parent) / "home")
