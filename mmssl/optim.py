@@ -1,0 +1,48 @@
+"""Parameter groups, optimizers, and learning-rate schedules as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+
+def adamw(
+    module: nn.Module, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+) -> AdamW:
+    """AdamW over the trainable parameters, fused where the device has it (CPU and CUDA do)."""
+    fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
+    return AdamW(parameter_groups(module, weight_decay), lr=learning_rate, betas=betas, fused=fused)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups: matrices decay; biases, norms and scalars (anything of fewer than two dimensions) do not."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def schedule(step: int, max_steps: int, warmup_steps: float, kind: str = "cosine") -> float:
+    """The factor on the peak learning rate at `step` (counted from 0): linear warm-up, then `kind`.
+
+    kind: "cosine" or "linear", both to zero, or "constant". warmup_steps below 1 is a share of max_steps.
+    """
+    warmup = warmup_steps if warmup_steps >= 1 else warmup_steps * max_steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, max_steps - warmup)
+    if kind == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if kind == "linear" else 1.0
+
+
+def set_learning_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Every group's rate becomes `factor` times the one that it was built with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

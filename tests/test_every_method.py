@@ -1,0 +1,140 @@
+"""What holds for every method: a new file in mmssl/methods is held to it without being named here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from processes import Processes
+from safetensors.torch import load_file
+from small import arguments, bits
+from tiny import Tiny
+
+import mmssl.methods
+from mmssl import export, steps
+from mmssl.data.loader import Loader
+from mmssl.loop import start, train
+
+# (method, guarantee): why it cannot hold. The only place where a method may be let off.
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("word2vec", "processes"): "there is no gradient to sum: processes average their tables, see methods/test_word2vec",
+    ("word2vec", "micro_batches"): "each micro-batch is trained on in turn, as each window within it is",
+}
+
+GUARANTEES = ("parameters", "loss", "resume", "processes", "micro_batches", "export")
+METHODS = sorted(p.stem for p in Path(mmssl.methods.__file__).parent.glob("*.py") if p.stem != "__init__")
+
+
+def variants(name: str) -> dict:
+    return import_module(f"tiny.{name}").VARIANTS if (Path(__file__).parent / "tiny" / f"{name}.py").exists() else {}
+
+
+def held_to(guarantee: str, each_variant: bool = True):
+    """Every method that is not let off, in every variant or in its first."""
+    cases = []
+    for name in METHODS:
+        reason = EXCEPTIONS.get((name, guarantee))
+        marks = [pytest.mark.skip(reason=reason)] if reason else []
+        chosen = list(variants(name)) if each_variant else list(variants(name))[:1]
+        cases += [pytest.param(name, variant, id=f"{name}-{variant}", marks=marks) for variant in chosen]
+    return pytest.mark.parametrize("name, variant", cases)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_there_is_a_tiny_form_of_every_method(name):
+    assert variants(name), f"mmssl/methods/{name}.py needs tests/tiny/{name}.py with VARIANTS, see tests/tiny"
+
+
+def test_exceptions_name_methods_and_guarantees_that_exist():
+    assert {name for name, _ in EXCEPTIONS} <= set(METHODS) and {g for _, g in EXCEPTIONS} <= set(GUARANTEES)
+
+
+def loader(tiny: Tiny, divided_by: int = 1) -> Loader:
+    return Loader(tiny.data, tiny.batch_size // divided_by, tiny.collate_fn, shuffle=tiny.shuffle)
+
+
+def on_one_batch(tiny: Tiny, times: int) -> list[float]:
+    """The losses of `times` steps on the first batch."""
+    batch = next(loader(tiny).epoch(0))
+    batch.pop("index", None)
+    optimizers, accelerator = tiny.optimizers(tiny.method), Accelerator(cpu=True)
+    tiny.method.train()
+    return [tiny.step(tiny.method, [dict(batch)], optimizers, accelerator, 1.0).loss.item() for _ in range(times)]
+
+
+@held_to("parameters")
+def test_every_trainable_parameter_changes_and_no_frozen_one_does(name, variant):
+    tiny = variants(name)[variant]()
+    before = {key: value.detach().clone() for key, value in tiny.method.named_parameters()}
+    on_one_batch(tiny, times=5)
+    for key, value in tiny.method.named_parameters():
+        should_change = value.requires_grad or key.startswith(tiny.moved or "\0")
+        assert torch.equal(value, before[key]) != should_change, key
+
+
+@held_to("loss")
+def test_loss_on_one_fixed_batch_falls(name, variant):
+    losses = on_one_batch(variants(name)[variant](), times=40)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@held_to("resume")
+def test_resume_from_the_middle_of_an_epoch_is_exact(name, variant, tmp_path):
+    def run(**flags):
+        tiny = variants(name)[variant]()
+        args = arguments(tmp_path, max_steps=7, save_steps=5, per_device_train_batch_size=tiny.batch_size, **flags)
+        train(tiny.method, loader(tiny), args, tiny.optimizers(tiny.method), tiny.step)
+        return tiny.method
+
+    whole = run()
+    assert bits(run(resume_from_checkpoint=str(tmp_path / "checkpoints/step_00000005"))) == bits(whole)
+
+
+def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, micro_batches: int = 1) -> None:
+    tiny = variants(name)[variant]()
+    parts = processes * micro_batches
+    args = arguments(
+        output_dir,
+        max_steps=5,
+        save_steps=5,
+        per_device_train_batch_size=tiny.batch_size // parts,
+        gradient_accumulation_steps=micro_batches,
+        lr_scheduler_type="constant",
+    )
+    start(args)
+    step = steps.grad_cache if micro_batches > 1 and tiny.method.couples_samples else tiny.step
+    train(tiny.method, loader(tiny, parts), args, tiny.plain(tiny.method), step)
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    weights, others = (load_file(d / "checkpoints/step_00000005/method.safetensors") for d in (one, other))
+    for key, value in weights.items():
+        torch.testing.assert_close(others[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@held_to("processes")
+def test_two_processes_train_like_one_on_the_whole_batch(name, variant, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_plainly(name, variant, one)
+    job = Processes(run_plainly, name, variant, two, processes=2, log=tmp_path / "log.txt", world=2)
+    assert "2 processes on cpu" in job.succeed()
+    assert_equal_weights(one, two)
+
+
+@held_to("micro_batches")
+def test_micro_batches_train_like_the_whole_batch(name, variant, tmp_path):
+    run_plainly(name, variant, tmp_path / "one")
+    run_plainly(name, variant, tmp_path / "parts", micro_batches=4)
+    assert_equal_weights(tmp_path / "one", tmp_path / "parts")
+
+
+@held_to("export", each_variant=False)
+def test_export_reloads_in_a_fresh_interpreter_with_equal_features(name, variant, tmp_path):
+    tiny = variants(name)[variant]()
+    on_one_batch(tiny, times=2)
+    tiny.method.save_pretrained(tmp_path)
+    tiny.processor.save_pretrained(tmp_path)
+    export.check_reload(tmp_path, tiny.exported(tiny.method), tiny.processor, tiny.example, tiny.auto_class)

@@ -1,0 +1,359 @@
+"""What a run promises: it resumes exactly, leaves when told to, and never goes wrong in silence."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import Processes
+from safetensors.torch import load_file
+from small import Numbers, Small, adam, arguments, bits, sgd
+from torch import nn
+
+from mmssl import steps
+from mmssl.checkpoint import NonFinite, complete_checkpoints, damage
+from mmssl.data.loader import Loader
+from mmssl.errors import BadInput
+from mmssl.log import Log
+from mmssl.loop import start, train
+from mmssl.method import Output
+from mmssl.signals import Signals
+
+
+def lines(output_dir: Path) -> list[dict]:
+    if not (output_dir / Log.FILE).exists():
+        return []
+    return [json.loads(line) for line in (output_dir / Log.FILE).read_text().splitlines()]
+
+
+def run(output_dir: Path, step=steps.standard, workers: int = 0, noise: float = 0.5, optimizer=adam, **flags) -> Small:
+    """Train a new Small; 50 samples are 4 optimizer steps an epoch."""
+    args = arguments(output_dir, gradient_accumulation_steps=2, **flags)
+    method = Small(dropout=0.3)
+    loader = Loader(Numbers(noise=noise), args.per_device_train_batch_size, num_workers=workers)
+    method.summary = train(method, loader, args, [optimizer(method, args.learning_rate)], step)
+    return method
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 9, 10])
+def test_run_resumed_from_any_step_has_the_bits_of_one_never_stopped(tmp_path, step):
+    whole = run(tmp_path / "whole", save_steps=1, save_total_limit=10)
+    checkpoint = tmp_path / "whole" / "checkpoints" / f"step_{step:08d}"
+    resumed = run(tmp_path / "resumed", resume_from_checkpoint=str(checkpoint))
+    assert bits(resumed) == bits(whole)
+    assert resumed.summary.samples_seen == whole.summary.samples_seen == 120
+
+
+def test_resume_is_exact_on_another_number_of_workers(tmp_path):
+    whole = run(tmp_path / "whole", workers=2, save_steps=3)
+    resumed = run(
+        tmp_path / "whole", workers=0, resume_from_checkpoint=str(tmp_path / "whole/checkpoints/step_00000009")
+    )
+    assert bits(resumed) == bits(whole)
+    assert not [w for w in resumed.summary.warnings if "resumed" in w]
+
+
+@pytest.mark.parametrize("optimizer", [sgd, lambda m, lr: torch.optim.SGD(m.parameters(), lr, momentum=0.9)])
+def test_optimizers_without_moments_and_with_one_resume_exactly(tmp_path, optimizer):
+    whole = run(tmp_path, optimizer=optimizer, save_steps=7)
+    resumed = run(tmp_path, optimizer=optimizer, resume_from_checkpoint=str(tmp_path / "checkpoints/step_00000007"))
+    assert bits(resumed) == bits(whole)
+
+
+def test_log_of_a_resumed_run_has_each_step_once(tmp_path):
+    run(tmp_path, save_steps=4)
+    run(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoints/step_00000008"))
+    logged = [line["step"] for line in lines(tmp_path)]
+    assert logged == sorted(set(logged)) and logged[-1] == 10
+
+
+def test_changed_learning_rate_takes_effect_on_resume_and_is_said(tmp_path):
+    before = run(tmp_path, save_steps=10)
+    flags = {"resume_from_checkpoint": "auto", "max_steps": 11, "learning_rate": 1e-30, "lr_scheduler_type": "constant"}
+    after = run(tmp_path, **flags)
+    assert bits(after.student) == bits(before.student)
+    said = [w for w in after.summary.warnings if w.startswith("resumed with other flags")]
+    assert len(said) == 1 and "learning_rate 0.01 -> 1e-30" in said[0] and "max_steps 10 -> 11" in said[0]
+
+
+def test_a_second_resume_says_its_own_changes(tmp_path):
+    run(tmp_path, save_steps=10)
+    run(tmp_path, resume_from_checkpoint="auto", max_steps=11, save_steps=11)
+    run_again = run(tmp_path, resume_from_checkpoint="auto", max_steps=12)
+    assert [("10 -> 11" in w, "11 -> 12" in w) for w in run_again.summary.warnings] == [(True, False), (False, True)]
+
+
+def test_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, capsys):
+    whole = run(tmp_path, save_steps=5)
+    file = tmp_path / "checkpoints/step_00000010/method.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    resumed = run(tmp_path, resume_from_checkpoint="auto", save_steps=5)
+    said = capsys.readouterr().err
+    assert "step_00000010 is damaged (method.safetensors is not what was written)" in said
+    assert "resumed from" in said and "step_00000005" in said
+    assert bits(resumed) == bits(whole)
+
+
+def test_half_written_checkpoint_is_not_resumed_from(tmp_path):
+    whole = run(tmp_path, save_steps=5)
+    newest = tmp_path / "checkpoints/step_00000010"
+    newest.rename(tmp_path / "checkpoints/partial_00000010")
+    assert bits(run(tmp_path, resume_from_checkpoint="auto", save_steps=5)) == bits(whole)
+    assert not list(tmp_path.glob("checkpoints/partial_*"))
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error_not_a_fresh_start(tmp_path):
+    run(tmp_path, save_steps=10)
+    (tmp_path / "checkpoints/step_00000010/state.json").write_text("{")
+    with pytest.raises(BadInput, match="every checkpoint in .* is damaged; begin anew with --overwrite_output_dir"):
+        run(tmp_path, resume_from_checkpoint="auto")
+
+
+def signal_at(step: int, number: int):
+    """A step function that is interrupted."""
+    taken = 0
+
+    def interrupted(*given) -> Output:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            os.kill(os.getpid(), number)
+        return steps.standard(*given)
+
+    return interrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_leaves_and_says_how_to_go_on(tmp_path, capsys, number):
+    whole = run(tmp_path / "whole")
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path / "left", signal_at(5, number), save_steps=100)
+    assert left.value.code == 128 + number
+    assert "saved at step 5. Go on with the same command and --resume_from_checkpoint auto" in capsys.readouterr().err
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert bits(run(tmp_path / "left", resume_from_checkpoint="auto")) == bits(whole)
+
+
+def test_second_ctrl_c_kills_but_the_launchers_copy_of_the_first_does_not():
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        signals.at -= Signals.COPIES
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+
+def job(
+    output_dir: Path, pause: float = 0.0, max_file_bytes: int = 0, random: float = 0.3, optimizer=adam, **flags
+) -> None:
+    """A run in a process of its own. pause: seconds, in each step. max_file_bytes: beyond it, the disk is full.
+    random: dropout and noise."""
+
+    def step(*given) -> Output:
+        time.sleep(pause)
+        return steps.standard(*given)
+
+    if max_file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    args = arguments(output_dir, **({"ddp_find_unused_parameters": True, "save_steps": 100} | flags))
+    start(args)
+    method = Small(dropout=random)
+    loader = Loader(Numbers(noise=random), args.per_device_train_batch_size, num_workers=1)
+    train(method, loader, args, [optimizer(method)], step)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_sigterm_to_a_whole_job_with_data_workers_saves_and_resumes_exactly(tmp_path, world):
+    whole, left = tmp_path / "whole", tmp_path / "left"
+    call = {"world": world, "max_steps": 40}
+    Processes(job, whole, **call, log=tmp_path / "whole.txt").succeed()
+    first = Processes(job, left, **call, pause=0.05, log=tmp_path / "first.txt")
+    while first.alive and not lines(left):
+        time.sleep(0.01)
+    first.send(signal.SIGTERM)
+    assert first.wait() == [128 + signal.SIGTERM] * world, first.output
+    second = Processes(job, left, **call, resume_from_checkpoint="auto", log=tmp_path / "second.txt")
+    assert f"{world} process" in second.succeed() and "resumed from" in second.output
+    last = "checkpoints/step_00000040/method.safetensors"
+    assert (left / last).read_bytes() == (whole / last).read_bytes()
+
+
+def wide_job(output_dir: Path, **flags) -> None:
+    """Several buckets of gradients."""
+    args = arguments(output_dir, max_steps=6, save_steps=3, **flags)
+    start(args)
+    method = Small()
+    method.unused = nn.Identity()
+    method.student = nn.Sequential(nn.Linear(6, 700), nn.Tanh(), nn.Linear(700, 700), nn.Tanh(), nn.Linear(700, 4))
+    method.teacher = copy.deepcopy(method.student).requires_grad_(False)
+    train(method, Loader(Numbers(), args.per_device_train_batch_size), args, [adam(method)])
+
+
+def test_three_processes_resume_exactly_though_they_sum_in_buckets(tmp_path):
+    flags = {"per_device_train_batch_size": 3, "log": tmp_path / "log.txt", "world": 3}
+    Processes(wide_job, tmp_path / "whole", **flags).succeed()
+    middle = str(tmp_path / "whole/checkpoints/step_00000003")
+    Processes(wide_job, tmp_path / "resumed", **flags, resume_from_checkpoint=middle).succeed()
+    last = "checkpoints/step_00000006/method.safetensors"
+    assert (tmp_path / "resumed" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
+
+
+def test_full_disk_at_a_save_is_said_and_the_last_good_checkpoint_stays_whole(tmp_path):
+    Processes(job, tmp_path / "run", save_steps=5, max_steps=5, log=tmp_path / "a.txt").succeed()
+    good = tmp_path / "run/checkpoints/step_00000005"
+    biggest = max(file.stat().st_size for file in good.iterdir())
+    flags = {"save_steps": 5, "max_steps": 10, "resume_from_checkpoint": "auto", "max_file_bytes": biggest - 1}
+    full = Processes(job, tmp_path / "run", **flags, log=tmp_path / "b.txt")
+    assert full.wait() == [1]
+    assert "step_00000010 could not be written: " in full.output and "File too large" in full.output
+    assert f"The last good checkpoint is {good}. Free space in that place, then continue with" in full.output
+    assert complete_checkpoints(good.parent) == [good] and damage(good) is None
+    assert not list(good.parent.glob("partial_*"))
+
+
+def test_resume_on_another_number_of_processes_sees_the_same_samples_and_says_what_differs(tmp_path):
+    flags = {"save_steps": 5, "random": 0.0, "optimizer": sgd}
+    one = Processes(job, tmp_path / "one", **flags, log=tmp_path / "one.txt")
+    one.succeed()
+    flags |= {"resume_from_checkpoint": str(tmp_path / "one/checkpoints/step_00000005")}
+    two = Processes(job, tmp_path / "two", **flags, per_device_train_batch_size=3, world=2, log=tmp_path / "two.txt")
+    assert "resumed on another number of processes: 1 -> 2" in two.succeed()
+    last = "checkpoints/step_00000010/method.safetensors"
+    a, b = load_file(tmp_path / "one" / last), load_file(tmp_path / "two" / last)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6)
+
+
+BAD_STEP = 5  # from 1
+BAD_ROW = int(list(Loader(Numbers(), 6).epoch(0))[BAD_STEP - 1]["index"][0])
+
+
+class Poisoned(Numbers):
+    """One row is not a number."""
+
+    def __getitem__(self, i: int) -> dict:
+        row = super().__getitem__(i)
+        return row | {"x": row["x"] * float("nan")} if i == BAD_ROW else row
+
+
+def poisoned(output_dir: Path, step=steps.standard, **flags) -> Small:
+    args = arguments(output_dir, **({"logging_steps": 3, "max_steps": 16, "save_steps": 1} | flags))
+    method = Small()
+    method.optimizer = adam(method)
+    loader = Loader(Poisoned(), args.per_device_train_batch_size)
+    method.summary = train(method, loader, args, [method.optimizer], step)
+    return method
+
+
+def test_non_finite_loss_stops_the_run_naming_step_samples_and_a_checkpoint_that_is_good(tmp_path):
+    with pytest.raises(NonFinite) as stopped:
+        poisoned(tmp_path)
+    text = str(stopped.value)
+    assert f"loss and grad_norm not finite at step {BAD_STEP}, samples " in text
+    assert str(BAD_ROW) in text.split("samples ")[1].split(".")[0].split(", ")
+    kept = complete_checkpoints(tmp_path / "checkpoints")[-1]
+    assert kept.name == f"step_{BAD_STEP - 1:08d}" and f"The last good checkpoint is {kept}." in text
+    assert damage(kept) is None
+    assert all(value.isfinite().all() for value in load_file(kept / "method.safetensors").values())
+
+
+def test_skipped_step_leaves_weights_moments_teacher_and_queue_as_they_were(tmp_path, capsys):
+    skipped = []
+
+    def compared(method, micro_batches, optimizers, accelerator, max_grad_norm):
+        was = copy.deepcopy(method.state_dict()), copy.deepcopy(optimizers[0].state_dict()["state"])
+        output = steps.standard(method, micro_batches, optimizers, accelerator, max_grad_norm)
+        skipped.append(not output.loss.isfinite())
+        if skipped[-1]:
+            now = optimizers[0].state_dict()["state"]
+            moments = all(torch.equal(was[1][i][k], v) for i, state in now.items() for k, v in state.items())
+            assert moments and all(torch.equal(was[0][k], v) for k, v in method.state_dict().items() if k != "queue")
+        return output
+
+    method = poisoned(tmp_path, compared, max_skipped_steps=2)
+    assert sum(skipped) == method.summary.skipped_steps == 2  # once in each of two epochs
+    assert all(value.isfinite().all() for value in method.state_dict().values())  # the queue too, which forward moves
+    assert f"not finite at step {BAD_STEP}, samples" in capsys.readouterr().err
+    assert all(math.isfinite(line.get("loss", 0.0)) for line in lines(tmp_path))
+
+
+def test_more_skipped_steps_than_allowed_stop_the_run(tmp_path):
+    with pytest.raises(NonFinite, match="grad_norm not finite at step (9|1[0-6])"):
+        poisoned(tmp_path, max_skipped_steps=1)
+
+
+def test_weight_that_is_not_finite_is_never_saved(tmp_path):
+    def overflowing(method, *given) -> Output:
+        output = steps.standard(method, *given)
+        with torch.no_grad():
+            method.student[0].weight[0, 0] = float("inf")
+        return output
+
+    with pytest.raises(NonFinite, match=r"student.0.weight is not finite after step 1; not saved"):
+        run(tmp_path, overflowing, save_steps=1)
+    assert complete_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_metric_that_is_not_finite_does_not_stop_a_run(tmp_path):
+    def undefined(*given) -> Output:
+        output = steps.standard(*given)
+        output.metrics["share"] = torch.tensor(0.0) / 0
+        return output
+
+    run(tmp_path, undefined)
+    assert "share" not in lines(tmp_path)[-1] and "loss" in lines(tmp_path)[-1]
+
+
+def test_sharding_that_was_asked_for_is_refused_not_ignored(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(BadInput, match="configured for FSDP, but here every process holds the whole model"):
+        start(arguments(tmp_path))
+
+
+def test_run_no_better_than_trivial_says_so_and_a_better_one_does_not(tmp_path):
+    method = Small()
+    loader = Loader(Numbers(), 6)
+    bad = train(method, loader, arguments(tmp_path / "bad", learning_rate=1e-9), [adam(method, 1e-9)], worthless)
+    assert len(bad.warnings) == 1 and "no better than the trivial solution's" in bad.warnings[0]
+    good = train(method, loader, arguments(tmp_path / "good"), [adam(method)])
+    assert good.warnings == []
+
+
+def worthless(*given) -> Output:
+    output = steps.standard(*given)
+    output.loss = torch.tensor(output.trivial_loss)
+    return output
+
+
+def test_bf16_keeps_weights_and_checkpoints_in_fp32(tmp_path):
+    done = Processes(job, tmp_path, bf16="yes", log=tmp_path / "log.txt").succeed()
+    assert "1 process on cpu, bf16" in done
+    saved = load_file(tmp_path / "checkpoints/step_00000010/method.safetensors")
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_compiled_run_learns_the_same_and_saves_plain_checkpoints(tmp_path):
+    def trained(**flags) -> Small:
+        return run(tmp_path / str(flags), noise=0.0, save_steps=5, **flags)
+
+    plain, compiled = trained(), trained(torch_compile=True)
+    assert compiled._compiled_call_impl is not None
+    for a, b in zip(plain.student.parameters(), compiled.student.parameters(), strict=True):
+        assert a.shape == b.shape and (a - b).abs().max() < 0.2  # dropout draws differ
+    checkpoints = [next((tmp_path / str(f)).glob("checkpoints/*10")) for f in ({}, {"torch_compile": True})]
+    keys = [load_file(path / "method.safetensors").keys() for path in checkpoints]
+    assert keys[0] == keys[1]
+    resumed = run(tmp_path / "resumed", noise=0.0, resume_from_checkpoint=str(checkpoints[1]))  # without compiling
+    assert bits(resumed) == bits(compiled)

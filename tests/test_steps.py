@@ -1,0 +1,143 @@
+"""One optimizer step, however it is cut into micro-batches, is the same step."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from processes import Processes
+from small import Numbers, Small, sgd
+from tiny.clip import VARIANTS, Pairs
+from torch.utils.data import default_collate
+from transformers import CLIPConfig, CLIPModel
+
+from mmssl import steps
+from mmssl.data.images import MEAN, STD, Affine
+from mmssl.errors import BadInput
+from mmssl.methods.clip import CLIP
+
+
+def micro_batches(data, rows: int, parts: int) -> list[dict]:
+    found = []
+    for part in torch.arange(rows).chunk(parts):
+        batch = default_collate([data[i] for i in part.tolist()])
+        del batch["index"]
+        found.append(batch)
+    return found
+
+
+def gradient(method, step, batches: list[dict], seed: int = 0) -> dict[str, torch.Tensor]:
+    """What a step hands to the optimizer: the change of weights under SGD with a learning rate of 1, negated."""
+    method = copy.deepcopy(method).train()
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    torch.manual_seed(seed)
+    step(method, batches, [sgd(method, lr=1.0)], Accelerator(cpu=True), max_grad_norm=0.0)
+    return {name: before[name] - p.detach() for name, p in method.named_parameters()}
+
+
+def assert_close(ours: dict, theirs: dict, tolerance: float = 1e-5) -> None:
+    """To `tolerance` of the whole gradient's norm."""
+    norm = torch.stack([g.norm() for g in theirs.values()]).norm()
+    assert norm > 1e-3
+    for name, value in theirs.items():
+        assert (ours[name] - value).norm() <= tolerance * norm, name
+
+
+@pytest.mark.parametrize("loss", VARIANTS)
+@pytest.mark.parametrize("parts", [2, 4, 5])
+def test_gradient_cache_gives_the_gradient_of_the_whole_batch(loss, parts):
+    method, data = VARIANTS[loss]().method, Pairs()
+    whole = gradient(method, steps.standard, micro_batches(data, 20, 1))
+    assert_close(gradient(method, steps.grad_cache, micro_batches(data, 20, parts)), whole)
+
+
+def test_plainly_accumulated_micro_batches_of_a_contrastive_loss_have_another_gradient(monkeypatch):
+    method, data = VARIANTS["info_nce"]().method, Pairs()
+    monkeypatch.setattr(CLIP, "couples_samples", False)  # to get past the refusal
+    whole = gradient(method, steps.standard, micro_batches(data, 20, 1))
+    with pytest.raises(AssertionError):
+        assert_close(gradient(method, steps.standard, micro_batches(data, 20, 4)), whole, tolerance=0.1)
+
+
+def test_gradient_cache_repeats_the_random_draws_of_its_first_pass():
+    method = VARIANTS["info_nce"]().method
+    method.augment = Affine(rotation=30)
+    batches = micro_batches(Pairs(), 20, 1)
+    assert_close(gradient(method, steps.grad_cache, batches), gradient(method, steps.standard, batches))
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch():
+    class WithoutQueue(Small):
+        def forward(self, x, y):
+            self.queue.zero_()  # else it would see the micro-batches before
+            return super().forward(x, y)
+
+    method, data = WithoutQueue(), Numbers()
+    batches = micro_batches(data, 20, 4)
+    whole = gradient(method, steps.standard, micro_batches(data, 20, 1))
+    assert_close(gradient(method, steps.standard, batches), whole)
+
+
+def test_accumulation_of_a_loss_that_compares_samples_is_refused():
+    method = VARIANTS["info_nce"]().method
+    with pytest.raises(BadInput, match="2 accumulated micro-batches are 2 small comparisons"):
+        steps.standard(method, micro_batches(Pairs(), 8, 2), [sgd(method)], Accelerator(cpu=True), 1.0)
+
+
+def test_gradient_checkpointing_gives_the_same_gradient():
+    method = VARIANTS["info_nce"]().method
+    batches = micro_batches(Pairs(), 8, 1)
+    plain = gradient(method, steps.standard, batches)
+    method.model.gradient_checkpointing_enable()
+    assert_close(gradient(method, steps.standard, batches), plain)
+
+
+def test_gradient_is_clipped_to_the_norm_and_reported_before():
+    method, batches = Small(), micro_batches(Numbers(), 8, 1)
+    before = [p.detach().clone() for p in method.student.parameters()]
+    output = steps.standard(method, batches, [sgd(method, lr=1.0)], Accelerator(cpu=True), max_grad_norm=1e-3)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(before, method.student.parameters(), strict=True)])
+    assert output.metrics["grad_norm"] > 1e-2 and moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def peak(place: Path, pairs: int, chunk: int) -> None:
+    """Bytes by which memory grew at most during one step of `pairs` pairs in micro-batches of `chunk`."""
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision, text = tower | {"image_size": 64, "patch_size": 4}, tower | {"vocab_size": 50, "eos_token_id": 49}
+    method = CLIP(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)), MEAN, STD)
+    pixels = torch.randint(0, 256, (pairs, 3, 64, 64), dtype=torch.uint8)
+    ids = torch.full((pairs, 6), 49)
+    batch = {"pixel_values": pixels, "input_ids": ids, "attention_mask": ids * 0 + 1}
+    batches = [{k: v[i : i + chunk] for k, v in batch.items()} for i in range(0, pairs, chunk)]
+    step = partial(steps.grad_cache if chunk < pairs else steps.standard, method)
+    optimizers, accelerator = [sgd(method)], Accelerator(cpu=True)
+    steps.standard(method, [{k: v[:2] for k, v in batch.items()}], optimizers, accelerator, 1.0)  # what is needed once
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = memory("VmRSS")
+    step(batches, optimizers, accelerator, 1.0)
+    place.write_text(json.dumps(memory("VmHWM") - before))
+
+
+def memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("chunk", [32, pytest.param(256, marks=pytest.mark.slow)])
+def test_memory_of_gradient_cache_follows_the_chunk_not_the_batch(tmp_path, chunk):
+    grown = {}
+    for pairs, part in ((chunk, chunk), (4 * chunk, 4 * chunk), (16 * chunk, chunk)):
+        place = tmp_path / f"{pairs}_{part}"
+        Processes(peak, place, pairs, part, log=tmp_path / "log.txt").succeed()
+        grown[pairs, part] = json.loads(place.read_text())
+        print(f"{pairs} pairs in micro-batches of {part}: {grown[pairs, part] / 1e6:.0f} MB")
+    assert grown[4 * chunk, 4 * chunk] > 3 * grown[chunk, chunk]  # a whole batch costs in proportion
+    # of the batch there remain the embeddings and the similarities of all pairs, of which the loss holds a few copies
+    assert grown[16 * chunk, chunk] < 0.75 * grown[4 * chunk, 4 * chunk]
