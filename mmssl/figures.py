@@ -1,0 +1,182 @@
+"""The pictures that a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten, wrap
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+RIGHT = "tab:green"
+
+
+def picture(pixels: Tensor, file: Path) -> None:
+    """One image as it is. pixels: (3, height, width) uint8."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file)
+
+
+def loss_curve(log: Path, file: Path, trivial: str) -> None:
+    """Loss against step, from log.jsonl; dashed, the trivial solution's. trivial: what to call that line."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [line for line in lines if "loss" in line]
+    chance = [(line["step"], line["trivial_loss"]) for line in lines if "trivial_loss" in line]
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    marker = "o" if len(lines) == 1 else None  # a line of one point would not be seen
+    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], marker=marker, label="training loss")
+    if chance:
+        axes.plot(*zip(*chance, strict=True), "--", color="grey", marker=marker, label=trivial)
+    axes.set(xlabel="optimizer step", ylabel="loss")
+    axes.margins(y=0.1)
+    if all(line["loss"] >= 0 for line in lines):
+        axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower left")
+    _write(figure, file)
+
+
+def retrieval_grid(
+    pixels: Tensor, queries: Sequence[str], own: Sequence[int], similarity: Tensor, file: Path, shown: int = 5
+) -> None:
+    """A row for each text: its own image, then its nearest images, best first; its own one framed wherever it stands.
+
+    pixels: (images, 3, height, width) uint8. own: each query's image. similarity: (queries, images).
+    """
+    nearest = similarity.topk(min(shown, len(pixels)))[1].tolist()
+    own_similarity = similarity.gather(1, torch.as_tensor(own)[:, None])
+    place = 1 + (similarity > own_similarity).sum(1)
+    figure, grid = plt.subplots(
+        len(queries),
+        len(nearest[0]) + 3,  # text, own image, a gap, the nearest ones
+        figsize=(1.1 * len(nearest[0]) + 4.2, 1.15 * len(queries) + 0.4),
+        width_ratios=[2.4, 1, 0.35] + [1] * len(nearest[0]),
+        squeeze=False,
+    )
+    for row, query, right, images, rank in zip(grid, queries, own, nearest, place.tolist(), strict=True):
+        text, mine, gap, *found = row
+        title = "\n".join(wrap(shorten(query, 90), 26))
+        text.text(1, 0.5, f"{title}\nfound at place {rank}", ha="right", va="center", fontsize=9)
+        for blank in (text, gap):
+            blank.set_axis_off()
+        for axes, image in zip((mine, *found), (right, *images), strict=True):
+            axes.imshow(pixels[image].permute(1, 2, 0))
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(color=RIGHT, linewidth=4, visible=axes is not mine and image == right)
+    grid[0, 1].set_title("its own", fontsize=9)
+    grid[0, 3].set_title("nearest first", fontsize=9, loc="left")
+    _write(figure, file)
+
+
+def accuracy_curves(
+    curves: dict[str, list[tuple[float, list[float]]]], xlabel: str, file: Path, log: bool = False
+) -> None:
+    """Accuracy in per cent, its mean and deviation over seeds, one line a name. curves: name -> [(x, a figure for each
+    seed)]."""
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    for name, points in curves.items():
+        x, values = zip(*sorted(points), strict=True)
+        y, spread = [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
+        axes.errorbar(x, y, spread, marker="o", markersize=4, capsize=3, label=name)
+    if log:
+        axes.set_xscale("log")
+    axes.set(xlabel=xlabel, ylabel="accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    _write(figure, file)
+
+
+def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
+    """A row for each picture, a column for each way to show it. columns: title -> (pictures, 3, height, width) in
+    [0, 1]."""
+    rows = len(next(iter(columns.values())))
+    figure, grid = plt.subplots(rows, len(columns), figsize=(1.3 * len(columns), 1.3 * rows + 0.3), squeeze=False)
+    for column, (title, pictures) in zip(grid.T, columns.items(), strict=True):
+        column[0].set_title(title, fontsize=9)
+        for axes, one in zip(column, pictures, strict=True):
+            axes.imshow(one.permute(1, 2, 0).clamp(0, 1), interpolation="nearest")
+            axes.set_axis_off()
+    _write(figure, file)
+
+
+def similarity_matrix(similarity: Tensor, file: Path) -> None:
+    """Cosine similarity of images (rows) and texts (columns); the diagonal holds the pairs that belong together."""
+    figure, axes = plt.subplots(figsize=(5, 4.2))
+    shown = axes.imshow(similarity, cmap="viridis")
+    axes.set(xlabel="held-out text", ylabel="held-out image", xticks=[], yticks=[])
+    figure.colorbar(shown, label="cosine similarity")
+    _write(figure, file)
+
+
+def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -> None:
+    """Accuracy of telling the true future, in per cent, against how far ahead it lies. columns: name -> a figure for
+    each step; the one named chance is dashed."""
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    for name, values in columns.items():
+        style = {"linestyle": "--", "color": "grey"} if name == "chance" else {"marker": "o", "markersize": 4}
+        axes.plot(range(1, len(values) + 1), values, label=name, **style)
+    axes.set(xlabel=xlabel, ylabel="true future found, %", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _write(figure, file)
+
+
+def heard(wave: np.ndarray, context: np.ndarray, sampling_rate: int, file: Path) -> None:
+    """A spectrogram, and the context features of the same recording under it. wave: (samples,). context: (frames,
+    dim). sampling_rate: in Hz."""
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 4.6), sharex=True)
+    seconds, window = len(wave) / sampling_rate, 2 ** int(np.log2(0.032 * sampling_rate))
+    above.specgram(wave + 1e-6, window, sampling_rate, noverlap=window * 3 // 4, cmap="magma", vmin=-120)
+    order = np.argsort(context.argmax(0), kind="stable")  # what is active first stands on top
+    standard = (context - context.mean(0)) / (context.std(0) + 1e-6)
+    below.imshow(standard[:, order].T, aspect="auto", extent=(0, seconds, context.shape[1], 0), vmin=-2, vmax=2)
+    above.set(ylabel="Hz")
+    below.set(xlabel="seconds", ylabel="context feature", xlim=(0, seconds))
+    _write(figure, file)
+
+
+def label_map(features: np.ndarray, labels: Sequence[str], file: Path) -> None:
+    """Examples in the plane of their features' first two principal components, coloured by label. features: (examples,
+    dim)."""
+    table = features - features.mean(0)
+    plane = table @ np.linalg.svd(table, full_matrices=False)[2][:2].T
+    labels, names = np.array(labels), sorted(set(labels))
+    figure, axes = plt.subplots(figsize=(6, 4.6))
+    for i, name in enumerate(names):
+        axes.scatter(*plane[labels == name].T, s=12, color=plt.get_cmap("tab20")(i % 20), label=name)
+    axes.set_axis_off()
+    if len(names) <= 20:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _write(figure, file)
+
+
+def word_map(vectors, words: Sequence[str], file: Path) -> None:
+    """Words in the plane of the first two principal components of their vectors. vectors: gensim KeyedVectors."""
+    table = np.stack([vectors.get_vector(word, norm=True) for word in words])
+    table -= table.mean(0)
+    x, y = (table @ np.linalg.svd(table, full_matrices=False)[2][:2].T).T
+    figure, axes = plt.subplots(figsize=(10, 8))
+    axes.scatter(x, y, s=2, color="tab:blue")
+    for word, *place in zip(words, x, y, strict=True):
+        axes.annotate(word, place, fontsize=6)
+    axes.set_axis_off()
+    _write(figure, file)
+
+
+def _write(figure: Figure, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plt.close(figure)

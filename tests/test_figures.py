@@ -1,0 +1,73 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmssl import figures
+
+GREEN = (44, 160, 44)  # matplotlib's tab:green
+
+
+def framed(file) -> np.ndarray:
+    """Columns of the picture with a run of the frame's colour, left to right."""
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    return np.flatnonzero((pixels == GREEN).all(-1).sum(0) > 40)
+
+
+def grey(n: int) -> torch.Tensor:
+    shades = torch.linspace(20, 230, n).to(torch.uint8)
+    return shades[:, None, None, None].expand(n, 3, 16, 16)
+
+
+def test_retrieval_grid_frames_the_own_image_where_it_stands(tmp_path):
+    best = torch.tensor([[0.9, 0.1, 0.2, 0.3, 0.4, 0.5]])  # its own, image 0, comes first
+    figures.retrieval_grid(grey(6), ["a text"], [0], best, tmp_path / "first.png")
+    figures.retrieval_grid(grey(6), ["a text"], [0], best.flip(1).roll(1, 1), tmp_path / "other.png")
+    figures.retrieval_grid(grey(6), ["a text"], [0], 1 - best, tmp_path / "absent.png")
+    first, other = framed(tmp_path / "first.png"), framed(tmp_path / "other.png")
+    assert len(first) and len(other) and len(framed(tmp_path / "absent.png")) == 0
+    assert first.max() - first.min() < Image.open(tmp_path / "first.png").width / 5, "one frame only"
+
+
+def test_retrieval_grid_takes_fewer_images_than_it_would_show(tmp_path):
+    figures.retrieval_grid(grey(2), ["one", "two " * 60], [0, 1], torch.eye(2), tmp_path / "grid.png")
+    assert Image.open(tmp_path / "grid.png").width > 300
+
+
+@pytest.mark.parametrize("losses", [[3.0], [3.0, 2.0, 1.0], [-0.2, -0.9]])
+def test_loss_curve_is_drawn_for_one_point_many_points_and_negative_losses(tmp_path, losses):
+    lines = [{"step": 0, "eval_accuracy": 3.0}]
+    lines += [{"step": i + 1, "loss": loss, "trivial_loss": 2.5} for i, loss in enumerate(losses)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    figures.loss_curve(tmp_path / "log.jsonl", tmp_path / "figures" / "loss.png", "chance")
+    pixels = np.asarray(Image.open(tmp_path / "figures" / "loss.png").convert("RGB"))
+    inside = pixels[: int(0.7 * len(pixels))]  # above the legend
+    assert ((inside == (31, 119, 180)).all(-1)).sum() > 20, "the curve is to be seen"
+
+
+def test_picture_is_written_pixel_by_pixel(tmp_path):
+    pixels = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    figures.picture(pixels, tmp_path / "example.png")
+    assert torch.equal(torch.from_numpy(np.array(Image.open(tmp_path / "example.png"))).permute(2, 0, 1), pixels)
+
+
+def test_picture_grid_has_a_cell_for_each_way_to_show_each_picture(tmp_path):
+    columns = {
+        "image": torch.zeros(3, 3, 8, 8),
+        "painted": torch.ones(3, 3, 8, 8) * torch.tensor([1.0, 0, 0]).view(3, 1, 1),
+    }
+    figures.picture_grid(columns, tmp_path / "grid.png")
+    pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    for colour in ((0, 0, 0), (255, 0, 0)):
+        rows = (pixels == colour).all(-1).sum(1) > 40
+        assert (np.diff(rows.astype(int)) == 1).sum() == 3, "three cells, one below the other"
+
+
+def test_accuracy_curves_take_one_figure_or_several_for_a_point(tmp_path):
+    curves = {"one": [(10, [50.0]), (100, [60.0])], "three": [(100, [70.0, 72.0, 71.0]), (10, [40.0, 42.0, 44.0])]}
+    figures.accuracy_curves(curves, "training labels", tmp_path / "curves.png", log=True)
+    pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
+    for colour in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
+        assert (pixels == colour).all(-1).sum() > 50
