@@ -1,0 +1,215 @@
+"""Batches in an order that is a pure function of (seed, epoch, position): what exact resume stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import random
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from datasets import IterableDataset
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+
+from mmssl.distributed import rank, world_size
+from mmssl.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, torch.Tensor]
+
+
+class Loader:
+    """The training data, cut into batches and dealt out to processes.
+
+    dataset:    map-style; `__getitems__(indices)`, where it has one, fetches a whole batch in one call. Or a streaming
+                `datasets.IterableDataset`, whose shards are dealt out to processes and workers. `set_epoch(epoch)`,
+                where it or collate_fn has one, is called before each epoch.
+    collate_fn: list of items (or what `__getitems__` returned) -> dict of tensors, each with the batch first; not
+                needed where `__getitems__` returns such a dict, or torch's default_collate will do. An `index` among
+                them is not given to the method: it names the samples when something goes wrong.
+    batch_size: samples per process. With N processes, batch i of the epoch is the same N * batch_size samples that one
+                process with that batch size would take. The last, incomplete batch of an epoch is left out.
+    shuffle:    a fresh order each epoch. Streams are shuffled by whoever makes them.
+
+    What dataset and collate_fn draw from torch's, numpy's and Python's random numbers is a function of (seed, epoch,
+    position) too, in any worker. A stream's order also depends on the numbers of processes and workers.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | IterableDataset,
+        batch_size: int,
+        collate_fn: Callable | None = None,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        self.dataset, self.batch_size, self.collate_fn = dataset, batch_size, collate_fn or _as_batch
+        self.shuffle, self.seed, self.num_workers = shuffle, seed, num_workers
+        self.streaming = isinstance(dataset, IterableDataset)
+        if not self.streaming and len(self) == 0:
+            raise BadInput(
+                f"the training data has {len(dataset)} samples, fewer than one global batch of "
+                f"{batch_size * world_size()}; lower --per_device_train_batch_size ({batch_size})"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch, per process."""
+        if self.streaming:
+            raise BadInput("a stream has no length; give the run one with --max_steps")
+        return len(self.dataset) // (self.batch_size * world_size())
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's batches of one epoch, from batch `start` on, each exactly what it would have been without a
+        start. Skipping costs nothing in map-style data; a stream is read again up to there, but not collated.
+        Closed, it ends its workers."""
+        for part in (self.dataset, self.collate_fn):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+        key = (self.seed, epoch, rank())
+        if not self.streaming:
+            batches = _Batches(self.dataset, self.collate_fn, self._order(epoch), key)
+            yield from self._data_loader(batches, sampler=range(start, len(batches)))
+            return
+        rows = split_dataset_by_node(self.dataset, rank=rank(), world_size=world_size())
+        rows.set_epoch(epoch)  # what was split off is a copy, and has forgotten it
+        fetched = self._data_loader(_Stream(rows, self.batch_size, self.collate_fn, start, key))
+        batches = islice(self._whole_batches(fetched, key), start, None)
+        yield from self._while_all_have_one(batches) if world_size() > 1 else batches
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        """(batches, batch_size): the rows of this process's batches."""
+        # a fresh generator: the order must depend on nothing that ran before
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        n, per_step = len(self.dataset), self.batch_size * world_size()
+        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+        return order[: len(self) * per_step].view(len(self), world_size(), self.batch_size)[:, rank()]
+
+    def _whole_batches(self, fetched: Iterable[Batch | list], key: tuple) -> Iterator[Batch]:
+        """What remains with each worker when its shards end is put together here, so that nothing is lost between
+        them."""
+        rest = []
+        for batch in fetched:
+            if isinstance(batch, list):
+                rest += batch
+                if len(rest) < self.batch_size:
+                    continue
+                with _random_numbers(*key, "rest", len(rest)):
+                    batch = self.collate_fn(rest[: self.batch_size])
+                del rest[: self.batch_size]
+            yield batch
+
+    def _while_all_have_one(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Ends on every process as soon as one of them has no batch left: nobody may wait for a partner in vain."""
+        while True:
+            batch = next(batches, None)
+            all_have_one = torch.tensor(batch is not None, dtype=torch.int32)
+            dist.all_reduce(all_have_one, dist.ReduceOp.MIN, group=self._on_the_cpu)
+            if not all_have_one:
+                if batch is not None and next(batches, None) is not None:
+                    logger.warning(
+                        "the stream of another process ended first; what is left of this one's in this epoch is not "
+                        "used. Make the shards equally long, and their number a multiple of the number of processes"
+                    )
+                return
+            yield batch
+
+    @cached_property
+    def _on_the_cpu(self) -> dist.ProcessGroup:
+        """Agreeing must not wait for the device."""
+        return dist.new_group(backend="gloo")
+
+    def _data_loader(self, dataset: Dataset, **kwargs) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            worker_init_fn=_ignore_signals,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else the iterator draws from the global one
+            **kwargs,
+        )
+
+
+class _Batches(Dataset):
+    """Batch i of one epoch, drawn with random numbers of its own."""
+
+    def __init__(self, dataset: Dataset, collate_fn: Callable, order: torch.Tensor, key: tuple) -> None:
+        self.dataset, self.collate_fn, self.order, self.key = dataset, collate_fn, order, key
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int) -> Batch:
+        rows = self.order[i].tolist()
+        with _random_numbers(*self.key, i):
+            if hasattr(self.dataset, "__getitems__"):
+                return self.collate_fn(self.dataset.__getitems__(rows))
+            return self.collate_fn([self.dataset[row] for row in rows])
+
+
+class _Stream(torch.utils.data.IterableDataset):
+    """A worker's batches of one epoch, and at the end the list of items that are too few for one.
+
+    A batch that will be skipped is None: workers take turns, so number k of worker w is at most batch k * workers + w.
+    """
+
+    def __init__(self, rows: IterableDataset, batch_size: int, collate_fn: Callable, start: int, key: tuple) -> None:
+        self.rows, self.batch_size, self.collate_fn, self.start, self.key = rows, batch_size, collate_fn, start, key
+
+    def __iter__(self) -> Iterator[Batch | list | None]:
+        worker = get_worker_info()
+        first, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        rows = iter(self.rows)
+        for number in itertools.count(first, workers):
+            with _random_numbers(*self.key, number):
+                batch = items = list(islice(rows, self.batch_size))
+                if len(items) == self.batch_size:
+                    batch = self.collate_fn(items) if number >= self.start else None
+            yield batch
+            if len(items) < self.batch_size:
+                return
+
+
+@contextmanager
+def _random_numbers(*key) -> Iterator[None]:
+    """Inside, the three global generators are seeded from `key`; outside, in the training process, nothing has happened
+    to them."""
+    before = None if get_worker_info() else (torch.get_rng_state(), np.random.get_state(), random.getstate())
+    seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "little")
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed the device too
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        if before:
+            torch.set_rng_state(before[0])
+            np.random.set_state(before[1])
+            random.setstate(before[2])
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def _as_batch(fetched: list | Batch) -> Batch:
+    """A batch that the dataset fetched whole stays as it is."""
+    return fetched if isinstance(fetched, dict) else default_collate(fetched)
+
+
+def _ignore_signals(worker: int) -> None:
+    """A scheduler signals every process of a job; the training process still needs its workers to save and leave."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

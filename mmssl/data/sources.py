@@ -1,0 +1,238 @@
+"""From what a user types after --dataset to data: a built-in name, a file, a folder or a Hub id."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, load_dataset
+from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
+from huggingface_hub.errors import HfHubHTTPError
+
+from mmssl.data import digits, emoji, voices, wikipedia
+from mmssl.data.images import Data, undecoded
+from mmssl.errors import BadInput, first_line
+
+BUILT_IN: dict[str, Callable[[Path], None]] = {
+    "digits": digits.build_digits,
+    "emoji": emoji.build,
+    "mnist5k": digits.build_mnist,
+    "voices": voices.build,
+    "wikipedia": wikipedia.build,
+}
+READERS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".jsonl": "json",
+    ".json": "json",
+    ".txt": "text",
+    ".tar": "webdataset",
+}
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus")
+HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
+HUB_TIMEOUT = 10  # seconds
+
+
+def home() -> Path:
+    """Where built-in and decoded data lie: MMSSL_HOME, or mmssl/ in the cache of Hugging Face."""
+    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl"))
+
+
+def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
+    """{"train": ..., "test": ... where the source has held-out data}.
+
+    name: a built-in name (made on first use); a file (.parquet .csv .jsonl .txt .tar); a folder of such files, named
+    after their split, of recordings (WAV, FLAC, OGG, MP3), or of images with captions; else a Hub id, "user/name" or
+    "user/name:configuration".
+
+    Images with captions, in a folder: `metadata.csv` or `metadata.jsonl` with a `file_name` column (imagefolder); or a
+    text file beside each image, one caption a line (cat.jpg, cat.txt); or `captions.csv` / `captions.txt` with a file
+    name and a caption a row, under a header, a file as often as it has captions (as Flickr8k comes).
+    """
+    path = Path(name).expanduser()
+    if name in BUILT_IN:
+        path = _built(name)
+    if path.is_file():
+        if path.suffix.lower() not in READERS:
+            raise BadInput(f"--dataset {name}: a {path.suffix or 'nameless'} file; can read {', '.join(READERS)}")
+        return _named(_read(READERS[path.suffix.lower()], {"train": [str(path)]}, streaming))
+    if path.is_dir():
+        return _named(_folder(path, streaming))
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.suffix.lower() in READERS:
+        raise BadInput(f"--dataset {name}: no such file or folder")
+    return _named(_from_hub(name, streaming))
+
+
+def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | None = None) -> tuple[Data, Dataset]:
+    """(train, held out): the source's own test data, or `held_out` rows, always the same ones, taken from the training
+    data, at most a tenth of them. A stream holds out its first `held_out` rows, of the test data where it has some.
+
+    together: a column of images; rows that repeat an image stay on one side.
+    """
+    train, test = data["train"], data.get("test")
+    if isinstance(train, IterableDataset):
+        return _split_stream(train, test, held_out)
+    if test is not None:
+        return train, test
+    if len(train) < 2:
+        raise BadInput(f"the data holds {len(train)} rows: too few to train on one and hold out another")
+    wanted = max(1, min(held_out, len(train) // 10))
+    groups = _groups(train, together) if together else np.arange(len(train))
+    if groups.max() == len(train) - 1:  # no row repeats another
+        parts = train.train_test_split(test_size=wanted, seed=seed)
+        return parts["train"], parts["test"]
+    drawn = np.random.default_rng(seed).permutation(groups.max() + 1)
+    rows_so_far = np.bincount(groups)[drawn].cumsum()
+    held = np.isin(groups, drawn[: max(1, np.searchsorted(rows_so_far, wanted, side="right"))])
+    if held.all():
+        raise BadInput(f"all {len(train)} rows hold one and the same image: none is left to train on")
+    return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
+
+
+def _groups(rows: Dataset, column: str) -> np.ndarray:
+    """(rows,) equal numbers for equal images, in the order of first sight."""
+    numbers: dict[bytes | str, int] = {}
+    stored = undecoded(rows.select_columns(column), column)
+    images = (row[column] or {"bytes": None, "path": None} for row in stored)
+    keys = (hashlib.sha256(image["bytes"]).digest() if image["bytes"] else image["path"] for image in images)
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def _split_stream(train: IterableDataset, test: IterableDataset | None, held_out: int) -> tuple[Data, Dataset]:
+    train, test = (part.decode(False) if part is not None and part.features else part for part in (train, test))
+    source = train if test is None else test
+    rows = list(source.take(held_out))
+    if not rows:
+        raise BadInput("the stream is empty, or --held_out is 0: nothing to evaluate on")
+    if test is None:
+        # by what they hold: `skip` counts anew in every shard, and lets processes and workers train on held-out rows
+        held = {_digest(row) for row in rows}
+        train = train.filter(lambda row: _digest(row) not in held)
+    return train, Dataset.from_list(rows, features=source.features)
+
+
+def _digest(row: dict) -> bytes:
+    return hashlib.sha256(repr(sorted(row.items())).encode()).digest()
+
+
+def _named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
+    """The splits under our two names; the first held-out one in the order of HELD_OUT_NAMES."""
+    held_out = next((data[n] for n in HELD_OUT_NAMES if n in data), None)
+    train = data["train"] if "train" in data else next(iter(data.values()))
+    return {"train": train} | ({"test": held_out} if held_out is not None and held_out is not train else {})
+
+
+def _built(name: str) -> Path:
+    """Where the built-in data lies, made if it is not there yet."""
+    directory = home() / name
+    with PartialState().main_process_first():
+        if not directory.exists():
+            BUILT_IN[name](directory)
+    return directory
+
+
+def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | dict:
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    for suffix in (".parquet", ".tar"):
+        if found := [f for f in files if f.suffix.lower() == suffix and f.stem != "metadata"]:
+            return _read(READERS[suffix], by_split(path, found), streaming)
+    images = [f for f in files if f.suffix.lower() in IMAGES]
+    if images:
+        table = next((path / t for t in ("captions.csv", "captions.txt") if (path / t).exists()), None)
+        if table is None and not any(p.with_suffix(".txt").exists() for p in images):
+            return _read("imagefolder", None, streaming, data_dir=str(path))
+        rows = _sidecars(images) if table is None else _caption_table(path, table, images)
+        return {"train": rows.to_iterable_dataset() if streaming else rows}
+    if sounds := [f for f in files if f.suffix.lower() in SOUNDS]:
+        parts = {part: _sounds(found) for part, found in by_split(path, sounds).items()}
+        return {part: rows.to_iterable_dataset() for part, rows in parts.items()} if streaming else parts
+    tables = [f for f in files if f.suffix.lower() in READERS]
+    if not tables:
+        raise BadInput(f"--dataset {path}: no image, no recording and none of {', '.join(READERS)} in this folder")
+    suffix = tables[0].suffix.lower()
+    return _read(READERS[suffix], by_split(path, [f for f in tables if f.suffix.lower() == suffix]), streaming)
+
+
+def by_split(root: Path, files: list[Path]) -> dict[str, list[str]]:
+    """Files by the split that their name, or a folder above them, begins with; all else is training data."""
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        words = [re.split(r"[\W\d_]", part.lower())[0] for part in file.relative_to(root).parts]  # dev-00.tar: dev
+        name = next((n for n in HELD_OUT_NAMES if n in words), "train")
+        splits.setdefault(name, []).append(str(file))
+    return splits
+
+
+def _sidecars(images: list[Path]) -> Dataset:
+    captions = {}
+    for image in images:
+        text = image.with_suffix(".txt")
+        captions[image] = _text(text).splitlines() if text.exists() else []
+    return _captioned(captions)
+
+
+def _sounds(files: list[str]) -> Dataset:
+    """Paths, and the folder that each lies in as its label; whoever reads them decodes them (see data.waves)."""
+    return Dataset.from_dict({"audio": files, "label": [Path(file).parent.name for file in files]})
+
+
+def _caption_table(root: Path, table: Path, images: list[Path]) -> Dataset:
+    by_name = {p.name: p for p in images} | {p.relative_to(root).as_posix(): p for p in images}
+    lines = _text(table).splitlines()
+    delimiter = "\t" if lines and "\t" in lines[0] else ","
+    captions: dict[Path, list[str]] = {}
+    for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1):
+        if not row or (number == 1 and row[0] not in by_name):  # a header
+            continue
+        if len(row) < 2:
+            raise BadInput(f"{table}, line {number}: no {delimiter!r} between a file name and its caption: {row[0]!r}")
+        # a missing file is named later, among the images that cannot be decoded; an unquoted comma belongs to the text
+        image = by_name.get(row[0], root / row[0])
+        captions.setdefault(image, []).append(delimiter.join(row[1:]).strip())
+    if not captions:
+        raise BadInput(f"{table} holds no row under its header")
+    return _captioned(captions)
+
+
+def _captioned(captions: dict[Path, list[str]]) -> Dataset:
+    rows = {"image": [str(p) for p in captions], "captions": list(captions.values())}
+    return Dataset.from_dict(rows).cast_column("image", Image())
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is not UTF-8 text: {error}") from error
+
+
+def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    repository, _, configuration = name.partition(":")
+    try:
+        if not HF_HUB_OFFLINE:
+            HfApi().dataset_info(repository, timeout=HUB_TIMEOUT)  # load_dataset takes half a minute to give up
+        return load_dataset(repository, configuration or None, streaming=streaming)
+    except Exception as error:
+        answered = HF_HUB_OFFLINE or isinstance(error, HfHubHTTPError)
+        offline = "" if answered else ". If it was downloaded before, set HF_HUB_OFFLINE=1"
+        raise BadInput(
+            f"--dataset {name}: not a file or folder here, not one of the built-in {', '.join(BUILT_IN)}, and the Hub "
+            f"gave: {type(error).__name__}: {first_line(error)}{offline}"
+        ) from error
+
+
+def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kwargs):
+    try:
+        return load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
+    except Exception as error:
+        where = kwargs.get("data_dir") or ", ".join(f for part in (files or {}).values() for f in part[:3])
+        cause = error.__cause__ or error
+        raise BadInput(f"{where} could not be read as {reader}: {type(cause).__name__}: {cause}") from error

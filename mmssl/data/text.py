@@ -1,0 +1,148 @@
+"""Tokenizers trained on one's own text, and batches trimmed to their longest text."""
+
+from __future__ import annotations
+
+import json
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers import BertTokenizer, CLIPTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from mmssl.data import draws
+from mmssl.errors import BadInput
+
+
+def train_clip_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int = 77) -> PreTrainedTokenizerBase:
+    """CLIP's byte-pair encoding (lower-cased, words end in </w>) learned from `texts`; equal texts give equal ids.
+
+    As in CLIP's own, every byte is a token, and every byte that ends a word another: nothing is unknown. (The unknown
+    token is the end of text, where CLIP pools: it would cut the text off.) Left to itself the trainer finds the latter
+    in random order, so that each process, and each resumed run, would number its tokens differently.
+    """
+    ends = sorted(letter + "</w>" for letter in ByteLevel.alphabet())
+    trained = CLIPTokenizer().train_new_from_iterator(texts, vocab_size, new_special_tokens=ends, show_progress=False)
+    learned = json.loads(trained.backend_tokenizer.to_str())["model"]
+    # again from its parts: the letters must be ordinary tokens, not special ones
+    tokenizer = CLIPTokenizer(vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]])
+    tokenizer.model_max_length = max_length
+    return tokenizer
+
+
+SPECIAL = {
+    name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+}
+ALPHABET = 1000  # characters, the most frequent; BERT's own limit
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
+    """BERT's WordPiece (lower-cased, accents dropped) learned from `texts`, which is read twice; equal texts give equal
+    ids.
+
+    Left to itself the trainer numbers the letters that go on with a word (##a) in random order, and with them decides
+    between equally frequent pairs: they are given to it, in order.
+    """
+    backend = BertTokenizer(model_max_length=max_length).backend_tokenizer
+    letters: Counter[str] = Counter()
+    for text in texts:
+        letters.update(backend.normalizer.normalize_str(text))
+    usual = sorted((c for c in letters if not c.isspace()), key=lambda c: (-letters[c], c))[:ALPHABET]
+    inner = sorted(f"##{c}" for c in usual if c not in string.punctuation and unicodedata.category(c)[0] != "P")
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL.values(), *inner],
+        initial_alphabet=usual,
+        limit_alphabet=len(usual),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    _check_size(backend, vocab_size)
+    # again from its vocabulary: the letters must be ordinary tokens, not special ones
+    return BertTokenizer(vocab=json.loads(backend.to_str())["model"]["vocab"], model_max_length=max_length)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
+    """Byte-level byte-pair encoding (case and every byte kept, nothing unknown) learned from `texts`, with BERT's
+    special tokens around a text; equal texts give equal ids."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    # the mask takes the blank before it along, as a token of the text would
+    special = [AddedToken(t, special=True, lstrip=t == SPECIAL["mask_token"]) for t in SPECIAL.values()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    _check_size(backend, vocab_size)
+    first, last = SPECIAL["cls_token"], SPECIAL["sep_token"]
+    backend.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B {last}",
+        special_tokens=[(token, backend.token_to_id(token)) for token in (first, last)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **SPECIAL | {"mask_token": special[-1]},
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _check_size(backend: Tokenizer, vocab_size: int) -> None:
+    """The trainers count letters and special tokens on top of what they were asked for."""
+    if backend.get_vocab_size() > vocab_size:
+        raise BadInput(
+            f"--vocab_size {vocab_size} is too small: the letters of this text and the special tokens are "
+            f"{backend.get_vocab_size()} already; take at least twice that"
+        )
+
+
+class Tokens:
+    """Many texts as one flat array of ids: a fraction of the memory of as many Python lists, and shared by workers.
+
+    A text longer than max_length is cut there, its last token kept (the end of text, which CLIP pools).
+    """
+
+    AT_ONCE = 10_000  # texts; what a tokenizer returns is large
+
+    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        ids, words, lengths = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.int16)], [0]
+        for i in range(0, len(texts), self.AT_ONCE):
+            some = list(texts[i : i + self.AT_ONCE])
+            encoded = tokenizer(some, truncation=True, max_length=max_length)
+            ids.append(torch.tensor([token for text in encoded["input_ids"] for token in text], dtype=torch.int32))
+            of_words = [-1 if word is None else word for i in range(len(some)) for word in encoded.word_ids(i)]
+            words.append(torch.tensor(of_words, dtype=torch.int16))
+            lengths += map(len, encoded["input_ids"])
+        self.ids, self.words = torch.cat(ids), torch.cat(words)  # which word of its text a token is of; -1: of none
+        self.starts = torch.tensor(lengths).cumsum(0)
+        self.pad = tokenizer.pad_token_id
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
+        """input_ids, attention_mask: (rows, longest of them)."""
+        return self.without_words(rows, 0.0, seed=0, epoch=0)
+
+    def without_words(self, rows: Tensor, share: float, seed: int, epoch: int) -> dict[str, Tensor]:
+        """The same, with about that share of the words left out, never all words of a text."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        text = torch.repeat_interleave(torch.arange(len(rows)), lengths)  # of each token
+        place = torch.arange(len(text)) + (self.starts[rows] - lengths.cumsum(0) + lengths)[text]
+        if share > 0:
+            word = self.words[place].long()
+            drawn = draws.share(word + 1_000 * rows[text], seed, epoch) >= share
+            left = torch.zeros(len(rows)).index_add_(0, text, (drawn & (word >= 0)).float())
+            keep = drawn | (word < 0) | (left[text] == 0)
+            text, place = text[keep], place[keep]
+            lengths = torch.bincount(text, minlength=len(rows))
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        ids = torch.full(mask.shape, self.pad)
+        ids[mask] = self.ids[place].long()  # row by row, as the tokens lie
+        return {"input_ids": ids, "attention_mask": mask.long()}

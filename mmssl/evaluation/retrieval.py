@@ -1,0 +1,99 @@
+"""Image–text retrieval: how often an image's own text is among the k nearest, and the reverse.
+
+As a command, on any saved CLIP-like checkpoint:
+    python -m mmssl.evaluation.retrieval --model_name_or_path runs/clip --dataset emoji
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmssl.arguments import command, flag
+from mmssl.data import pairs
+from mmssl.errors import BadInput
+from mmssl.evaluation import features
+
+KS = (1, 5, 10)
+
+
+def retrieval(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
+    """Recall at 1, 5 and 10 in per cent, and the median rank (1 is best), both ways.
+
+    image: (images, dim). text: (texts, dim). owner: (texts,), the image of each text. An image may have several texts;
+    the best-placed one counts (Karpathy & Fei-Fei 2015). Ties count half: features all alike find nothing, and those
+    that are not numbers come last.
+    """
+    to_image, to_text = [], torch.full((len(image),), math.inf, device=image.device)
+    image, text = torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(text, dim=-1)
+    for rows in torch.arange(len(text), device=text.device).split(1024):
+        similarity = text[rows] @ image.T
+        own = similarity.gather(1, owner[rows, None])
+        to_image.append(_rank(similarity, own))
+    for rows in torch.arange(len(image), device=image.device).split(1024):
+        similarity = image[rows] @ text.T
+        mine = owner[None] == rows[:, None]
+        own = similarity.masked_fill(~mine, -math.inf).amax(1, keepdim=True)
+        # the image's other texts are not competitors
+        to_text[rows] = _rank(similarity.masked_fill(mine, -math.inf), own, among_others=True)
+    return _recalls("image_to_text", to_text) | _recalls("text_to_image", torch.cat(to_image))
+
+
+def chance(images: int, owner: Tensor) -> dict[str, float]:
+    """What random features reach: recalls in expectation, and the rank that half of the queries reach."""
+    texts = len(owner)
+    missed = {0: 1.0}  # k -> P(none of an image's c texts among k drawn from all), C(texts - c, k) / C(texts, k)
+    counts, how_many = torch.bincount(owner, minlength=images).unique(return_counts=True)
+    none = how_many.double() / images
+    while missed[max(missed)] > 0.5 or max(missed) < max(KS):
+        k = len(missed)
+        none = none * ((texts - counts - k + 1) / max(1, texts - k + 1)).clamp(min=0)
+        missed[k] = none.sum().item()
+    values = {f"image_to_text_R@{k}": 100 * (1 - missed[k]) for k in KS}
+    values["image_to_text_median_rank"] = float(next(k for k in missed if missed[k] <= 0.5))
+    values |= {f"text_to_image_R@{k}": 100 * min(k, images) / images for k in KS}
+    return values | {"text_to_image_median_rank": float((images + 1) // 2)}
+
+
+def _rank(similarity: Tensor, own: Tensor, among_others: bool = False) -> Tensor:
+    """How many stand before; ties count half. `own` itself is among the columns unless `among_others`."""
+    ties = (similarity == own).sum(1) - (0 if among_others else 1)
+    before = similarity.shape[1] - (similarity <= own).sum(1)  # not (similarity > own): NaN would stand before nobody
+    return before + ties.clamp(min=0) / 2
+
+
+def _recalls(way: str, before: Tensor) -> dict[str, float]:
+    recalls = {f"{way}_R@{k}": 100 * (before < k).float().mean().item() for k in KS}
+    return recalls | {f"{way}_median_rank": before.median().item() + 1}
+
+
+@dataclass
+class RetrievalArgs(features.CheckpointArgs):
+    image_column: str | None = flag(None, "default: the first column with a usual name")
+    caption_column: str | None = flag(None, "default: the first column with a usual name")
+    captions_per_image: int = flag(0, "use only the first n captions of each image; 0 uses all")
+
+
+def main(args: RetrievalArgs) -> None:
+    rows = args.rows(args.image_column)
+    image_column, caption_column = pairs.columns(rows, args.image_column, args.caption_column)
+    captions = [pairs.clean(value)[: args.captions_per_image or None] for value in rows[caption_column]]
+    captioned = [i for i, texts in enumerate(captions) if texts]
+    if not captioned:
+        raise BadInput(f"no row of {args.dataset} has a caption in its column {caption_column}")
+    rows, captions = rows.select(captioned), [captions[i] for i in captioned]
+    owner = torch.tensor([i for i, texts in enumerate(captions) for _ in texts])
+    encoder = features.ImageTextEncoder(args.model_name_or_path, args.use_cpu, args.trust_remote_code)
+    image = encoder.images(features.read_images(rows, image_column), args.batch_size)
+    text = encoder.texts([t for texts in captions for t in texts], args.batch_size)
+    features.print_table(
+        f"{args.model_name_or_path} on {len(image):,} images and {len(text):,} texts of {args.dataset}",
+        {"this checkpoint": retrieval(image, text, owner), "chance": chance(len(image), owner)},
+    )
+
+
+if __name__ == "__main__":
+    command(main, RetrievalArgs, __doc__)

@@ -1,0 +1,184 @@
+import logging
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPProcessor
+
+from mmssl.data import pairs
+from mmssl.data.images import decode
+from mmssl.data.loader import Loader
+from mmssl.data.pairs import Pairs, StreamedPairs, clean, columns
+from mmssl.data.text import Tokens, train_clip_tokenizer
+from mmssl.errors import BadInput
+
+SIZE = 8
+FEATURES = datasets.Features({"image": datasets.Image(), "captions": datasets.List(datasets.Value("string"))})
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def processor() -> CLIPProcessor:
+    texts = [f"{word} number {i}" for i in range(100) for word in ("first", "second", "third")]
+    images = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    return CLIPProcessor(image_processor=images, tokenizer=train_clip_tokenizer(texts, 400))
+
+
+def rows(n: int = 40, broken=(), silent=(), captions: int = 3) -> datasets.Dataset:
+    """Image i is of shade i, and its captions say so."""
+    found = []
+    for i in range(n):
+        image = {"bytes": b"broken"} if i in broken else np.full((9, 9, 3), i, dtype=np.uint8)
+        if not isinstance(image, dict):
+            image = Image.fromarray(image)
+        texts = [f"{word} number {i}" for word in ("first", "second", "third")[:captions]]
+        found.append({"image": image, "captions": ["", "  "] if i in silent else texts})
+    return datasets.Dataset.from_list(found, features=FEATURES)
+
+
+def shade_and_text(batch: dict, tokenizer) -> list[tuple[int, str]]:
+    texts = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    # CLIP's tokenizer reads a number digit by digit: "number 1 2"
+    return [(int(p.float().mean()), "".join(t.split())) for p, t in zip(batch["pixel_values"], texts, strict=True)]
+
+
+def test_image_and_caption_belong_together_also_where_rows_were_left_out(processor):
+    data = Pairs(rows(40, broken=[3], silent=[7, 8]), processor, 20, "image", "captions")
+    assert len(data) == 37 and data.rows.tolist() == [i for i in range(40) if i not in (3, 7, 8)]
+    drawn = shade_and_text(data.__getitems__(list(range(37))), processor.tokenizer)
+    assert all(text.split("number")[1] == str(shade) for shade, text in drawn)
+    assert [shade for shade, _ in drawn] == data.rows.tolist()
+
+
+def test_each_epoch_draws_its_own_captions_and_all_are_drawn(processor):
+    data = Pairs(rows(), processor, 20, "image", "captions", seed=1)
+    drawn = []
+    for epoch in (0, 1, 0):
+        data.set_epoch(epoch)
+        drawn.append([text for _, text in shade_and_text(data.__getitems__(list(range(40))), processor.tokenizer)])
+    assert drawn[0] == drawn[2] != drawn[1]
+    counts = [sum(text.startswith(word) for text in drawn[0] + drawn[1]) for word in ("first", "second", "third")]
+    assert min(counts) > 80 / 3 / 2
+
+
+def test_another_seed_draws_other_captions(processor):
+    drawn = [Pairs(rows(), processor, 20, "image", "captions", seed=s).__getitems__(list(range(40))) for s in (0, 1)]
+    assert not torch.equal(drawn[0]["input_ids"], drawn[1]["input_ids"])
+
+
+def test_a_batch_is_trimmed_to_its_longest_caption(processor):
+    data = Pairs(rows(), processor, 20, "image", "captions")
+    batch = data.__getitems__([0, 1, 2])
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["attention_mask"].sum(1).max() == batch["input_ids"].shape[1] < 20
+
+
+def test_what_is_left_out_is_counted_and_named(processor, caplog):
+    with caplog.at_level(logging.WARNING):
+        Pairs(rows(40, broken=[3], silent=[7, 8]), processor, 20, "image", "captions")
+    assert "left out of 40 rows: 1 images that cannot be decoded (row 3: UnidentifiedImageError" in caplog.text
+    assert "and 2 images without a caption (row 7; row 8)" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [{"broken": range(5)}, {"silent": range(5)}, {"broken": [0, 1], "silent": [2, 3, 4]}])
+def test_more_than_a_tenth_unusable_is_an_error(bad, processor):
+    with pytest.raises(BadInput, match="of 40 rows, .*too many"):
+        Pairs(rows(40, **bad), processor, 20, "image", "captions")
+
+
+def test_no_rows_are_an_error(processor):
+    with pytest.raises(BadInput, match="no rows"):
+        Pairs(rows(1).select([]), processor, 20, "image", "captions")
+
+
+def test_a_missing_column_is_named_with_those_there_are_and_the_flag():
+    data = datasets.Dataset.from_dict({"photo_file": ["a"], "words": ["b"]})
+    with pytest.raises(BadInput, match="no image column among photo_file, words: name it with --image_column"):
+        columns(data, None, "words")
+    with pytest.raises(BadInput, match="no caption column among photo_file, words: name it with --caption_column"):
+        columns(data, "photo_file", None)
+    with pytest.raises(BadInput, match="--caption_column word: the data has no such column, only photo_file, words"):
+        columns(data, "photo_file", "word")
+    assert columns(data, "photo_file", "words") == ("photo_file", "words")
+
+
+def test_captions_are_cleaned_of_what_is_empty():
+    assert clean(" a b ") == ["a b"] and clean(["a", "", None, "  ", "b"]) == ["a", "b"]
+    assert clean(None) == clean("") == clean(7) == []
+
+
+def test_a_caption_longer_than_max_length_keeps_its_end_token(processor):
+    tokenizer = processor.tokenizer
+    tokens = Tokens(["number " * 50, "number 1"], tokenizer, 10)
+    batch = tokens[torch.tensor([0, 1])]
+    assert batch["input_ids"].shape == (2, 10)
+    assert batch["input_ids"][0, 0] == tokenizer.bos_token_id and batch["input_ids"][0, -1] == tokenizer.eos_token_id
+    assert batch["attention_mask"].sum(1).tolist() == [10, len(tokenizer("number 1")["input_ids"])]
+
+
+def test_tokens_are_those_of_the_tokenizer_also_across_its_portions(processor, monkeypatch):
+    monkeypatch.setattr(Tokens, "AT_ONCE", 3)
+    texts = [f"first number {i}" * (1 + i % 3) for i in range(10)]
+    batch = Tokens(texts, processor.tokenizer, 20)[torch.arange(10)]
+    expected = processor.tokenizer(texts, padding=True, truncation=True, max_length=20, return_tensors="pt")
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["attention_mask"], expected["attention_mask"])
+
+
+# streams
+
+
+def stream(data: datasets.Dataset, processor, captions=(), **kwargs) -> tuple[StreamedPairs, Loader]:
+    rows = data.to_iterable_dataset(num_shards=2)
+    collate = StreamedPairs(rows, processor, 20, "image", "captions", **dict(captions))
+    return collate, Loader(collate.rows, 5, collate, **kwargs)
+
+
+def test_a_stream_gives_the_pixels_and_captions_of_the_same_pairs(processor):
+    data = rows(40, broken=[3], silent=[7, 8])
+    collate, loader = stream(data, processor)
+    batches = list(loader.epoch(0))
+    drawn = [pair for batch in batches for pair in shade_and_text(batch, processor.tokenizer)]
+    assert len(drawn) == 35 and len(set(drawn)) == 35 and not {3, 7, 8} & {shade for shade, _ in drawn}
+    assert all(text.split("number")[1] == str(shade) for shade, text in drawn)
+    assert batches[0]["pixel_values"].dtype == torch.uint8
+    expected = decode(data[drawn[0][0]]["image"], processor.image_processor)
+    assert np.array_equal(batches[0]["pixel_values"][0], expected)
+
+
+def test_a_stream_is_in_another_order_each_epoch_and_the_same_one_after_a_resume(processor):
+    _, loader = stream(rows(), processor)
+    first, second = (list(loader.epoch(epoch)) for epoch in (0, 1))
+    assert not torch.equal(first[0]["pixel_values"], second[0]["pixel_values"])
+    _, again = stream(rows(), processor)
+    resumed = next(again.epoch(1, start=2))
+    assert torch.equal(resumed["pixel_values"], second[2]["pixel_values"])
+    assert torch.equal(resumed["input_ids"], second[2]["input_ids"])
+
+
+def test_a_stream_draws_captions_as_asked(processor):
+    _, loader = stream(rows(), processor, {"first_caption": 1.0})
+    drawn = [text for batch in loader.epoch(0) for _, text in shade_and_text(batch, processor.tokenizer)]
+    assert len(drawn) == 40 and all(text.startswith("first") for text in drawn)
+    _, loader = stream(rows(), processor, {"word_dropout": 0.5})
+    fewer = [text for batch in loader.epoch(0) for _, text in shade_and_text(batch, processor.tokenizer)]
+    assert all(fewer) and 10 < sum("number" in text for text in fewer) < 35
+
+
+def test_a_stream_is_read_by_several_workers_without_doubles(processor):
+    _, loader = stream(rows(40), processor, num_workers=2)
+    shades = [shade for batch in loader.epoch(0) for shade, _ in shade_and_text(batch, processor.tokenizer)]
+    assert len(shades) == len(set(shades)) == 40
+
+
+def test_a_stream_that_is_mostly_broken_ends_the_run(processor, monkeypatch):
+    monkeypatch.setattr(pairs.StreamedPairs, "MANY", 20)
+    _, loader = stream(rows(40, broken=range(0, 40, 3)), processor)
+    with pytest.raises(BadInput, match="rows of the stream cannot be used, the last: UnidentifiedImageError"):
+        list(loader.epoch(0))

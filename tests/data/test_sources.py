@@ -1,0 +1,206 @@
+import json
+import tarfile
+import time
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets.distributed import split_dataset_by_node
+from PIL import Image as PILImage
+from torch.utils.data import DataLoader
+
+from mmssl.data import sources
+from mmssl.data.pairs import clean, columns
+from mmssl.errors import BadInput
+
+N = 6
+
+
+def write_images(folder: Path, n: int = N, suffix: str = ".png") -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i}{suffix}" for i in range(n)]
+    for i, path in enumerate(paths):
+        PILImage.fromarray(np.full((12, 10, 3), 20 * i, dtype=np.uint8)).save(path)
+    return paths
+
+
+def metadata_csv(folder: Path) -> None:
+    write_images(folder)
+    rows = "".join(f'{i}.png,"picture, {i}"\n' for i in range(N))
+    (folder / "metadata.csv").write_text("file_name,caption\n" + rows)
+
+
+def metadata_jsonl(folder: Path) -> None:
+    write_images(folder / "photos")
+    rows = [json.dumps({"file_name": f"photos/{i}.png", "captions": [f"picture, {i}"]}) for i in range(N)]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+
+
+def sidecars(folder: Path) -> None:
+    for i, path in enumerate(write_images(folder / "some" / "where")):
+        path.with_suffix(".txt").write_text(f"picture, {i}\n")
+
+
+def caption_table_csv(folder: Path) -> None:
+    write_images(folder / "Images", suffix=".jpg")
+    rows = [f"{i}.jpg,picture, {i}" for i in range(N)]  # as Flickr8k comes: the comma unquoted
+    (folder / "captions.csv").write_text("\n".join(["image,caption", *rows]))
+
+
+def caption_table_txt(folder: Path) -> None:
+    write_images(folder)
+    (folder / "captions.txt").write_text("\n".join(f"{i}.png\tpicture, {i}" for i in range(N)))  # tabs, no header
+
+
+def webdataset(folder: Path) -> None:
+    for i, path in enumerate(write_images(folder, suffix=".jpg")):
+        path.with_suffix(".txt").write_text(f"picture, {i}")
+    with tarfile.open(folder / "shard-0.tar", "w") as tar:
+        for path in sorted([*folder.glob("*.jpg"), *folder.glob("*.txt")]):
+            tar.add(path, path.name)
+            path.unlink()
+
+
+def parquet(folder: Path) -> None:
+    paths = [str(p) for p in write_images(folder)]
+    captions = [[f"picture, {i}"] for i in range(N)]
+    rows = Dataset.from_dict({"image": paths, "captions": captions}).cast_column("image", Image())
+    rows.to_parquet(folder / "train.parquet")
+
+
+LAYOUTS = [metadata_csv, metadata_jsonl, sidecars, caption_table_csv, caption_table_txt, webdataset, parquet]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_every_layout_gives_each_image_its_own_caption(layout, streaming, tmp_path):
+    layout(tmp_path)
+    rows = sources.load(str(tmp_path), streaming=streaming)["train"]
+    image, caption = columns(rows, None, None)
+    found = {int(np.asarray(row[image]).mean() / 20 + 0.5): clean(row[caption]) for row in rows}
+    assert found == {i: [f"picture, {i}"] for i in range(N)}
+
+
+def test_several_captions_of_an_image_stay_together(tmp_path):
+    write_images(tmp_path, 2)
+    (tmp_path / "captions.csv").write_text("image,caption\n0.png,a\n1.png,b\n0.png,c\n")
+    rows = sources.load(str(tmp_path))["train"]
+    assert list(rows["captions"]) == [["a", "c"], ["b"]]
+
+
+def test_same_file_name_in_two_folders_is_told_apart_by_its_path(tmp_path):
+    write_images(tmp_path / "a", 1), write_images(tmp_path / "b", 1)
+    (tmp_path / "captions.csv").write_text("image,caption\na/0.png,of a\nb/0.png,of b\n")
+    rows = sources.load(str(tmp_path))["train"].cast_column("image", Image(decode=False))
+    assert [Path(row["image"]["path"]).parent.name for row in rows] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["test", "validation", "val", "dev", "dev-00000-of-00001", "test_1"])
+def test_files_named_after_a_held_out_split_are_held_out(name, tmp_path):
+    Dataset.from_dict({"i": [0, 1]}).to_parquet(tmp_path / "train.parquet")
+    Dataset.from_dict({"i": [2]}).to_parquet(tmp_path / f"{name}.parquet")
+    train, test = sources.split(sources.load(str(tmp_path)), held_out=1)
+    assert (list(train["i"]), list(test["i"])) == ([0, 1], [2])
+
+
+@pytest.mark.parametrize("name", ["devices", "valley", "testimony"])
+def test_files_that_only_begin_like_a_held_out_split_are_training_data(name, tmp_path):
+    Dataset.from_dict({"i": [0, 1]}).to_parquet(tmp_path / f"{name}.parquet")
+    Dataset.from_dict({"i": [2]}).to_parquet(tmp_path / "more.parquet")
+    data = sources.load(str(tmp_path))
+    assert "test" not in data and sorted(data["train"]["i"]) == [0, 1, 2]
+
+
+def test_held_out_rows_are_the_same_each_time_and_never_trained_on():
+    data = {"train": Dataset.from_dict({"i": list(range(100))})}
+    train, test = sources.split(data, held_out=7)
+    again = sources.split(data, held_out=7)
+    assert list(test["i"]) == list(again[1]["i"]) and len(test) == 7
+    assert sorted([*train["i"], *test["i"]]) == list(range(100))
+
+
+def test_at_most_a_tenth_is_held_out_and_at_least_one_row():
+    for rows, expected in ((100, 10), (5, 1)):
+        assert len(sources.split({"train": Dataset.from_dict({"i": list(range(rows))})}, held_out=1000)[1]) == expected
+
+
+def pictures(*colours: str) -> Dataset:
+    rows = [{"image": PILImage.new("RGB", (2, 2), colour), "text": str(i)} for i, colour in enumerate(colours)]
+    return Dataset.from_list(rows, features=Features({"image": Image(), "text": Value("string")}))
+
+
+def test_an_image_with_several_rows_stays_on_one_side():
+    data = {"train": pictures(*["red", "green", "blue", "white", "black"] * 8)}
+    for seed in range(3):
+        train, held_out = sources.split(data, held_out=10, seed=seed, together="image")
+        assert len(train) + len(held_out) == 40 and len(held_out) == 8
+        assert not {str(row["image"].getcolors()) for row in held_out} & {str(r["image"].getcolors()) for r in train}
+    with pytest.raises(BadInput, match="one and the same image"):
+        sources.split({"train": pictures(*["red"] * 8)}, held_out=2, together="image")
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_data_too_small_to_split_is_refused(rows):
+    with pytest.raises(BadInput, match=f"{rows} rows"):
+        sources.split({"train": Dataset.from_dict({"i": list(range(rows))})}, held_out=10)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sharded_stream_never_trains_on_what_it_held_out(world_size, workers, tmp_path):
+    for shard in range(4):
+        rows = Dataset.from_dict({"i": list(range(25 * shard, 25 * shard + 25))})
+        rows.to_parquet(tmp_path / f"train-{shard}.parquet")
+    train, held_out = sources.split(sources.load(str(tmp_path), streaming=True), held_out=10)
+    seen = []
+    for rank in range(world_size):
+        part = split_dataset_by_node(train, rank=rank, world_size=world_size)
+        seen += [row["i"] for row in DataLoader(part, batch_size=None, num_workers=workers)]
+    assert list(held_out["i"]) == list(range(10)) and sorted(seen) == list(range(10, 100))
+
+
+def test_a_stream_with_a_test_split_holds_out_its_first_rows(tmp_path):
+    Dataset.from_dict({"i": [0, 1, 2]}).to_parquet(tmp_path / "train.parquet")
+    Dataset.from_dict({"i": [3, 4, 5]}).to_parquet(tmp_path / "test.parquet")
+    train, held_out = sources.split(sources.load(str(tmp_path), streaming=True), held_out=2)
+    assert [row["i"] for row in train] == [0, 1, 2] and list(held_out["i"]) == [3, 4]
+
+
+def test_an_imagefolder_with_classes_keeps_their_names(tmp_path):
+    write_images(tmp_path / "cat", 2), write_images(tmp_path / "dog", 2)
+    rows = sources.load(str(tmp_path))["train"]
+    assert rows.features["label"] == ClassLabel(names=["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no/such/folder", "no such file or folder"),
+        ("missing.parquet", "no such file or folder"),
+        ("{}/empty", "no image and none of"),
+        ("{}/notes.docx", "a .docx file; can read .parquet"),
+        ("{}/broken.parquet", "could not be read as parquet"),
+        ("{}/latin", "latin/captions.csv is not UTF-8"),
+        ("{}/bare", "bare/captions.csv, line 2: no ','"),
+        ("{}/header", "header/captions.csv holds no row"),
+    ],
+)
+def test_what_cannot_be_read_is_named(name, said, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.docx").write_text("")
+    (tmp_path / "broken.parquet").write_text("not parquet")
+    for folder, table in (("latin", "é,à".encode("latin-1")), ("bare", b"image,caption\n0.png"), ("header", b"a,b")):
+        write_images(tmp_path / folder, 1)
+        (tmp_path / folder / "captions.csv").write_bytes(table)
+    with pytest.raises(BadInput, match=said):
+        sources.load(name.format(tmp_path))
+
+
+def test_an_unreachable_hub_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    started = time.perf_counter()
+    with pytest.raises(BadInput, match="somebody/something: not a file or folder.*built-in .*emoji.*HF_HUB_OFFLINE"):
+        sources.load("somebody/something")
+    assert time.perf_counter() - started < 15

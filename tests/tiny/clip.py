@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from functools import partial
+
+import tiny_clip
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmssl.data.images import MEAN, STD
+from mmssl.methods import clip
+from tiny import Tiny
+
+
+class Pairs(Dataset):
+    """Random pictures, each with a text of its own."""
+
+    def __init__(self, n: int = 24) -> None:
+        generator = torch.Generator().manual_seed(0)
+        eos = tiny_clip.tokenizer().eos_token_id
+        self.pixels = torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
+        self.ids = torch.cat([torch.randint(0, 50, (n, 5), generator=generator), torch.full((n, 1), eos)], dim=1)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        ids = self.ids[i]
+        return {"pixel_values": self.pixels[i], "input_ids": ids, "attention_mask": ids * 0 + 1, "index": i}
+
+
+def tiny(**options) -> Tiny:
+    torch.manual_seed(0)
+    model, processor = clip.from_scratch(tiny_clip.tokenizer(), 16, 8, 64, 1, 64, 1, 16)
+    method = clip.CLIP(model, MEAN, STD, **options)
+    return Tiny(method, Pairs(), batch_size=8, processor=processor, example=tiny_clip.EXAMPLE)
+
+
+VARIANTS = {
+    "info_nce": tiny,
+    "sigmoid": partial(tiny, loss="sigmoid"),
+}

@@ -1,0 +1,35 @@
+"""A CLIP of a few thousand weights, for tests of what is saved, loaded and sent."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from mmssl.data.images import MEAN, STD
+from mmssl.data.text import train_clip_tokenizer
+from mmssl.methods import clip
+
+TEXTS = ["a red square", "a blue circle", "two green triangles"]
+EXAMPLE = {
+    "text": TEXTS,
+    "images": torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+}
+
+
+@cache
+def tokenizer():
+    return train_clip_tokenizer(TEXTS, 600)
+
+
+def build(seed: int = 0) -> tuple[clip.CLIP, object]:
+    """(method, processor)"""
+    torch.manual_seed(seed)
+    model, processor = clip.from_scratch(tokenizer(), 24, 12, 64, 1, 64, 1, 32)
+    return clip.CLIP(model, MEAN, STD), processor
+
+
+def export(directory: Path) -> Path:
+    method, processor = build()
+    method.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
