@@ -1,0 +1,183 @@
+"""word2vec against gensim: the same text, the same parameters, in turns in one process; the median of the pairs'
+ratios.
+
+python benchmarks/word2vec.py speed --text english5m.txt.gz --dimension 100 --pairs 5      training, words per second
+python benchmarks/word2vec.py raw --text english5m.txt.gz --pairs 5                        text to vectors, 5 epochs
+python benchmarks/word2vec.py quality --text english5m.txt.gz --seeds 0 1 2                3 epochs, both
+
+torchrun --nproc_per_node 2 benchmarks/word2vec.py ours --threads 1 --text english5m.txt.gz    processes that average
+python benchmarks/word2vec.py peak --threads 1 --text english5m.txt.gz                       share of the machine's peak
+
+gensim runs in its fastest mode: `corpus_file`, an unpacked text on disk, `workers` threads without the interpreter's
+lock. With --results file.jsonl every run is kept there, and the medians are over all runs in that file."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import gensim
+import torch
+from accelerate import PartialState
+
+from mmssl import steps
+from mmssl.arguments import TrainArgs
+from mmssl.data import corpus
+from mmssl.data.loader import Loader
+from mmssl.data.skip_grams import Pieces
+from mmssl.evaluation import word_similarity
+from mmssl.loop import total_steps, train
+from mmssl.methods.word2vec import Word2Vec
+
+WINDOW, NEGATIVE, SAMPLE, MIN_COUNT, RATE = 5, 5, 1e-3, 5, 0.025
+BATCH = 100  # thousand words to a step
+
+
+def ours(text: corpus.Corpus, dimension: int, threads: int, epochs: int, seed: int = 0) -> tuple[float, Word2Vec]:
+    """Words per second through the shared loop, and what was trained."""
+    with tempfile.TemporaryDirectory() as place:
+        args = TrainArgs(
+            output_dir=place, num_train_epochs=epochs, per_device_train_batch_size=BATCH, learning_rate=RATE,
+            lr_scheduler_type="linear", save_steps=0, seed=seed, use_cpu=True, bf16="no",
+        )  # fmt: skip
+        loader = Loader(Pieces(text.ids), BATCH, lambda batch: batch, seed=seed)
+        method = Word2Vec(
+            text.words, text.counts, dimension, WINDOW, NEGATIVE, SAMPLE, seed, threads, total_steps=total_steps(loader,
+            args)
+        )  # fmt: skip
+        optimizer = torch.optim.SGD(method.parameters(), lr=RATE)
+        summary = train(method, loader, args, [optimizer], steps.in_place)
+    tokens = summary.samples_seen * Pieces.PIECE
+    return tokens * float((text.ids >= 0).mean()) / summary.seconds, method
+
+
+def theirs(file: Path, dimension: int, threads: int, epochs: int, seed: int = 0, speed: bool = False):
+    """gensim's words per second and its model."""
+    model = gensim.models.Word2Vec(
+        sg=1, vector_size=dimension, window=WINDOW, negative=NEGATIVE, sample=SAMPLE, min_count=MIN_COUNT, alpha=RATE,
+        workers=threads, seed=seed + 1,
+    )  # fmt: skip
+    model.build_vocab(corpus_file=str(file))
+    began = time.perf_counter()
+    model.train(
+        corpus_file=str(file), total_words=model.corpus_total_words, total_examples=model.corpus_count, epochs=epochs
+    )
+    kept = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key) if speed else 0
+    return kept * epochs / (time.perf_counter() - began), model
+
+
+def speed(options, file: Path, text: corpus.Corpus) -> dict:
+    our_rate, _ = ours(text, options.dimension, options.threads, 1)
+    their_rate, _ = theirs(file, options.dimension, options.threads, 1, speed=True)
+    return {"ours": our_rate, "gensim": their_rate, "ratio": our_rate / their_rate}
+
+
+def raw(options, file: Path, text: corpus.Corpus) -> dict:
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as cache:
+        fresh = corpus.load(file, min_count=MIN_COUNT, cache=cache, threads=options.threads)
+        ours(fresh, options.dimension, options.threads, 5)
+    our_seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    theirs(file, options.dimension, options.threads, 5)
+    their_seconds = time.perf_counter() - began
+    return {"ours_seconds": our_seconds, "gensim_seconds": their_seconds, "ratio": their_seconds / our_seconds}
+
+
+def quality(options, file: Path, text: corpus.Corpus, seed: int) -> dict:
+    _, method = ours(text, options.dimension, options.threads, 3, seed)
+    mine = word_similarity.evaluate(method.keyed_vectors())
+    _, model = theirs(file, options.dimension, options.threads, 3, seed)
+    gensims = word_similarity.evaluate(model.wv)
+    return {"ours": mine, "gensim": gensims, "difference": {k: mine[k] - gensims[k] for k in mine}}
+
+
+def peak(threads: int) -> float:
+    """FLOP per second of torch's matrix product: what this machine can do at best."""
+    torch.set_num_threads(threads)
+    a = torch.randn(1024, 1024)
+    a @ a
+    began = time.perf_counter()
+    for _ in range(30):
+        a @ a
+    rate = 30 * 2 * 1024**3 / (time.perf_counter() - began)
+    torch.set_num_threads(1)
+    return rate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "raw", "quality", "ours", "peak"))
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--dimension", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--results", type=Path, help="append each pair here")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    PartialState(cpu=True)
+    with tempfile.TemporaryDirectory() as place:
+        file = options.text
+        if file.suffix == ".gz":
+            file = Path(place, "text.txt")
+            with gzip.open(options.text) as packed, open(file, "wb") as f:
+                shutil.copyfileobj(packed, f)
+        text = corpus.load(file, min_count=MIN_COUNT, cache=Path(place, "cache"))
+        runs = []
+        if options.what not in ("raw", "ours"):  # there, compiling counts
+            few = corpus.Corpus(text.words, text.counts, text.ids[: BATCH * Pieces.PIECE], text.total)
+            ours(few, 16, options.threads, 1)
+        if options.what == "ours":
+            rate, method = ours(text, options.dimension, options.threads, 3, options.seeds[0])
+            if PartialState().is_main_process:
+                print(json.dumps({"words_per_second": rate} | word_similarity.evaluate(method.keyed_vectors())))
+            return
+        if options.what == "peak":
+            rate, method = ours(text, options.dimension, options.threads, 1)
+            flops = 6 * (1 + NEGATIVE) * options.dimension * pairs_per_word(method, text) * rate
+            best = peak(options.threads)
+            print(f"{rate:,.0f} words/s, {flops / 1e9:.1f} of {best / 1e9:.1f} GFLOP/s: {flops / best:.0%} of peak")
+            return
+        for i in range(options.pairs if options.what != "quality" else len(options.seeds)):
+            if options.what == "quality":
+                run = quality(options, file, text, options.seeds[i])
+            else:
+                run = (speed if options.what == "speed" else raw)(options, file, text)
+            runs.append({"what": options.what, "dimension": options.dimension, "threads": options.threads} | run)
+            print(json.dumps(runs[-1]), flush=True)
+            if options.results:
+                with open(options.results, "a") as f:
+                    f.write(json.dumps(runs[-1]) + "\n")
+    if options.results:
+        every = [json.loads(line) for line in options.results.read_text().splitlines()]
+        runs = [run for run in every if all(run[k] == runs[-1][k] for k in ("what", "dimension", "threads"))]
+    if options.what == "quality":
+        for name in runs[0]["difference"]:
+            mean = {who: statistics.mean(run[who][name] for run in runs) for who in ("ours", "gensim")}
+            print(
+                f"{name:24} ours {mean['ours']:.4f}  gensim {mean['gensim']:.4f}  {mean['ours'] - mean['gensim']:+.4f}"
+            )
+    else:
+        ratios = [run["ratio"] for run in runs]
+        print(f"median of {len(ratios)}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def pairs_per_word(method: Word2Vec, text: corpus.Corpus) -> float:
+    """Pairs of centre and context word for each word of the text, after subsampling; counted on a part."""
+    from mmssl.methods.word2vec import windows
+
+    ids = text.ids[:200_000]
+    contexts, _ = windows(method._draw(ids, 0), method.window, method.negative)
+    return float((contexts >= 0).sum()) / float((ids >= 0).sum())
+
+
+if __name__ == "__main__":
+    main()

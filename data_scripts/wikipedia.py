@@ -1,0 +1,23 @@
+"""Build the Wikipedia articles as Parquet, with their card: the text that `--dataset wikipedia` trains on.
+
+python data_scripts/wikipedia.py data/wikipedia
+python recipes/word2vec.py --dataset data/wikipedia/train.parquet
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mmssl.data import wikipedia
+from mmssl.errors import BadInput
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    try:
+        wikipedia.build(Path(sys.argv[1]))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{sys.argv[1]}: train.parquet, test.parquet, README.md. {wikipedia.LICENCE}")

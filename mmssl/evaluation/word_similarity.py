@@ -1,0 +1,141 @@
+"""What word vectors know: similarity and analogy against people's judgement, neighbours, and a probe for social bias.
+
+python -m mmssl.evaluation.word_similarity runs/word2vec        (or any word2vec file)
+
+WordSim-353 (Finkelstein et al. 2002), SimLex-999 (Hill et al. 2015) and the Google analogies (Mikolov et al. 2013) come
+with gensim. A word that the vectors lack says nothing about them, but a score over few pairs is not the score of the
+test: the share of pairs covered stands beside every figure.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from gensim.models import KeyedVectors
+from gensim.test.utils import datapath
+
+SIMILARITY = {"WordSim-353": "wordsim353.tsv", "SimLex-999": "simlex999.txt"}
+ANALOGIES = "questions-words.txt"
+MOST_FREQUENT = 300_000  # words that analogies choose from, gensim's habit
+
+# Caliskan et al. 2017 (arXiv:1608.07187), tests 6 and 1: careers and family beside names and genders; flowers and
+# insects beside pleasant and unpleasant words, a bias that nobody minds, for comparison
+WEAT = {
+    "career against family, male against female": (
+        "executive management professional corporation salary office business career",
+        "home parents children family cousins marriage wedding relatives",
+        "male man boy brother he him his son",
+        "female woman girl sister she her hers daughter",
+    ),
+    "science against arts, male against female": (
+        "science technology physics chemistry einstein nasa experiment astronomy",
+        "poetry art shakespeare dance literature novel symphony drama",
+        "brother father uncle grandfather son he his him",
+        "sister mother aunt grandmother daughter she hers her",
+    ),
+    "flowers against insects, pleasant against unpleasant": (
+        "aster clover hyacinth marigold poppy iris orchid rose daffodil lilac tulip daisy lily violet",
+        "ant caterpillar flea locust spider bedbug centipede fly maggot mosquito beetle cricket roach moth wasp",
+        "freedom health love peace friend heaven loyal pleasure honest gentle lucky happy laughter paradise",
+        "abuse crash filth murder sickness accident death grief poison stink assault disaster hatred ugly",
+    ),
+}
+OCCUPATIONS = [  # from the list of Bolukbasi et al. 2016 (arXiv:1607.06520)
+    "nurse", "teacher", "librarian", "secretary", "dancer", "singer", "housekeeper", "maid", "engineer", "captain",
+    "soldier", "judge", "doctor", "lawyer", "carpenter", "architect", "philosopher", "boss",
+]  # fmt: skip
+
+
+def evaluate(vectors: KeyedVectors) -> dict[str, float]:
+    """Spearman's rho for the similarity tests, accuracy for the analogies, and the share of each that is covered."""
+    results = {}
+    for name, file in SIMILARITY.items():
+        try:
+            _, (rho, _), missing = vectors.evaluate_word_pairs(datapath(file), case_insensitive=True)
+        except ValueError:  # gensim's answer where not one pair is known
+            rho, missing = float("nan"), 100
+        results[name], results[f"{name} coverage"] = float(rho), 1 - missing / 100
+    correct, asked, questions = analogies(vectors)
+    results["analogies"] = correct / asked if asked else float("nan")
+    results["analogies coverage"] = asked / questions
+    return results
+
+
+def analogies(vectors: KeyedVectors, batch: int = 512) -> tuple[int, int, int]:
+    """(right, asked, all questions): "a is to b as c is to ?", answered by the word nearest to b - a + c, a, b and c
+    left out (3CosAdd). The same answers as gensim's evaluate_word_analogies, in one matrix product per batch."""
+    words = vectors.index_to_key[:MOST_FREQUENT]
+    row = {word.upper(): i for i, word in reversed(list(enumerate(words)))}
+    text = Path(datapath(ANALOGIES)).read_text().upper()
+    questions = [line.split() for line in text.splitlines() if not line.startswith(":")]
+    known = [[row[word] for word in question] for question in questions if all(word in row for word in question)]
+    asked = np.array(known, np.int64).reshape(-1, 4)
+    unit = unit_length(vectors.vectors[: len(words)])
+    right = 0
+    for a, b, c, expected in (part.T for part in np.array_split(asked, max(1, len(asked) // batch)) if len(part)):
+        score = unit_length(unit[b] - unit[a] + unit[c]) @ unit.T
+        for given in (a, b, c):
+            score[np.arange(len(a)), given] = -np.inf
+        right += int((score.argmax(1) == expected).sum())
+    return right, len(asked), len(questions)
+
+
+def neighbours(vectors: KeyedVectors, words: list[str], k: int = 6) -> dict[str, list[str]]:
+    """The k nearest words of each word that the vectors know."""
+    return {w: [near for near, _ in vectors.most_similar(w, topn=k)] for w in words if w in vectors}
+
+
+def weat(vectors: KeyedVectors, targets: tuple[list[str], list[str]], attributes: tuple[list[str], list[str]]) -> float:
+    """WEAT's effect size (Caliskan et al. 2017), between -2 and 2: how much nearer the first targets are to the first
+    attributes, and the second to the second, in standard deviations. NaN where a list has fewer than two known
+    words."""
+    known = [[word for word in group if word in vectors] for group in (*targets, *attributes)]
+    if min(map(len, known)) < 2:
+        return float("nan")
+    x, y, a, b = (unit_length(vectors[group]) for group in known)
+    leaning = [(t @ a.T).mean(1) - (t @ b.T).mean(1) for t in (x, y)]
+    return float((leaning[0].mean() - leaning[1].mean()) / np.concatenate(leaning).std(ddof=1))
+
+
+def gender_leaning(vectors: KeyedVectors, words: list[str] = OCCUPATIONS) -> dict[str, float]:
+    """Cosine of each word with she - he (Bolukbasi et al. 2016): above 0 it leans to "she". Empty without both."""
+    if "she" not in vectors or "he" not in vectors:
+        return {}
+    direction = unit_length(unit_length(vectors["she"][None]) - unit_length(vectors["he"][None]))[0]
+    leaning = {w: float(unit_length(vectors[w][None])[0] @ direction) for w in words if w in vectors}
+    return dict(sorted(leaning.items(), key=lambda item: item[1]))
+
+
+def bias_report(vectors: KeyedVectors) -> str:
+    """The probe in sentences, for the model card."""
+    sizes = {name: weat(vectors, *_groups(lists)) for name, lists in WEAT.items()}
+    lines = ["Word vectors repeat the prejudices of their text. WEAT effect sizes, of at most 2 (0: none):"]
+    lines += [f"- {name}: {size:.2f}" for name, size in sizes.items() if size == size]
+    leaning = list(gender_leaning(vectors).items())
+    if leaning:
+        he, she = leaning[:4], leaning[:-5:-1]
+        lines.append(
+            "- occupations leaning most to *he*: " + ", ".join(f"{w} {v:+.2f}" for w, v in he)
+            + "; to *she*: " + ", ".join(f"{w} {v:+.2f}" for w, v in she)
+        )  # fmt: skip
+    return "\n".join(lines) + "\n\nDo not let them decide about people."
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _groups(lists: tuple[str, str, str, str]) -> tuple[tuple[list[str], list[str]], tuple[list[str], list[str]]]:
+    x, y, a, b = (words.split() for words in lists)
+    return (x, y), (a, b)
+
+
+if __name__ == "__main__":
+    from mmssl.methods.word2vec import load_vectors
+
+    loaded, _ = load_vectors(sys.argv[1])
+    for measure, value in evaluate(loaded).items():
+        print(f"{measure:24} {value:.3f}")
+    print(bias_report(loaded))

@@ -1,0 +1,264 @@
+"""Skip-gram with negative sampling on the CPU: one window of text as one small matrix product.
+
+Mikolov et al. 2013 (arXiv:1310.4546) train a word pair at a time, with dot products between single vectors. Ji et al.
+2016 (pWord2Vec, arXiv:1604.04661) let all context words of a centre word share its negatives, so that a window becomes
+(contexts x width) @ (width x targets): the same updates, in an order that uses every number loaded several times. Recht
+et al. 2011 (Hogwild, arXiv:1106.5730) let threads write to the same tables without locks. Here each thread moreover
+keeps private copies of the most frequent rows and exchanges what it learned in them every few thousand words, as
+pWord2Vec does between machines: those rows are in every window, and would wander from one core's cache to the other's
+all the time.
+
+    words:     (n,) int32, the text after subsampling, -1 at the end of a sentence
+    reach:     (n,) int32, how many words to either side of each word are its context (the dynamic window)
+    negatives: (n * negative + 5,) int32, the noise words of each word in turn; the last five are read, not used
+    inputs:    (rows, width) float32, the vectors of words as context: these become the word vectors
+    outputs:   the same shape, the vectors of words as centre and as noise
+    width:     a multiple of LANES, so that no row ends inside a register; the columns beyond the model's are zero
+    hot, private: word i < hot is row private + i for this thread; hot = 0 for one thread alone
+
+`mmssl.methods.word2vec.update_window` is the same mathematics in plain torch, against which this is tested.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from mmssl.kernels.simd import (
+    LANES,
+    add,
+    divide,
+    exp,
+    exponent,
+    fma,
+    load,
+    load_scores,
+    mantissa,
+    multiply,
+    prefetch,
+    row_sums,
+    splat,
+    splat_scores,
+    store,
+    subtract,
+)  # fmt: skip
+
+AHEAD = 3  # windows between asking for a row and using it
+TARGETS = 6  # the centre word and five negatives: with two context rows their sums fill the registers of AVX2
+
+
+@njit(inline="always")
+def _row(word, hot, private):
+    return word + private if word < hot else np.int64(word)
+
+
+@njit(inline="always")
+def _context_rows(words, at, reach, hot, private, rows):
+    """Write the words around `at`, no further than `reach` and not across a sentence's end; return how many."""
+    found = 0
+    left = at - 1
+    while left >= 0 and left >= at - reach and words[left] >= 0:
+        left -= 1
+    right = at + 1
+    while right < len(words) and right <= at + reach and words[right] >= 0:
+        right += 1
+    for near in range(left + 1, right):
+        if near != at:
+            rows[found] = _row(words[near], hot, private)
+            found += 1
+    return found
+
+
+@njit(inline="always")
+def _score_two(inputs, first, second, outputs, targets, scores):
+    """scores[0, k] = inputs[first] . outputs[target k], scores[1, k] = inputs[second] . outputs[target k]."""
+    t0, t1, t2, t3, t4, t5 = targets
+    zero = splat(np.float32(0))
+    a0, a1, a2, a3, a4, a5 = zero, zero, zero, zero, zero, zero
+    b0, b1, b2, b3, b4, b5 = zero, zero, zero, zero, zero, zero
+    for column in range(0, inputs.shape[1], LANES):  # twelve sums stay in registers; each load is used twice or more
+        a, b = load(inputs, first, column), load(inputs, second, column)
+        target = load(outputs, t0, column)
+        a0, b0 = fma(a, target, a0), fma(b, target, b0)
+        target = load(outputs, t1, column)
+        a1, b1 = fma(a, target, a1), fma(b, target, b1)
+        target = load(outputs, t2, column)
+        a2, b2 = fma(a, target, a2), fma(b, target, b2)
+        target = load(outputs, t3, column)
+        a3, b3 = fma(a, target, a3), fma(b, target, b3)
+        target = load(outputs, t4, column)
+        a4, b4 = fma(a, target, a4), fma(b, target, b4)
+        target = load(outputs, t5, column)
+        a5, b5 = fma(a, target, a5), fma(b, target, b5)
+    store(scores, 0, 0, row_sums(a0, a1, a2, a3, a4, a5))
+    store(scores, 1, 0, row_sums(b0, b1, b2, b3, b4, b5))
+
+
+@njit(inline="always")
+def _update(inputs, rows, contexts, outputs, targets, step):
+    """inputs[row c] += step[c] @ targets and targets += step.T @ contexts, `LANES` columns at a time."""
+    t0, t1, t2, t3, t4, t5 = targets
+    for column in range(0, inputs.shape[1], LANES):
+        zero = splat(np.float32(0))
+        target0, target1, target2 = load(outputs, t0, column), load(outputs, t1, column), load(outputs, t2, column)
+        target3, target4, target5 = load(outputs, t3, column), load(outputs, t4, column), load(outputs, t5, column)
+        change0, change1, change2, change3, change4, change5 = zero, zero, zero, zero, zero, zero
+        for c in range(contexts):
+            before = load(inputs, rows[c], column)
+            after = before
+            size = splat(step[c, 0])
+            after, change0 = fma(size, target0, after), fma(size, before, change0)
+            size = splat(step[c, 1])
+            after, change1 = fma(size, target1, after), fma(size, before, change1)
+            size = splat(step[c, 2])
+            after, change2 = fma(size, target2, after), fma(size, before, change2)
+            size = splat(step[c, 3])
+            after, change3 = fma(size, target3, after), fma(size, before, change3)
+            size = splat(step[c, 4])
+            after, change4 = fma(size, target4, after), fma(size, before, change4)
+            size = splat(step[c, 5])
+            after, change5 = fma(size, target5, after), fma(size, before, change5)
+            store(inputs, rows[c], column, after)
+        # load again: the same negative may have been drawn twice, and other threads write here too
+        store(outputs, t0, column, add(load(outputs, t0, column), change0))
+        store(outputs, t1, column, add(load(outputs, t1, column), change1))
+        store(outputs, t2, column, add(load(outputs, t2, column), change2))
+        store(outputs, t3, column, add(load(outputs, t3, column), change3))
+        store(outputs, t4, column, add(load(outputs, t4, column), change4))
+        store(outputs, t5, column, add(load(outputs, t5, column), change5))
+
+
+@njit(inline="always")
+def _minus_log(product, exponents, total, scratch):
+    """-log(product * 2 ** exponents), over all lanes; NaN where `total`, the sum of the same factors, is NaN."""
+    store(scratch, 0, 0, product)
+    store(scratch, 1, 0, exponents)
+    loss = 0.0
+    for k in range(8):
+        loss -= math.log(scratch[0, k]) + scratch[1, k] * math.log(2.0)
+    store(scratch, 0, 0, total)
+    return loss + 0.0 * scratch[0].sum()
+
+
+@njit(nogil=True)
+def _target_signs(negative):
+    """(tiles, 8): 1 for the centre word, which comes first, -1 for a negative, 0 for a lane without a word."""
+    signs = np.zeros((-(-(negative + 1) // TARGETS), 8), np.float32)
+    for k in range(negative + 1):
+        signs[k // TARGETS, k % TARGETS] = -1
+    signs[0, 0] = 1
+    return signs
+
+
+@njit(inline="always")
+def _clash(centre, targets, tile):
+    """True where a negative is the centre word itself: word2vec.c leaves that negative out."""
+    t0, t1, t2, t3, t4, t5 = targets
+    return (
+        (t1 == centre)
+        | (t2 == centre)
+        | (t3 == centre)
+        | (t4 == centre)
+        | (t5 == centre)
+        | ((tile > 0) & (t0 == centre))
+    )
+
+
+@njit(inline="always")
+def _prefetch_window(words, negatives, negative, inputs, outputs, hot, at):
+    centre = words[at]
+    if centre >= hot:
+        _prefetch_row(inputs, centre)
+        _prefetch_row(outputs, centre)
+    for k in range(at * negative, (at + 1) * negative):
+        if negatives[k] >= hot:
+            _prefetch_row(outputs, negatives[k])
+
+
+@njit(inline="always")
+def _prefetch_row(table, row):
+    for column in range(0, table.shape[1], 16):  # a cache line is 16 floats
+        prefetch(table, row, column)
+
+
+@njit(nogil=True)
+def train_windows(words, reach, negatives, negative, inputs, outputs, hot, private, learning_rate):
+    """Train on every window of `words`, one after the other. Returns (summed loss, pairs of centre and context word).
+
+    The loss of a pair is -log sigmoid(score) of the centre word, less log sigmoid(-score) of each of its negatives.
+    """
+    widest = 2 * max(1, reach.max()) if len(reach) else 2
+    rows = np.empty(widest + 1, np.int64)
+    step = np.zeros((widest + 1, 8), np.float32)
+    scores = np.empty((2, 8), np.float32)
+    signs = _target_signs(negative)
+    without_clash = np.empty((1, 8), np.float32)
+    one, nought = splat_scores(np.float32(1)), splat_scores(np.float32(0))
+    rate = splat_scores(np.float32(learning_rate))
+    product, exponents = one, nought  # the product of all probabilities is product * 2 ** exponents
+    total = nought  # their sum, in which a NaN shows
+    loss, pairs = 0.0, 0
+    for at in range(len(words)):
+        if at + AHEAD < len(words):
+            _prefetch_window(words, negatives, negative, inputs, outputs, hot, at + AHEAD)
+        if words[at] < 0:
+            continue
+        contexts = _context_rows(words, at, reach[at], hot, private, rows)
+        if contexts == 0:
+            continue
+        rows[contexts] = rows[contexts - 1]  # contexts are scored in twos: an odd last one beside itself
+        pairs += contexts
+        centre = _row(words[at], hot, private)
+        noise = at * negative
+        for tile in range(len(signs)):  # one, unless there are more than five negatives
+            first = centre
+            if tile > 0:
+                first = _row(negatives[noise], hot, private)
+                noise += 1
+            targets = (
+                first,
+                _row(negatives[noise], hot, private),
+                _row(negatives[noise + 1], hot, private),
+                _row(negatives[noise + 2], hot, private),
+                _row(negatives[noise + 3], hot, private),
+                _row(negatives[noise + 4], hot, private),
+            )
+            noise += TARGETS - 1
+            sign = load_scores(signs, tile, 0)
+            if _clash(centre, targets, tile):
+                for k in range(8):
+                    without_clash[0, k] = signs[tile, k]
+                for k in range(TARGETS):
+                    if targets[k] == centre and k + tile > 0:
+                        without_clash[0, k] = 0
+                sign = load_scores(without_clash, 0, 0)
+            present, minus, signed_rate = multiply(sign, sign), subtract(nought, sign), multiply(sign, rate)
+            for c in range(0, contexts, 2):
+                _score_two(inputs, rows[c], rows[c + 1], outputs, targets, scores)
+                for half in range(2):
+                    if c + half < contexts:
+                        # probability of the truth: sigmoid(score) or sigmoid(-score); 1 in a lane without a word
+                        odds = multiply(present, exp(multiply(minus, load_scores(scores, half, 0))))
+                        probability = divide(one, add(one, odds))
+                        store(step, c + half, 0, multiply(signed_rate, subtract(one, probability)))
+                        total = add(total, probability)
+                        product = multiply(product, probability)
+                        exponents = add(exponents, exponent(product))
+                        product = mantissa(product)
+            _update(inputs, rows, contexts, outputs, targets, step)
+        if at % 4096 == 0:  # a float32 counts exponents exactly only up to 2^24
+            loss += _minus_log(product, exponents, total, scores)
+            product, exponents = one, nought
+    return loss + _minus_log(product, exponents, total, scores), pairs
+
+
+@njit(nogil=True)
+def exchange(table, hot, private, before):
+    """Give the shared rows what a thread's private copies have learned since `before`, and take the others' share."""
+    for row in range(hot):
+        for column in range(0, table.shape[1], LANES):
+            mine = load(table, row + private, column)
+            now = add(load(table, row, column), subtract(mine, load(before, row, column)))
+            store(table, row, column, now)
+            store(table, row + private, column, now)
+            store(before, row, column, now)

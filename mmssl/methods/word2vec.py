@@ -1,0 +1,393 @@
+"""word2vec: words that occur in the same surroundings get vectors that point the same way.
+
+Skip-gram with negative sampling, Mikolov et al. 2013, arXiv:1310.4546. Every word of a window is asked to tell the word
+in its middle from `negative` noise words. Two tables are learned: `inputs`, which are the word vectors, and `outputs`,
+which stay behind. Differs from word2vec.c and gensim: the context words of a window share their noise words (pWord2Vec,
+arXiv:1604.04661), and the sigmoid is computed, not looked up.
+
+Three forms of the same mathematics:
+    update_window   plain torch, one window: the definition, which the tests hold the others to
+    kernel          compiled for the CPU (mmssl/kernels/word2vec.py), lock-free on several threads
+    update_batch    thousands of windows at once in torch, for GPUs, and for CPUs where numba cannot compile
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gensim.models import KeyedVectors
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from mmssl.data.skip_grams import Draws, draw, keep_probability, noise_pool
+from mmssl.distributed import rank
+from mmssl.errors import BadInput, first_line
+from mmssl.method import Method, Output
+from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
+
+try:
+    from mmssl.kernels import word2vec as kernel
+
+    WHY_NO_KERNEL, LANES = "", kernel.LANES
+except Exception as error:  # numba does not know this Python, or LLVM this processor
+    WHY_NO_KERNEL, LANES = f"{type(error).__name__}: {error}", 1
+
+TURN = 10_000  # words that a thread trains on between two exchanges of its private rows
+HOT = 1000  # rows of which each thread has private copies, where there are several threads
+IN_FLIGHT = 4096  # windows of one batched update
+
+SNIPPETS = {
+    "With gensim": """
+from gensim.models import KeyedVectors
+from transformers.utils import cached_file
+
+name = "..."
+vectors = KeyedVectors.load_word2vec_format(cached_file(name, "vectors.bin"), binary=True)
+print(vectors.most_similar("{word}", topn=5))
+""",
+    "With transformers; the same directory is a sentence-transformers model, too": """
+from transformers import AutoModel, AutoTokenizer
+
+name = "..."
+model = AutoModel.from_pretrained(name, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+print(model(**tokenizer(["{word}"], return_tensors="pt")).pooler_output.shape)
+""",
+}
+
+SENTENCE_TRANSFORMERS = {  # the files that make the directory a SentenceTransformer as well
+    "modules.json": [
+        {
+            "idx": 0,
+            "name": "0",
+            "path": "",
+            "type": "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding",
+        }
+    ],
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+}
+
+
+def loss(scores: Tensor) -> Tensor:
+    """-log sigmoid(true) - sum of log sigmoid(-noise) (equation 4). scores: (..., 1 + negative), true word first."""
+    return -F.logsigmoid(scores[..., 0]) - F.logsigmoid(-scores[..., 1:]).sum(-1)
+
+
+@torch.no_grad()
+def update_window(
+    inputs: Tensor, outputs: Tensor, contexts: list[int], centre: int, noise: list[int], learning_rate: float
+) -> float:
+    """One window, in place: the gradient of the summed `loss`, in closed form. Returns that sum.
+
+    inputs, outputs: (words, dim). The noise words that equal the centre word are left out. A context word that occurs
+    twice is met twice, the second time as the first has left it.
+    """
+    targets = [centre, *(word for word in noise if word != centre)]
+    truth = torch.zeros(len(targets))
+    truth[0] = 1
+    before = outputs[targets]
+    scores = inputs[contexts] @ before.T
+    error = truth - torch.sigmoid(scores)  # (contexts, targets): minus the gradient with respect to the scores
+    change = torch.zeros_like(before)
+    for row, context in enumerate(contexts):
+        change += torch.outer(error[row], inputs[context])
+        inputs[context] += learning_rate * error[row] @ before
+    outputs.index_add_(0, torch.tensor(targets), learning_rate * change)
+    return loss(scores).sum().item()
+
+
+def windows(draws: Draws, window: int, negative: int) -> tuple[Tensor, Tensor]:
+    """contexts: (windows, 2 * window) int64, -1 where there is no word. targets: (windows, 1 + negative), centre
+    first."""
+    words, reach = torch.from_numpy(draws.words).long(), torch.from_numpy(draws.reach).long()
+    sentence = (words < 0).cumsum(0)
+    centre = (words >= 0).nonzero().squeeze(1)
+    offset = torch.tensor([o for o in range(-window, window + 1) if o])
+    at = centre[:, None] + offset
+    inside = (at >= 0) & (at < len(words))
+    at = at.clamp(0, max(0, len(words) - 1))
+    inside &= (sentence[at] == sentence[centre][:, None]) & (words[at] >= 0) & (offset.abs() <= reach[centre][:, None])
+    noise = torch.from_numpy(draws.negatives[: len(words) * negative]).long().view(len(words), negative)
+    return torch.where(inside, words[at], -1), torch.cat([words[centre][:, None], noise[centre]], 1)
+
+
+@torch.no_grad()
+def update_batch(
+    tables: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor], contexts: Tensor, targets: Tensor, learning_rate: float
+) -> tuple[Tensor, Tensor]:
+    """Many windows at once, in place. Returns (summed loss, pairs).
+
+    tables: inputs and outputs, (words, dim). seen: (words,) each, the mean squared gradients that their rows have met.
+    A frequent word collects thousands of gradients in one batch, and their plain sum would throw it across the space;
+    Adagrad with one rate for a row (Duchi et al. 2011) bounds its step whatever the batch.
+    """
+    inputs, outputs = tables
+    present = contexts >= 0
+    mask = asked(contexts, targets)
+    rows, columns = inputs[contexts.clamp(min=0)], outputs[targets]
+    scores = rows @ columns.mT  # (windows, contexts, targets)
+    truth = torch.zeros_like(scores)
+    truth[..., 0] = 1
+    error = (truth - torch.sigmoid(scores)) * mask
+    for table, squares, index, gradient in (
+        (inputs, seen[0], contexts[present], (error @ columns)[present]),
+        (outputs, seen[1], targets.flatten(), (error.mT @ rows).flatten(0, 1)),
+    ):
+        words, place = index.unique(return_inverse=True)
+        total = gradient.new_zeros(len(words), table.shape[1]).index_add_(0, place, gradient)
+        squares[words] += total.square().mean(1)
+        table[words] += learning_rate * total / (squares[words].sqrt() + 1e-8)[:, None]
+    return masked_loss(scores, mask), present.sum()
+
+
+def asked(contexts: Tensor, targets: Tensor) -> Tensor:
+    """(windows, contexts, targets) bool: which scores count. A noise word that equals the centre word does not."""
+    used = torch.cat([torch.ones_like(targets[:, :1], dtype=torch.bool), targets[:, 1:] != targets[:, :1]], 1)
+    return (contexts >= 0)[:, :, None] & used[:, None]
+
+
+def masked_loss(scores: Tensor, mask: Tensor) -> Tensor:
+    """`loss`, summed over all windows, where mask is True. scores, mask: (windows, contexts, targets)."""
+    signed = torch.cat([scores[..., :1], -scores[..., 1:]], -1)
+    return -(F.logsigmoid(signed) * mask).sum()
+
+
+class Word2Vec(Method):
+    """
+    words, counts: the vocabulary and how often each occurs, most frequent first.
+    dimension: of the vectors. window: the largest distance of context. negative: noise words for each centre word.
+    sample:    words of a larger share of the text than this are thinned out; 0 thins none.
+    threads:   of the kernel; more than one train without locks: fast, and no two runs alike.
+    batched:   the form for GPUs; also what happens where the kernel cannot be compiled.
+    average_every: steps between averagings of the processes' tables; total_steps: the last step is one, too.
+    """
+
+    unit = "thousand words"  # the pieces of data.skip_grams.Pieces
+
+    def __init__(
+        self,
+        words: list[str],
+        counts: np.ndarray,
+        dimension: int = 100,
+        window: int = 5,
+        negative: int = 5,
+        sample: float = 1e-3,
+        seed: int = 0,
+        threads: int = 1,
+        batched: bool = False,
+        average_every: int = 10,
+        total_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        self.words, self.counts, self.dimension, self.window, self.negative = words, counts, dimension, window, negative
+        self.seed, self.threads, self.batched = seed, threads, batched or bool(WHY_NO_KERNEL)
+        self.average_every, self.total_steps = average_every, total_steps
+        self.keep = keep_probability(counts, sample)
+        self.noise = noise_pool(counts, np.random.default_rng([seed, 1]))
+        self.hot = min(HOT, len(words)) if threads > 1 and not self.batched else 0
+        self._shape = len(words) + threads * self.hot, -(-dimension // LANES) * LANES
+        self.inputs, self.outputs = nn.Parameter(self._table()), nn.Parameter(self._table())
+        with torch.no_grad():
+            start = np.random.default_rng([seed, 0]).random((len(words), dimension), dtype=np.float32)
+            self.inputs.copy_(torch.from_numpy((start - 0.5) / dimension))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        if self.batched:
+            self.register_buffer("inputs_seen", torch.zeros(len(words)))
+            self.register_buffer("outputs_seen", torch.zeros(len(words)))
+
+    def forward(self, ids: Tensor) -> Output:
+        """Loss without training. ids: (pieces, length) int32, -1 at the end of a sentence."""
+        contexts, targets = windows(self._draw(ids.cpu().numpy().ravel(), 0), self.window, self.negative)
+        contexts, targets = contexts.to(self.inputs.device), targets.to(self.inputs.device)
+        scores = self.inputs[contexts.clamp(min=0)] @ self.outputs[targets].mT
+        return self._output(masked_loss(scores, asked(contexts, targets)), (contexts >= 0).sum())
+
+    @torch.no_grad()
+    def train_on(self, ids: Tensor, learning_rate: float) -> Output:
+        """One pass over the windows of `ids`, tables changed in place. ids: as in `forward`."""
+        if self.batched:
+            total, pairs = self._train_batched(ids, learning_rate)
+        else:
+            total, pairs = self._train_threads(ids.numpy().ravel(), learning_rate)
+        return self._output(total, pairs)
+
+    def averages_now(self) -> bool:
+        """Counts the steps; True after every `average_every` and after the last."""
+        self.step += 1
+        return (self.total_steps - int(self.step)) % self.average_every == 0
+
+    def _train_threads(self, ids: np.ndarray, learning_rate: float) -> tuple[float, int]:
+        inputs, outputs = self._whole(self.inputs), self._whole(self.outputs)
+        turns = iter(np.array_split(ids, max(1, len(ids) // TURN)))
+
+        def work(thread: int) -> list[tuple[float, int]]:
+            rng = self._random(thread)
+            private = len(self.words) + thread * self.hot
+            before = inputs[: self.hot].copy(), outputs[: self.hot].copy()  # read once: others are writing already
+            for table, rows in zip((inputs, outputs), before, strict=True):
+                table[private : private + self.hot] = rows
+            done = []
+            for turn in turns:  # next() on a shared iterator is atomic: a fast thread takes more turns
+                draws = draw(turn, self.keep, self.window, self.noise, self.negative, rng)
+                done.append(
+                    kernel.train_windows(
+                        draws.words, draws.reach, draws.negatives, self.negative, inputs, outputs, self.hot, private,
+                        learning_rate,
+                    )
+                )  # fmt: skip
+                if self.hot:
+                    kernel.exchange(inputs, self.hot, private, before[0])
+                    kernel.exchange(outputs, self.hot, private, before[1])
+            return done
+
+        if self.threads == 1:
+            done = work(0)
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                done = [turn for thread in pool.map(work, range(self.threads)) for turn in thread]
+        return math.fsum(total for total, _ in done), sum(pairs for _, pairs in done)
+
+    def _train_batched(self, ids: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
+        device = self.inputs.device
+        contexts, targets = windows(self._draw(ids.cpu().numpy().ravel(), 0), self.window, self.negative)
+        total, pairs = torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.int64)
+        order = torch.randperm(len(contexts), generator=torch.Generator().manual_seed(self.seed + int(self.step)))
+        for part in order.split(IN_FLIGHT):
+            summed, found = update_batch(
+                (self.inputs, self.outputs), (self.inputs_seen, self.outputs_seen),
+                contexts[part].to(device), targets[part].to(device), learning_rate,
+            )  # fmt: skip
+            total, pairs = total + summed, pairs + found
+        return total, pairs
+
+    def _random(self, thread: int) -> np.random.Generator:
+        """Random numbers that depend on nothing but where the training stands: what exact resume needs."""
+        return np.random.default_rng([self.seed, 2, int(self.step), rank(), thread])
+
+    def _draw(self, ids: np.ndarray, thread: int) -> Draws:
+        return draw(ids, self.keep, self.window, self.noise, self.negative, self._random(thread))
+
+    def _output(self, total: float | Tensor, pairs: int | Tensor) -> Output:
+        device = self.inputs.device
+        total = torch.as_tensor(total, dtype=torch.float32, device=device)
+        mean = total / torch.as_tensor(pairs, device=device).clamp(min=1)
+        # all scores zero: every question answered with one half
+        return Output(mean, trivial_loss=(1 + self.negative) * math.log(2))
+
+    def _table(self) -> Tensor:
+        """Zeros of (words, dimension) that are the upper left corner of a table for the kernel: rows padded to whole
+        registers, the threads' private rows below."""
+        rows, width = self._shape
+        whole = torch.from_numpy(np.zeros((rows, width), np.float32))  # numpy asks the system for huge pages
+        return whole[: len(self.words), : self.dimension]
+
+    def _whole(self, parameter: nn.Parameter) -> np.ndarray:
+        """The table that `parameter` is the corner of; laid out anew where a move between devices has packed it."""
+        rows, width = self._shape
+        if parameter.stride() != (width, 1) or parameter.untyped_storage().nbytes() < 4 * rows * width:
+            parameter.set_(self._table().copy_(parameter))
+        return parameter.detach().as_strided((rows, width), (width, 1)).numpy()
+
+    # ------------------------------------------------------------ in and out
+
+    def start_from(self, vectors: KeyedVectors, outputs: Tensor | None = None) -> int:
+        """Take over the vectors of words that both know (and their outputs, from our own export). Returns how many."""
+        if vectors.vector_size != self.dimension:
+            raise BadInput(f"the vectors to start from have {vectors.vector_size} dimensions; set --dimension to that")
+        mine = [i for i, word in enumerate(self.words) if word in vectors.key_to_index]
+        theirs = [vectors.key_to_index[self.words[i]] for i in mine]
+        with torch.no_grad():
+            self.inputs[mine] = torch.from_numpy(np.array(vectors.vectors[theirs], np.float32)).to(self.inputs)
+            if outputs is not None:
+                self.outputs[mine] = outputs[theirs].to(self.outputs)
+        return len(mine)
+
+    def keyed_vectors(self) -> KeyedVectors:
+        """The word vectors as gensim knows them."""
+        vectors = KeyedVectors(self.dimension)
+        vectors.add_vectors(self.words, self.inputs.detach().cpu().contiguous().numpy())
+        for word, count in zip(self.words, self.counts.tolist(), strict=True):
+            vectors.set_vecattr(word, "count", count)
+        return vectors
+
+    def model(self) -> Word2VecModel:
+        """The word vectors as a transformers model; <unk> and <pad> are two rows of zeros at the end."""
+        model = Word2VecModel(Word2VecConfig(vocab_size=len(self.words) + 2, hidden_size=self.dimension))
+        with torch.no_grad():
+            model.embedding.weight.zero_()
+            model.embedding.weight[: len(self.words)] = self.inputs.cpu()
+        return model
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """One directory that AutoModel, SentenceTransformer and gensim read; pretraining/ holds the outputs."""
+        directory = Path(directory)
+        model = self.model()
+        Word2VecConfig.register_for_auto_class()
+        Word2VecModel.register_for_auto_class("AutoModel")
+        model.save_pretrained(directory)
+        for name, content in SENTENCE_TRANSFORMERS.items():
+            (directory / name).write_text(json.dumps(content, indent=2))
+        vectors = self.keyed_vectors()
+        vectors.save_word2vec_format(directory / "vectors.bin", fvocab=directory / "counts.txt", binary=True)
+        vectors.save_word2vec_format(directory / "vectors.txt", binary=False)
+        (directory / "pretraining").mkdir(exist_ok=True)
+        save_file(
+            {"outputs": self.outputs.detach().cpu().contiguous()}, directory / "pretraining" / "outputs.safetensors"
+        )
+
+
+def load_vectors(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
+    """Vectors to go on from, and their outputs where there are any: our own export (a directory or a Hub id), or a
+    word2vec file, text or binary (.bin), also .gz, as gensim, fastText and GloVe with a header write it. Raises
+    BadInput."""
+    path = Path(path)
+    if not path.exists() and len(path.parts) == 2:
+        try:
+            path = Path(snapshot_download(str(path), allow_patterns=["vectors.bin", "pretraining/*"]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise BadInput(f"{path}: no such file or directory, and the Hub gave: {first_line(error)}") from error
+    outputs = path / "pretraining" / "outputs.safetensors"
+    file = path / "vectors.bin" if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"{path}: no word vectors here (a word2vec file, or a directory with vectors.bin)")
+    try:
+        vectors = KeyedVectors.load_word2vec_format(file, binary=file.name.removesuffix(".gz").endswith(".bin"))
+    except (ValueError, EOFError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{file} is not in word2vec format: {error}. From gensim: "
+            "model.wv.save_word2vec_format('vectors.bin', binary=True)"
+        ) from error
+    return vectors, load_file(outputs)["outputs"] if outputs.exists() else None
+
+
+def with_words(words: list[str], counts: np.ndarray, more: list[str]) -> tuple[list[str], np.ndarray]:
+    """The vocabulary of a text, and behind it the words of `more` that the text lacks: they keep their vectors."""
+    known = set(words)
+    added = [word for word in more if word not in known]
+    return words + added, np.concatenate([counts, np.zeros(len(added), np.int64)])
+
+
+def tokenizer(words: list[str], plain: bool) -> PreTrainedTokenizerFast:
+    """Words to rows of the table, as `data.corpus` cuts them: at white space; with `plain`, lower-cased letters and
+    digits."""
+    table = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate([*words, "<unk>", "<pad>"])}, unk_token="<unk>")
+    )
+    if plain:
+        table.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}]+"), " ")]
+        )
+    table.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=table, unk_token="<unk>", pad_token="<pad>", model_input_names=["input_ids", "attention_mask"]
+    )
