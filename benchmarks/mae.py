@@ -1,0 +1,155 @@
+"""Images per second of MAE pretraining: the shared loop, and transformers' Trainer with ViTMAEForPreTraining.
+
+    python benchmarks/mae.py                                                       # the built-in emoji
+    python benchmarks/mae.py --dataset cifar10.parquet --image_size 32 --patch_size 4
+
+Same architecture, images, batch, optimizer and augmentation (random resized crop, mirror image); reading, decoding and
+augmenting count on every side. Trainer is at its defaults, and its images are decoded and augmented one at a time with
+Pillow, as in transformers' own example of MAE. Where bf16 is fast there is a third side, Trainer with bf16. The sides
+take turns, a few steps each; the figure is the median over turns of the ratio within a turn.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import Trainer, TrainingArguments, ViTMAEForPreTraining
+from transformers.utils import logging
+
+from mmssl.arguments import command, fast_bf16, flag
+from mmssl.data import images, pairs, sources
+from mmssl.data.decoded import undecoded
+from mmssl.data.loader import Loader
+from mmssl.data.pictures import Pictures
+from mmssl.loop import train
+from mmssl.methods import mae
+from mmssl.optim import adamw
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
+from mae import MaeArgs
+
+
+@dataclass
+class BenchmarkArgs:
+    dataset: str = flag("emoji", "images: a built-in name, file, folder or Hub id")
+    size: str = flag("micro", "of encoder and decoder", tuple(mae.SIZES))
+    image_size: int = flag(72, "pixels a side")
+    patch_size: int = flag(9, "pixels a side")
+    batch_size: int = flag(128, "images in a step")
+    turns: int = flag(5, "of every side")
+    steps: int = flag(8, "in a turn")
+    workers: int = flag(0, "data processes, for every side")
+    threads: int = flag(torch.get_num_threads(), "of torch, for every side")
+    torch_compile: bool = flag(False, "one side more: our loop with --torch_compile")
+    use_cpu: bool = flag(False, "leave the GPU alone")
+
+
+def main(args: BenchmarkArgs) -> None:
+    torch.set_num_threads(args.threads)
+    logging.set_verbosity_error()
+    rows = sources.load(args.dataset)["train"]
+    column = pairs.image_column(rows, None)
+    with tempfile.TemporaryDirectory() as place:
+        sides: dict[str, Callable[[int], float]] = {"mmssl loop": Ours(args, rows, column, place)}
+        if args.torch_compile:
+            sides["mmssl loop, compiled"] = Ours(args, rows, column, place, torch_compile=True)
+        sides["Trainer"] = Theirs(args, rows, column, place, bf16=False)
+        if fast_bf16(args.use_cpu):
+            sides["Trainer, bf16"] = Theirs(args, rows, column, place, bf16=True)
+        for side in sides.values():
+            side(2)  # warm up
+        seconds = {name: [] for name in sides}
+        for turn in range(args.turns):
+            # back and forth, so that a machine that slows down favours nobody
+            for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
+                seconds[name].append(sides[name](args.steps))
+    precision = "bf16" if fast_bf16(args.use_cpu) else "fp32"
+    print(
+        f"{args.turns} turns of {args.steps} steps of {args.batch_size} images, {args.image_size} px in patches of "
+        f"{args.patch_size}, size {args.size}, {args.threads} threads; mmssl in {precision}"
+    )
+    for name, values in seconds.items():
+        rate = statistics.median(args.steps * args.batch_size / value for value in values)
+        ratios = [other / own for other, own in zip(values, seconds["mmssl loop"], strict=True)]
+        print(
+            f"{name:<24}{rate:9,.0f} images/s    mmssl loop is {statistics.median(ratios):.2f} times as fast "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+class Ours:
+    """The recipe's own parts. Called with a number of steps; returns seconds."""
+
+    def __init__(self, args: BenchmarkArgs, rows, column: str, place: str, torch_compile: bool = False) -> None:
+        torch.manual_seed(0)
+        model, processor = mae.from_scratch(mae.SIZES[args.size], args.image_size, args.patch_size)
+        pictures = Pictures(rows, processor, column, (args.image_size // args.patch_size) ** 2)
+        self.loader = Loader(pictures, args.batch_size, num_workers=args.workers)
+        self.method = mae.MAE(model, processor.image_mean, processor.image_std, images.RandomResizedCrop())
+        self.settings = {
+            "output_dir": f"{place}/ours{torch_compile}",
+            "use_cpu": args.use_cpu,
+            "save_steps": 0,
+            "torch_compile": torch_compile,
+        }
+
+    def __call__(self, steps: int) -> float:
+        recipe = MaeArgs(**self.settings, max_steps=steps)
+        optimizer = adamw(self.method, recipe.learning_rate, recipe.weight_decay, (0.9, recipe.adam_beta2))
+        seconds = train(self.method, self.loader, recipe, [optimizer]).seconds
+        self.settings["torch_compile"] = False  # it is, in place; not twice
+        return seconds
+
+
+class Theirs:
+    """Trainer at its defaults. Called with a number of steps; returns seconds."""
+
+    def __init__(self, args: BenchmarkArgs, rows, column: str, place: str, bf16: bool) -> None:
+        self.args, self.place, self.bf16, self.column = args, place, bf16, column
+        model, _ = mae.from_scratch(mae.SIZES[args.size], args.image_size, args.patch_size)
+        self.model = ViTMAEForPreTraining(model.config)
+        self.rows = undecoded(rows, column).select_columns([column]).with_transform(self._read)
+
+    def _read(self, batch: dict) -> dict:
+        return {"pixel_values": [self._augmented(images.as_rgb(image)) for image in batch[self.column]]}
+
+    def _augmented(self, image: Image.Image) -> torch.Tensor:
+        """The same crop and mirror image as ours, one image at a time."""
+        area = image.width * image.height * random.uniform(0.2, 1.0)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        wide, high = min(image.width, math.sqrt(area * ratio)), min(image.height, math.sqrt(area / ratio))
+        left, top = random.uniform(0, image.width - wide), random.uniform(0, image.height - high)
+        size = (self.args.image_size, self.args.image_size)
+        image = image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + wide, top + high))
+        if random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+
+    def __call__(self, steps: int) -> float:
+        settings = TrainingArguments(
+            output_dir=f"{self.place}/theirs",
+            max_steps=steps,
+            per_device_train_batch_size=self.args.batch_size,
+            dataloader_num_workers=self.args.workers,
+            dataloader_drop_last=True,
+            remove_unused_columns=False,
+            bf16=self.bf16,
+            use_cpu=self.args.use_cpu,
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        return Trainer(self.model, settings, train_dataset=self.rows).train().metrics["train_runtime"]
+
+
+if __name__ == "__main__":
+    command(main, BenchmarkArgs, __doc__)

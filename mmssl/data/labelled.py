@@ -1,0 +1,221 @@
+"""Labelled images, texts or recordings, as an encoder takes them: what a probe or a fine-tuning is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmssl.data import pairs, sources, waves
+from mmssl.data.pictures import Pictures
+from mmssl.data.text import Tokens
+from mmssl.errors import BadInput
+
+INPUT_COLUMNS = {
+    "image": pairs.IMAGE_COLUMNS,
+    "text": ("text", "sentence", "content", "review", "document", "question"),
+    "audio": ("audio", "speech", "sound", "recording", "file"),
+}
+LABEL_COLUMNS = ("label", "labels", "class", "category", "digit", "target", "intent", "kind", "fine_label")
+MAX_UNUSABLE = 0.1  # share of the rows
+
+
+@dataclass
+class Labelled:
+    """inputs: a map-style Dataset whose __getitems__ gives what evaluation.encoder.Encoder takes. label: (examples,).
+    names: of the classes. identity: changes with the data."""
+
+    inputs: Dataset
+    label: Tensor
+    names: list[str]
+    identity: str
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+class Texts(Dataset):
+    """Texts, tokenised once."""
+
+    def __init__(self, texts: list[str], tokenizer, max_length: int) -> None:
+        if tokenizer.pad_token is None:  # which token is all the same: the attention mask hides it
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
+        self.texts, self.tokens = texts, Tokens(texts, tokenizer, max_length)
+        self.lengths = self.tokens.starts.diff()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        return self.tokens[torch.as_tensor(rows)]
+
+    def content(self, row: int) -> bytes:
+        return " ".join(self.texts[row].split()).encode()
+
+
+class Waves(Dataset):
+    """Recordings in memory; the feature extractor pads each batch."""
+
+    def __init__(self, recordings: list[np.ndarray], extractor) -> None:
+        self.recordings, self.extractor = recordings, extractor
+        self.lengths = torch.tensor([len(wave) for wave in recordings])
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        """What the extractor gives, and lengths: (batch,), in samples."""
+        batch = [self.recordings[row] for row in rows]
+        rate = self.extractor.sampling_rate
+        encoded = self.extractor(batch, sampling_rate=rate, padding=True, return_tensors="pt")
+        return {**encoded, "lengths": self.lengths[rows]}
+
+    def content(self, row: int) -> bytes:
+        return self.recordings[row].tobytes()
+
+
+class Images(Pictures):
+    """Pictures whose content can be compared."""
+
+    def content(self, row: int) -> bytes:
+        return self.pixels[self.rows[row]].numpy().tobytes()
+
+
+def load(
+    name: str,
+    modality: str,
+    processor,
+    *,
+    input_column: str | None = None,
+    label_column: str | None = None,
+    held_out: int = 1000,
+    hold_out: str | None = None,
+    max_samples: int = 0,
+    max_length: int = 256,
+    max_seconds: float = 10.0,
+) -> tuple[Labelled, Labelled]:
+    """(training, test). The source's own test data, or `hold_out`, "column=value,value"; else `held_out` rows.
+
+    max_samples: of each, at most; 0 takes all. Raises BadInput where labels are missing or all alike, where a test
+    label does not occur in training, and where an input cannot be read.
+    """
+    data = sources.load(name)
+    train, test = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
+    if max_samples:
+        train, test = (part.select(_some(len(part), max_samples)) for part in (train, test))
+    label_column = _column(train, label_column, LABEL_COLUMNS, "label")
+    input_column = _column(train, input_column, INPUT_COLUMNS[modality], "input")
+    labels, names = _labels([train, test], label_column)
+    read = {"image": _images, "text": _texts, "audio": _waves}[modality]
+    parts = []
+    for rows, label in zip((train, test), labels, strict=True):
+        usable, inputs = read(rows, input_column, processor, max_length, max_seconds)
+        identity = f"{rows._fingerprint} {input_column} {max_length} {max_seconds}"
+        parts.append(Labelled(inputs, label[usable], names, identity))
+    return parts[0], parts[1]
+
+
+def overlap(train: Labelled, test: Labelled) -> list[int]:
+    """The test examples whose content is, to the byte, that of a training example."""
+    seen = {hashlib.sha256(train.inputs.content(row)).digest() for row in range(len(train))}
+    return [row for row in range(len(test)) if hashlib.sha256(test.inputs.content(row)).digest() in seen]
+
+
+def subset(label: Tensor, amount: str, seed: int) -> Tensor:
+    """Rows with about equally many labels of each class: "10%" of all labels, or "20", that many of each class.
+
+    Drawn with `seed`; every class keeps at least one. Raises BadInput where `amount` is neither.
+    """
+    try:
+        share = float(amount.removesuffix("%")) / 100 if amount.endswith("%") else None
+        each = None if share is not None else int(amount)
+    except ValueError:
+        share, each = None, 0
+    if (share is not None and not 0 < share <= 1) or (each is not None and each < 1):
+        raise BadInput(f"--labels {amount}: give a share of the training labels (10%) or a number for each class (20)")
+    generator, chosen = torch.Generator().manual_seed(seed), []
+    for c in label.unique():
+        rows = (label == c).nonzero()[:, 0]
+        wanted = each if share is None else max(1, round(share * len(rows)))
+        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:wanted]])
+    return torch.cat(chosen).sort()[0]
+
+
+def _some(rows: int, at_most: int) -> list[int]:
+    """A random choice, always the same: the first rows are often all of one class."""
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
+    return order[:at_most].sort()[0].tolist()
+
+
+def _held_out(rows: datasets.Dataset, condition: str) -> tuple[datasets.Dataset, datasets.Dataset]:
+    column, _, values = condition.partition("=")
+    if column not in rows.column_names or not values:
+        raise BadInput(
+            f"--hold_out {condition}: give a column of {', '.join(rows.column_names)}, as in speaker=theo,lucas"
+        )
+    held = np.isin(np.array([str(value) for value in rows[column]]), values.split(","))
+    if held.all() or not held.any():
+        raise BadInput(f"--hold_out {condition} holds out {held.sum()} of {len(held)} rows: both parts need some")
+    return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
+
+
+def _column(rows: datasets.Dataset, given: str | None, usual: Sequence[str], what: str) -> str:
+    names = rows.column_names
+    if given is not None and given not in names:
+        raise BadInput(f"--{what}_column {given}: the data has no such column, only {', '.join(names)}")
+    found = given or next((name for name in usual if name in names), None)
+    if found is None:
+        raise BadInput(f"no {what} column among {', '.join(names)}: name it with --{what}_column")
+    return found
+
+
+def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], list[str]]:
+    values = [list(part[column]) for part in parts]
+    for what, of_part in zip(("training", "test"), values, strict=True):
+        missing = [row for row, value in enumerate(of_part) if value in (None, "", -1)]
+        if missing:
+            raise BadInput(f"--label_column {column}: {len(missing)} {what} rows have no label, row {missing[0]} first")
+    known = sorted(set(values[0]))
+    if len(known) < 2:
+        raise BadInput(
+            f"--label_column {column}: every training row has the label {known[0]!r}; a probe needs two classes"
+        )
+    if len(known) > len(values[0]) / 2:
+        raise BadInput(
+            f"--label_column {column}: {len(known)} different values in {len(values[0])} rows are no classes; name "
+            "another column"
+        )
+    if unknown := set(values[1]) - set(known):
+        raise BadInput(f"--label_column {column}: no training row has the test label {min(unknown)!r}")
+    feature, number = parts[0].features[column], {value: i for i, value in enumerate(known)}
+    names = [feature.int2str(value) if isinstance(feature, datasets.ClassLabel) else str(value) for value in known]
+    return [torch.tensor([number[value] for value in of_part]) for of_part in values], names
+
+
+def _images(rows: datasets.Dataset, column: str, processor, *_) -> tuple[Tensor, Images]:
+    inputs = Images(rows, getattr(processor, "image_processor", processor), column, what="labelled images")
+    return inputs.rows, inputs
+
+
+def _texts(rows: datasets.Dataset, column: str, processor, max_length: int, _: float) -> tuple[Tensor, Texts]:
+    texts = list(rows[column])
+    for row, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise BadInput(f"--input_column {column}, row {row}: {text!r} is no text")
+    return torch.arange(len(texts)), Texts(texts, getattr(processor, "tokenizer", processor), max_length)
+
+
+def _waves(rows: datasets.Dataset, column: str, processor, _: int, max_seconds: float) -> tuple[Tensor, Waves]:
+    extractor = getattr(processor, "feature_extractor", processor)
+    found = waves.read(rows, column, extractor.sampling_rate, max_seconds)
+    broken = [f"row {row}: {wave}" for row, wave in enumerate(found) if isinstance(wave, str)]
+    if len(broken) > MAX_UNUSABLE * len(found):
+        raise BadInput(f"{len(broken)} of {len(found)} recordings in {column} cannot be read, {broken[0]}")
+    usable = [row for row, wave in enumerate(found) if not isinstance(wave, str)]
+    return torch.tensor(usable), Waves([found[row] for row in usable], extractor)

@@ -1,0 +1,105 @@
+"""Features of saved checkpoints, through their own processor, as a user of transformers would get them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import datasets
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from mmssl import pretrained
+from mmssl.arguments import flag
+from mmssl.card import number as shown
+from mmssl.data import pairs, sources
+from mmssl.data.images import as_rgb, undecoded
+from mmssl.errors import BadInput, first_line
+
+
+@dataclass
+class CheckpointArgs:
+    """Flags of every evaluation of a saved checkpoint."""
+
+    model_name_or_path: str = flag("runs/clip", "a directory or a Hub id")
+    dataset: str = flag("emoji", "a built-in name, file, folder or Hub id")
+    held_out: int = flag(1000, "rows that the recipe held out, where the data has no test split; 0 takes all rows")
+    max_samples: int = flag(0, "only the first n rows; 0 takes all")
+    batch_size: int = flag(64, "images or texts at a time")
+    use_cpu: bool = flag(False, "leave the GPU alone")
+    trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
+
+    def rows(self, image_column: str | None) -> datasets.Dataset:
+        """Those that the recipe evaluates on."""
+        data = sources.load(self.dataset)
+        images = pairs.image_column(data["train"], image_column)
+        held_out = "test" in data or self.held_out
+        rows = sources.split(data, self.held_out, together=images)[1] if held_out else data["train"]
+        return rows.select(range(min(self.max_samples or len(rows), len(rows))))
+
+
+def read_images(rows: datasets.Dataset, column: str) -> Iterator[Image.Image]:
+    """RGB. Raises BadInput, naming the row, where one does not decode."""
+    for number, image in enumerate(undecoded(rows, column)[column]):
+        try:
+            yield as_rgb(image)
+        except Exception as error:  # whatever a decoder can raise on a broken file
+            raise BadInput(f"row {number}: no image could be read from {column}: {first_line(error)}") from error
+
+
+class ImageTextEncoder:
+    """Any checkpoint whose AutoModel has get_image_features and get_text_features."""
+
+    def __init__(self, name: str, use_cpu: bool = False, trust_remote_code: bool = False) -> None:
+        """Raises BadInput where `name` does not load or embeds no image–text pairs."""
+        self.model, self.processor = pretrained.load(name, trust_remote_code)
+        self.model.eval()
+        if not (hasattr(self.model, "get_image_features") and hasattr(self.model, "get_text_features")):
+            raise BadInput(f"--model_name_or_path {name}: a {type(self.model).__name__} embeds no image–text pairs")
+        on_gpu = torch.accelerator.is_available() and not use_cpu
+        self.device = torch.accelerator.current_accelerator() if on_gpu else torch.device("cpu")
+        self.model.to(self.device)
+        if self.processor.tokenizer.pad_token is None:
+            self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
+
+    def images(self, images: Iterable[Image.Image], batch_size: int) -> Tensor:
+        """RGB images -> (images, dim), of unit length, on the CPU."""
+        processor = self.processor.image_processor
+        batches = (processor(batch, return_tensors="pt") for batch in _batches(images, batch_size))
+        return self._embed(self.model.get_image_features, batches)
+
+    def texts(self, texts: Sequence[str], batch_size: int) -> Tensor:
+        """(texts, dim), of unit length, on the CPU."""
+        tokenizer = self.processor.tokenizer
+        longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        padding = "max_length" if "siglip" in self.model.config.model_type else "longest"  # as it was trained
+        batches = (
+            tokenizer(batch, padding=padding, truncation=True, max_length=longest, return_tensors="pt")
+            for batch in _batches(texts, batch_size)
+        )
+        return self._embed(self.model.get_text_features, batches)
+
+    @torch.no_grad()
+    def _embed(self, function, batches: Iterable) -> Tensor:
+        rows = [function(**batch.to(self.device)).pooler_output for batch in batches]
+        return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
+
+
+def print_table(title: str, columns: dict[str, dict[str, float]]) -> None:
+    """Figures side by side, one column for the model and one for each baseline."""
+    names = list(dict.fromkeys(name for values in columns.values() for name in values))
+    width = max(map(len, names)) + 2
+    print(title)
+    print(" " * width + "".join(f"{column:>18}" for column in columns))
+    for name in names:
+        cells = (f"{shown(values[name]) if name in values else '':>18}" for values in columns.values())
+        print(f"{name:<{width}}" + "".join(cells))
+
+
+def _batches(items: Iterable, n: int) -> Iterable[list]:
+    items = iter(items)
+    while batch := list(islice(items, n)):
+        yield batch

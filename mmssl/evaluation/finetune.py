@@ -1,0 +1,154 @@
+"""Fine-tuning through the shared loop: an encoder and a linear head, the first layers slower or not at all."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.utils.data import Dataset
+
+from mmssl.arguments import TrainArgs
+from mmssl.data.labelled import Labelled
+from mmssl.data.loader import Loader
+from mmssl.evaluation.encoder import Encoder
+from mmssl.loop import train
+from mmssl.method import Method, Output
+
+
+class Classifier(Method):
+    """frozen: how many of the first layers stay as they are; the embeddings count as one."""
+
+    unit = "examples"
+
+    def __init__(self, encoder: Encoder, width: int, classes: int, frozen: int = 0) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(width, classes)
+        nn.init.normal_(self.head.weight, std=0.01)  # He et al. 2021, appendix A.1 of MAE: begin undecided
+        nn.init.zeros_(self.head.bias)
+        for name, parameter in encoder.model.named_parameters():
+            if layer_of(name, encoder.model) < frozen:
+                parameter.requires_grad_(False)
+
+    def forward(self, label: Tensor, **inputs: Tensor) -> Output:
+        """label: (batch,). inputs: what the encoder takes."""
+        logits = self.head(self.encoder(**inputs)).float()
+        accuracy = (logits.argmax(1) == label).float().mean()
+        loss = F.cross_entropy(logits, label)
+        return Output(loss, {"accuracy": accuracy.detach()}, trivial_loss=math.log(logits.shape[1]))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """The fine-tuned encoder, without the head."""
+        self.encoder.model.save_pretrained(directory)
+
+
+class Batches(Dataset):
+    """Some of the examples, with their labels."""
+
+    def __init__(self, data: Labelled, rows: Tensor) -> None:
+        self.data, self.rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        rows = self.rows[torch.as_tensor(indices)]
+        return {**self.data.inputs.__getitems__(rows.tolist()), "label": self.data.label[rows]}
+
+
+def finetune(
+    encoder: Encoder,
+    train_data: Labelled,
+    rows: Tensor,
+    test_data: Labelled,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    layer_decay: float = 1.0,
+    weight_decay: float = 0.05,
+    frozen: int = 0,
+    seed: int = 0,
+    use_cpu: bool = False,
+) -> Tensor:
+    """(test examples,) classes predicted by a copy of `encoder` that was trained on `rows` of the training data. The
+    weights after the last step are used: nothing is chosen on the test data."""
+    torch.manual_seed(seed)
+    encoder = copy.deepcopy(encoder)
+    classifier = Classifier(encoder, _width(encoder, train_data), len(train_data.names), frozen)
+    optimizer = AdamW(groups(classifier, learning_rate, layer_decay, weight_decay), betas=(0.9, 0.999))
+    batch_size = min(batch_size, len(rows))
+    with tempfile.TemporaryDirectory() as place:
+        args = TrainArgs(
+            output_dir=place, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=learning_rate,
+            warmup_steps=0.1, save_steps=0, seed=seed, logging_steps=50, use_cpu=use_cpu,
+        )  # fmt: skip
+        train(classifier, Loader(Batches(train_data, rows), batch_size, seed=seed), args, [optimizer])
+    return predict(classifier, test_data, batch_size=max(64, batch_size))
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, data: Labelled, batch_size: int) -> Tensor:
+    """(examples,) classes."""
+    classifier.eval()
+    device, order = classifier.head.weight.device, torch.arange(len(data))
+    if hasattr(data.inputs, "lengths"):
+        order = data.inputs.lengths.argsort()
+    found = []
+    for some in order.split(batch_size):
+        inputs = {name: value.to(device) for name, value in data.inputs.__getitems__(some.tolist()).items()}
+        found.append(classifier.head(classifier.encoder(**inputs)).argmax(1).cpu())
+    return torch.cat(found)[order.argsort()]
+
+
+def groups(classifier: Classifier, learning_rate: float, layer_decay: float, weight_decay: float) -> list[dict]:
+    """One group a layer and kind: the head at learning_rate, each layer below at layer_decay times the one above
+    (Clark et al. 2020, arXiv:2003.10555; appendix A.1 of MAE). Biases and norms do not decay."""
+    model, found = classifier.encoder.model, {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault((layer_of(name, model), parameter.ndim >= 2), []).append(parameter)
+    for parameter in classifier.head.parameters():
+        found.setdefault((depth(model) + 2, parameter.ndim >= 2), []).append(parameter)
+    top = depth(model) + 2
+    return [
+        {
+            "params": parameters,
+            "lr": learning_rate * layer_decay ** (top - layer),
+            "weight_decay": weight_decay if matrix else 0.0,
+        }
+        for (layer, matrix), parameters in found.items()
+    ]
+
+
+def layer_of(name: str, model: nn.Module) -> int:
+    """Of a parameter: 0 for the embeddings, then the layers from 1, then what comes after them."""
+    prefix, layers = _stack(model)
+    if prefix and name.startswith(f"{prefix}."):
+        return 1 + int(name[len(prefix) + 1 :].partition(".")[0])
+    names = [other for other, _ in model.named_parameters()]
+    within = [i for i, other in enumerate(names) if prefix and other.startswith(f"{prefix}.")]
+    return layers + 1 if within and names.index(name) > within[-1] else 0
+
+
+def depth(model: nn.Module) -> int:
+    """How many layers there are."""
+    return _stack(model)[1]
+
+
+def _stack(model: nn.Module) -> tuple[str, int]:
+    """(name, length) of the longest list of modules: the layers of a transformer; ("", 0) where there is none."""
+    lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=lambda found: found[1], default=("", 0))
+
+
+@torch.no_grad()
+def _width(encoder: Encoder, data: Labelled) -> int:
+    encoder.eval()
+    device = next(encoder.parameters()).device
+    return encoder(**{name: value.to(device) for name, value in data.inputs.__getitems__([0, 1]).items()}).shape[1]

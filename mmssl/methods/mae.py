@@ -1,0 +1,236 @@
+"""MAE: hide three quarters of an image's patches, and learn by painting them back from the rest.
+
+He et al. 2021, arXiv:2111.06377. Over transformers' ViTMAEForPreTraining; what is exported is its encoder, as a
+ViTModel that sees every patch. Differs: masks are a function of seed, epoch and image, so that runs repeat on any
+number of processes; positions are set here: transformers 5.23 leaves a new ViTMAE with none (all zeros, and frozen).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+    ViTMAEModel,
+    ViTModel,
+)
+
+from mmssl.data.images import normalise, unit_range
+from mmssl.errors import BadInput, first_line
+from mmssl.method import Method, Output
+
+PRETRAINING = "pretraining"  # the folder of encoder and decoder, to train on from
+SNIPPETS = {
+    "Features of a picture": """
+from transformers import pipeline
+from transformers.utils import cached_file
+
+name = "..."
+extract = pipeline("image-feature-extraction", model=name)
+picture = cached_file(name, "figures/example.png")  # or the path of a picture of your own
+tokens = extract(picture, return_tensors=True)[0]  # the class token, then one for each patch
+print(tokens.shape, tokens.mean(0)[:5])
+""",
+    "Fine-tune it": """
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+name = "..."
+model = AutoModelForImageClassification.from_pretrained(name, num_labels=10)
+processor = AutoImageProcessor.from_pretrained(name)
+print(model.config.hidden_size, processor.size)
+""",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of encoder and decoder; MLPs are four times as wide."""
+
+    width: int
+    layers: int
+    heads: int
+    decoder_width: int
+    decoder_layers: int
+    decoder_heads: int
+
+
+SIZES = {
+    "micro": Size(128, 6, 4, 64, 2, 2),
+    "tiny": Size(192, 12, 3, 128, 2, 4),
+    "small": Size(384, 12, 6, 256, 4, 8),
+    "base": Size(768, 12, 12, 512, 8, 16),  # appendix A.1, as the next two
+    "large": Size(1024, 24, 16, 512, 8, 16),
+    "huge": Size(1280, 32, 16, 512, 8, 16),
+}
+SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
+               "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
+
+
+def patchify(pixels: Tensor, patch_size: int) -> Tensor:
+    """(batch, channels, height, width) -> (batch, patches, patch_size ** 2 * channels), patches row by row."""
+    n, channels, height, width = pixels.shape
+    grid = pixels.reshape(n, channels, height // patch_size, patch_size, width // patch_size, patch_size)
+    return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def standardise(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each patch by its own mean and deviation (section 3, "reconstruction target"), and those two."""
+    mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+    deviation = (variance + 1e-6).sqrt()
+    return (patches - mean) / deviation, mean, deviation
+
+
+def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error over the hidden patches alone.
+
+    predicted, target: (batch, patches, values). mask: (batch, patches), 1 = hidden from the encoder.
+    """
+    error = (predicted - target).square().mean(-1)
+    return (error * mask).sum() / mask.sum()
+
+
+class MAE(Method):
+    """
+    model:     encoder and decoder.
+    mean, std: of the pixels, one value a channel in [0, 1]; those of the exported image processor.
+    augment:   (batch, 3, height, width) in [0, 1] -> the same; training only.
+    """
+
+    unit = "images"
+
+    def __init__(
+        self, model: ViTMAEForPreTraining, mean: list[float], std: list[float], augment: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.mean, self.std, self.augment = model, mean, std, augment
+
+    def forward(self, pixel_values: Tensor, noise: Tensor) -> Output:
+        """pixel_values: (batch, 3, height, width) uint8. noise: (batch, patches); the patches with most are hidden."""
+        pixels = unit_range(pixel_values)
+        if self.training and self.augment is not None:
+            pixels = self.augment(pixels)
+        predicted, target, mask, seen = self.reconstruct(normalise(pixels, self.mean, self.std), noise)
+        with torch.autocast(pixels.device.type, enabled=False):
+            loss = reconstruction_loss(predicted.float(), target, mask)
+            mean_image = reconstruction_loss(target.mean(0, keepdim=True), target, mask)
+        return Output(loss, features=seen[:, 1:].mean(1).detach(), trivial_loss=mean_image.detach())
+
+    def reconstruct(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(predicted, target, mask, seen). predicted, target: (batch, patches, values). mask: (batch, patches), 1 =
+        hidden. seen: (batch, 1 + visible patches, width), what the encoder gives. pixels: normalised."""
+        encoded = self.model.vit(pixels, noise=noise)
+        predicted = self.model.decoder(encoded.last_hidden_state, encoded.ids_restore).logits
+        target = patchify(pixels, self.model.config.patch_size)
+        if self.model.config.norm_pix_loss:
+            target, _, _ = standardise(target)
+        return predicted, target, encoded.mask, encoded.last_hidden_state
+
+    def encoder(self) -> ViTModel:
+        """The encoder alone, a copy. Its pooler_output is the class token."""
+        return to_vit(self.model.vit)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """The encoder; under pretraining/, all of the model."""
+        self.encoder().save_pretrained(directory)
+        self.model.save_pretrained(Path(directory, PRETRAINING))
+
+
+@torch.no_grad()
+def to_vit(encoder: ViTMAEModel) -> ViTModel:
+    """The same encoder without masking. A pooler that changes nothing: AutoModel expects one, and a missing one would
+    be made up at random."""
+    same = {name: getattr(encoder.config, name) for name in SAME_IN_VIT}
+    vit = ViTModel(ViTConfig(**same, hidden_dropout_prob=0.0, pooler_act="linear"))
+    vit.load_state_dict(encoder.state_dict(), strict=False)
+    nn.init.eye_(vit.pooler.dense.weight)
+    nn.init.zeros_(vit.pooler.dense.bias)
+    return vit.eval()
+
+
+def from_scratch(
+    size: Size, image_size: int, patch_size: int, mask_ratio: float = 0.75, norm_pix_loss: bool = True
+) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
+    """A new model and its image processor. Raises BadInput where the sizes do not fit together."""
+    if image_size % patch_size:
+        fitting = [side for side in range(2, image_size) if image_size % side == 0]
+        raise BadInput(
+            f"--patch_size {patch_size} does not divide --image_size {image_size}; {fitting or 'nothing'} would"
+        )
+    config = ViTMAEConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=4 * size.width,
+        decoder_hidden_size=size.decoder_width,
+        decoder_num_hidden_layers=size.decoder_layers,
+        decoder_num_attention_heads=size.decoder_heads,
+        decoder_intermediate_size=4 * size.decoder_width,
+        mask_ratio=check_mask_ratio(mask_ratio, (image_size // patch_size) ** 2),
+        norm_pix_loss=norm_pix_loss,
+        layer_norm_eps=1e-6,
+    )
+    model = ViTMAEForPreTraining(config)
+    initialise(model)
+    processor = ViTImageProcessorPil(size={"height": image_size, "width": image_size})
+    return model, processor
+
+
+def check_mask_ratio(mask_ratio: float, patches: int) -> float:
+    """Raises BadInput where nothing would be seen, or nothing hidden."""
+    visible = int(patches * (1 - mask_ratio))
+    if not 0 < visible < patches:
+        raise BadInput(f"--mask_ratio {mask_ratio} leaves {visible} of {patches} patches visible; about 0.75 works")
+    return mask_ratio
+
+
+@torch.no_grad()
+def initialise(model: ViTMAEForPreTraining) -> None:
+    """Appendix A.1: Xavier for all linear layers and the patch embedding, sine-cosine positions."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            nn.init.zeros_(module.bias)
+    embeddings, decoder = model.vit.embeddings, model.decoder
+    for token in (embeddings.cls_token, decoder.mask_token):
+        nn.init.normal_(token, std=0.02)
+    for positions in (embeddings.position_embeddings, decoder.decoder_pos_embed):
+        positions.copy_(sine_cosine_positions(math.isqrt(positions.shape[1] - 1), positions.shape[2]))
+
+
+def sine_cosine_positions(side: int, width: int) -> Tensor:
+    """(1, 1 + side ** 2, width): zeros for the class token; for each patch a quarter of the width each to sine and
+    cosine of its column, then of its row (Vaswani et al. 2017, arXiv:1706.03762, section 3.5, in two dimensions)."""
+    frequency = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, column = torch.meshgrid(*2 * [torch.arange(side, dtype=torch.float64)], indexing="ij")
+    angles = [place.flatten()[:, None] * frequency for place in (column, row)]
+    table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([torch.zeros(1, width), table.float()])[None]
+
+
+def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
+    """Our own export, or any checkpoint of a ViTMAE, with its decoder. Raises BadInput where `name` is none."""
+    flag = f"--model_name_or_path {name}"
+    try:
+        kind = AutoConfig.from_pretrained(name).model_type
+        folder = {} if kind == "vit_mae" else {"subfolder": PRETRAINING}
+        model, report = ViTMAEForPreTraining.from_pretrained(
+            name, **folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+    except Exception as error:  # whatever a missing or damaged file can raise
+        raise BadInput(f"{flag} is no MAE with its decoder: {first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(f"{flag} lacks {len(missing)} weights of a MAE, {missing[0]} first")
+    model.config.mask_ratio = check_mask_ratio(mask_ratio, model.vit.embeddings.patch_embeddings.num_patches)
+    return model, processor

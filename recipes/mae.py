@@ -1,0 +1,129 @@
+"""A masked autoencoder on unlabelled images.
+
+accelerate launch recipes/mae.py                                   # scikit-learn's digits, built in
+accelerate launch recipes/mae.py --dataset my_folder --image_size 64 --patch_size 8 --size tiny --augmentation crop_flip
+accelerate launch recipes/mae.py --model_name_or_path facebook/vit-mae-base --dataset my_folder   # go on from there
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+
+from mmssl import export, figures
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data import digits, images, pairs, sources
+from mmssl.data.loader import Loader
+from mmssl.data.pictures import Pictures
+from mmssl.evaluation import features
+from mmssl.evaluation.probe import Probed
+from mmssl.evaluation.reconstruction import Reconstruction
+from mmssl.loop import Summary, start, train
+from mmssl.methods import mae
+from mmssl.optim import adamw
+
+AUGMENTATIONS = {
+    "crop_flip": images.RandomResizedCrop(),  # the paper's, appendix A.1
+    "crop": images.RandomResizedCrop(flip=0.0),  # where a mirror image is another thing: digits, letters
+    "none": None,
+}
+
+
+@dataclass
+class MaeArgs(TrainArgs):
+    output_dir: str = flag("runs/mae", "where the encoder, log, figures and checkpoints go")
+    dataset: str = flag("digits", "digits, mnist5k (built in), a Parquet file, a folder of images, or a Hub id")
+    image_column: str | None = flag(None, "default: the first column with a usual name")
+    held_out: int = flag(1000, "images kept for evaluation where the data has no test split (at most a tenth)")
+    model_name_or_path: str | None = flag(None, "go on from this MAE: an earlier run, a directory or a Hub id")
+    size: str = flag("micro", "of encoder and decoder", tuple(mae.SIZES))
+    image_size: int = flag(8, "pixels a side")
+    patch_size: int = flag(2, "pixels a side")
+    mask_ratio: float = flag(0.75, "share of the patches that is hidden")
+    norm_pix_loss: bool = flag(True, "each patch is standardised before it is to be painted back")
+    augmentation: str = flag("crop", "of training images: random resized crop, mirror image", tuple(AUGMENTATIONS))
+
+    num_train_epochs: float = flag(200, "passes over the data; images alone need many")
+    per_device_train_batch_size: int = flag(256, "images per process in one micro-batch")
+    learning_rate: float = flag(1e-3, "peak; base and larger want 1.5e-4 * batch / 256")
+    weight_decay: float = flag(0.05, "on matrices only")
+    adam_beta2: float = flag(0.95, "AdamW")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_name_or_path:
+            self.refuse(("size", "image_size", "patch_size"), "a checkpoint to start from: it has sizes of its own")
+
+
+def build(args: MaeArgs):
+    """(model, image processor), new or from a checkpoint."""
+    if args.model_name_or_path:
+        return mae.from_pretrained(args.model_name_or_path, args.mask_ratio)
+    size = mae.SIZES[args.size]
+    return mae.from_scratch(size, args.image_size, args.patch_size, args.mask_ratio, args.norm_pix_loss)
+
+
+def main(args: MaeArgs) -> None:
+    start(args)
+    model, processor = build(args)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    data = sources.load(args.dataset)
+    column = pairs.image_column(data["train"], args.image_column)
+    train_rows, test_rows = sources.split(data, args.held_out, together=column)
+    patches = model.decoder.decoder_pos_embed.shape[1] - 1
+    pictures = Pictures(train_rows, processor, column, patches, args.seed)
+    held_out = Pictures(test_rows, processor, column, patches, args.seed, what="held-out images")
+    loader = Loader(pictures, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers)
+
+    method = mae.MAE(model, processor.image_mean, processor.image_std, AUGMENTATIONS[args.augmentation])
+    optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
+    evaluation = Reconstruction(pictures, held_out)
+    probed = Probed(evaluation, args, method, processor)
+    uploads = export.Uploads(args, method, processor)
+    summary = train(method, loader, args, [optimizer], evaluate=probed, after_save=uploads)
+    if PartialState().is_main_process:
+        finish(args, summary, method, processor, evaluation, probed)
+
+
+def finish(
+    args: MaeArgs, summary: Summary, method: mae.MAE, processor, evaluation: Reconstruction, probed: Probed
+) -> None:
+    """Export, prove that it loads, draw, describe, print."""
+    directory, held_out = Path(args.output_dir), evaluation.held_out
+    (first, last), started = (summary.evaluations[i] for i in (0, -1)), args.model_name_or_path
+    results = {
+        "trained": {name: value for name, value in last.items() if name != "step"},
+        "before training" if started else "untrained": {name: value for name, value in first.items() if name != "step"},
+        "mean image": evaluation.mean_image(method),
+    }
+    probed.beside(results)
+    caption = evaluation.draw(method, directory / "figures" / "reconstructions.png")
+    pixels = held_out.pixels[held_out.rows[:4]]
+    figures.picture(pixels[0], directory / "figures" / "example.png")
+    encoder = method.encoder()
+    record = export.Record(
+        title=directory.name,
+        description=f"{mae.__doc__.splitlines()[0]} The encoder is exported, a `ViTModel`; with its decoder, to train "
+        "on, it is under `pretraining/`.",
+        data=f"{args.dataset}: {len(evaluation.train):,} images, without labels, and {len(held_out):,} held out. "
+        + digits.LICENCE.get(args.dataset, ""),
+        task="image-feature-extraction",
+        dataset=args.dataset,
+        results=results,
+        units="Loss: squared error of hidden patches, the lower the better. k-NN: per cent.",
+        snippets=mae.SNIPPETS,
+        limits="It has learned how these images look, not what they show: see what it transfers before relying on it.",
+        figures={"reconstructions.png": caption},
+        tags=["mae", "vit"],
+        base_model=started,
+    )
+    features.print_table(f"{len(held_out):,} held-out images of {args.dataset}", results)
+    export.finish(method, processor, encoder, {"images": pixels}, record, summary, args, trivial="the mean image")
+
+
+if __name__ == "__main__":
+    command(main, MaeArgs, __doc__)

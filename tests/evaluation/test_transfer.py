@@ -1,0 +1,156 @@
+"""The transfer recipe end to end for each modality, what it writes down, and what it refuses in one sentence."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import tiny_encoders
+import yaml
+from accelerate import PartialState
+from PIL import Image
+
+from mmssl import card
+from mmssl.arguments import command
+from mmssl.data.labelled import Labelled
+from mmssl.evaluation import transfer as judging
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "transfer.py"
+DATA = {"vit": "images", "bert": "texts", "wav2vec": "sounds", "clip": "images"}
+RAW = {"images": "raw pixels", "texts": "tf-idf", "sounds": "log-mel"}
+CARD = "---\nlibrary_name: transformers\n---\n\n# tiny\n\nWhat it is.\n\n## Limits\n\nMany.\n"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return runpy.run_path(str(RECIPE))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch):
+    PartialState(cpu=True)
+    monkeypatch.setenv("MMSSL_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+def judge(recipe, directory, data, output, *flags) -> dict:
+    fields = {"model_name_or_path": directory, "dataset": data, "output_dir": str(output), "use_cpu": True}
+    judging.main(recipe["TransferArgs"](**fields, **dict(flags)))
+    return json.loads((output / "results.json").read_text())["results"]
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_probe_stands_beside_raw_features_untrained_and_chance(name, recipe, tmp_path, capsys):
+    directory = getattr(tiny_encoders, name)(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text(CARD)
+    data = getattr(tiny_encoders, DATA[name])(tmp_path / "data")
+    flags = {
+        "mode": ["knn", "linear", "few_shot"],
+        "labels": ["3", "100%"],
+        "seeds": 2,
+        "ways": 2,
+        "shots": [1, 2],
+        "episodes": 20,
+    }
+    results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
+    columns = {judging.OURS, judging.UNTRAINED, RAW[DATA[name]], judging.CHANCE}
+    figures = {row: values for row, values in results.items() if "confidence" not in row}
+    assert len(figures) == 6 and all(set(values) == columns for values in figures.values())
+    assert all(0 <= value <= 100 for values in figures.values() for of_seed in values.values() for value in of_seed)
+    assert len(results["linear, 3 a class"][judging.OURS]) == 2
+    assert results["linear, 100% of the labels"][RAW[DATA[name]]][0] > 80  # the class can be told from the raw input
+    said = capsys.readouterr().out
+    assert RAW[DATA[name]] in said and "linear, 3 a class" in said
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert (
+        "## Transfer to data: knn, linear, few_shot\n" in text
+        and "## Limits" in text
+        and "| linear, 3 a class |" in text
+    )
+    measured = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"][0]["metrics"]
+    assert {m["name"] for m in measured} == set(figures)
+    assert (tmp_path / "model" / "figures" / "transfer_data_linear.png").exists()
+
+
+def test_a_second_run_replaces_its_section_of_the_card(recipe, tmp_path):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    (tmp_path / "model" / "README.md").write_text(CARD)
+    flags = {"mode": ["knn"], "labels": ["100%"], "seeds": 1, "layers": "all"}
+    results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
+    assert {f"k-NN, 100% of the labels, layer {i}" for i in range(3)} <= set(results)
+    once = (tmp_path / "model" / "README.md").read_text()
+    judge(recipe, directory, data, tmp_path / "out", *flags.items())
+    assert (tmp_path / "model" / "README.md").read_text() == once
+    assert (tmp_path / "model" / "figures" / "layers_data_knn_100.png").exists()
+
+
+def test_fine_tuning_stands_beside_training_from_scratch(recipe, tmp_path):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    flags = {"mode": ["finetune"], "labels": ["10"], "seeds": 2, "max_steps": 3, "freeze_layers": 1}
+    results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
+    (values,) = results.values()
+    assert len(values[judging.OURS]) == len(values[judging.UNTRAINED]) == 2 and judging.CHANCE in values
+
+
+def test_overlap_is_said_and_written_on_the_card(recipe, tmp_path, capsys):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    (tmp_path / "model" / "README.md").write_text(CARD)
+    train, test = (datasets.Dataset.from_parquet(f"{data}/{part}.parquet") for part in ("train", "test"))
+    both = datasets.concatenate_datasets([test, train.select(range(3))])
+    both.to_parquet(f"{data}/test.parquet")
+    judge(recipe, directory, data, tmp_path / "out", ("mode", ["knn"]), ("seeds", 1))
+    sentence = f"3 of {len(both)} test examples are also training examples"
+    assert sentence in capsys.readouterr().out and sentence in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_all_labels_are_probed_once_whatever_the_seeds():
+    label = judging.torch.zeros(4, dtype=judging.torch.long)
+    transfer = object.__new__(judging.Transfer)
+    transfer.train = Labelled(None, label, ["a"], "")
+    whole, part = judging.torch.arange(4), judging.torch.arange(2)
+    assert len(transfer._distinct([whole, whole])) == 1 and len(transfer._distinct([part, part])) == 2
+
+
+def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
+    (tmp_path / "README.md").write_text(CARD)
+    picture = tmp_path / "drawn.png"
+    Image.new("RGB", (2, 2)).save(picture)
+    card.add_results(tmp_path, "Transfer to a", "One.", {"linear": 51.234}, "user/a", {picture: "A picture."})
+    card.add_results(tmp_path, "Transfer to b", "Two.", {"linear": 60.0}, "b", {})
+    card.add_results(tmp_path, "Transfer to a", "Three.", {"linear": 52.0}, "user/a", {picture: "A picture."})
+    text = (tmp_path / "README.md").read_text()
+    assert "What it is." in text and "Two." in text and "Three." in text and "One." not in text
+    results = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"]
+    found = {r["dataset"]["name"]: (r["dataset"]["type"], r["metrics"][0]["value"]) for r in results}
+    assert found == {"a, transfer": ("user/a", 52.0), "b, transfer": ("custom", 60.0)}
+    assert (tmp_path / "figures" / "drawn.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--mode linaer", "invalid choice: 'linaer'"),
+        ("--labels 200%", "--labels 200%: give a share of the training labels"),
+        ("--seeds 0", "--seeds is 0; it must be 1 or more"),
+        ("--ways 1", "--ways 1 --shots 1: 2 classes and 1 label are the least"),
+        ("--mode few_shot --ways 5", "only 2 classes have more than 1 test examples"),
+        ("--pooling pooler", "2 are missing or of another shape, pooler.dense.bias first"),
+        ("--label_column kind", "--label_column kind: the data has no such column, only image, label"),
+        ("--dataset ./none", "--dataset ./none: no such file or folder"),
+        ("--model_name_or_path ./none", "--model_name_or_path ./none"),
+    ],
+)
+def test_transfer_refuses_in_one_sentence(flags, said, recipe, tmp_path, capsys, monkeypatch):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    if "--model" not in flags:
+        flags += f" --model_name_or_path {directory}"
+    if "--dataset" not in flags:
+        flags += f" --dataset {data}"
+    monkeypatch.setattr(
+        sys, "argv", ["transfer.py", *flags.split(), "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        command(judging.main, recipe["TransferArgs"])
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert ended.value.code == 2 and len(error) == 1 and said in error[0]
