@@ -1,0 +1,228 @@
+"""Tokens per second of masked language modelling: the shared loop, and transformers' Trainer as run_mlm.py sets it up.
+
+    python benchmarks/bert.py                                         # speed on the built-in Wikipedia articles
+    python benchmarks/bert.py --size tiny --quality_steps 300         # and the held-out loss after as many tokens
+
+Same architecture, initial weights, tokens, batch and precision (bf16 only where it is fast; then Trainer with bf16 is a
+side of its own). Trainer has run_mlm's defaults: texts joined and cut into full sequences, DataCollatorForLanguage-
+Modeling, 15 %, the config's dropout of 0.1, fused AdamW; for the held-out loss also our learning rate and warm-up, with
+its own 5e-5 it would hardly have begun. The other sides show where the difference comes from: ours with dropout, ours
+with logits everywhere. The sides take turns, a few steps each; figures are medians over turns of ratios within a turn.
+
+At the end: our step's matrix products (counted) as a share of this machine's measured peak, and where the time goes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+from transformers.utils import logging
+
+from mmssl.arguments import command, fast_bf16, flag
+from mmssl.data import documents, masking, packed
+from mmssl.data.loader import Loader
+from mmssl.data.text import train_wordpiece
+from mmssl.evaluation.masked_lm import Evaluation
+from mmssl.loop import train
+from mmssl.methods import bert
+from mmssl.optim import adamw
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
+from bert import BertArgs
+
+KINDS = {  # of operators, by what their names hold; the first that fits
+    "matrix products": ("mm", "linear", "mkldnn"),
+    "attention": ("attention",),
+    "layer norm, GELU": ("layer_norm", "gelu"),
+    "optimizer": ("adam", "clip", "norm_", "foreach"),
+    "softmax and loss": ("softmax", "nll", "cross_entropy"),
+    "embedding and gathering": ("embedding", "index", "gather", "scatter"),
+}
+
+
+@dataclass
+class BenchmarkArgs:
+    dataset: str = flag("wikipedia", "text: a built-in name, files, a folder or a Hub id")
+    size: str = flag("mini", "layers and width, see recipes/bert.py", (*bert.SIZES,))
+    architecture: str = flag("bert", "of the model", bert.ARCHITECTURES)
+    vocab_size: int = flag(16384, "of the tokenizer, trained on the text")
+    max_seq_length: int = flag(128, "tokens of a sequence")
+    batch_size: int = flag(32, "sequences in a step")
+    turns: int = flag(5, "of every side")
+    steps: int = flag(4, "in a turn")
+    quality_steps: int = flag(0, "train ours and Trainer so long, and print the held-out loss of both")
+    threads: int = flag(torch.get_num_threads(), "of torch, for every side")
+    use_cpu: bool = flag(False, "leave the GPU alone")
+
+
+class Joined(Dataset):
+    """The sequences of `packed.Packed`, as run_mlm's group_texts would leave them to the collator."""
+
+    def __init__(self, sequences: packed.Packed) -> None:
+        self.sequences = sequences
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, row: int) -> dict[str, list[int]]:
+        ids = self.sequences.__getitems__([row])["input_ids"][0].tolist()
+        return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+
+
+class EveryLogit(bert.BERT):
+    """Ours, but with the head over all tokens."""
+
+    def guess(self, input_ids, chosen, draw):
+        everything = torch.ones_like(chosen)
+        seen = masking.corrupt(draw, input_ids, chosen, self.mask_token, self.vocab_size)
+        logits, features = bert.logits_at(self.model, everything, input_ids=seen)
+        return logits[chosen.flatten()], features[chosen.flatten()]
+
+
+def main(args: BenchmarkArgs) -> None:
+    torch.set_num_threads(args.threads)
+    logging.set_verbosity_error()
+    train_rows, test_rows = documents.load(args.dataset)
+    tokenizer = train_wordpiece(train_rows["text"], args.vocab_size, args.max_seq_length)
+    sequences, held_out = (
+        packed.Packed(*packed.number(rows, tokenizer), tokenizer, args.max_seq_length)
+        for rows in (train_rows, test_rows)
+    )
+    with tempfile.TemporaryDirectory() as place:
+        given = (args, tokenizer, sequences, place)
+        sides: dict[str, Callable[[int], float]] = {
+            "mmssl loop": Ours(*given),
+            "mmssl, dropout 0.1": Ours(*given, dropout=0.1),
+            "mmssl, all logits": Ours(*given, method=EveryLogit),
+            "Trainer": Theirs(*given),
+        }
+        if fast_bf16(args.use_cpu):
+            sides["Trainer, bf16"] = Theirs(*given, bf16=True)
+        for side in sides.values():
+            side(1)  # warm up
+        seconds = {name: [] for name in sides}
+        for turn in range(args.turns):
+            # back and forth, so that a machine that slows down favours nobody
+            for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
+                seconds[name].append(sides[name](args.steps))
+        report(args, seconds)
+        where_it_goes(args, sides["mmssl loop"])
+        if args.quality_steps:
+            evaluation = Evaluation(held_out, packed.counts(sequences.tokens, len(tokenizer)))
+            ours, theirs = Ours(*given), Theirs(*given)
+            for name, side in (("mmssl loop", ours), ("Trainer", theirs)):
+                before = evaluation(side.judged())["loss"]
+                side(args.quality_steps)
+                tokens = args.quality_steps * args.batch_size * args.max_seq_length
+                after = evaluation(side.judged())
+                print(f"{name:<24}held-out loss {before:.3f} -> {after['loss']:.3f} after {tokens:,} tokens")
+            print(f"{'unigram':<24}held-out loss {evaluation.unigram(ours.method)['loss']:.3f}")
+
+
+def report(args: BenchmarkArgs, seconds: dict[str, list[float]]) -> None:
+    precision = "bf16" if fast_bf16(args.use_cpu) else "fp32"
+    print(
+        f"{args.turns} turns of {args.steps} steps of {args.batch_size} x {args.max_seq_length} tokens, "
+        f"{args.architecture} {args.size}, vocabulary {args.vocab_size:,}, {args.threads} threads; mmssl in {precision}"
+    )
+    for name, values in seconds.items():
+        rate = statistics.median(args.steps * args.batch_size * args.max_seq_length / value for value in values)
+        ratios = [other / own for other, own in zip(values, seconds["mmssl loop"], strict=True)]
+        print(
+            f"{name:<24}{rate:9,.0f} tokens/s    mmssl loop is {statistics.median(ratios):.2f} times as fast "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def where_it_goes(args: BenchmarkArgs, ours: Ours) -> None:
+    """Our step against the measured peak of this machine, and the shares of its time."""
+    device, dtype = ours.method.model.device, torch.bfloat16 if fast_bf16(args.use_cpu) else torch.float32
+    with FlopCounterMode(display=False) as counter:
+        ours(1)
+    a, fastest = torch.randn(2048, 2048, device=device, dtype=dtype), float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        (a @ a).flatten()[0].item()  # waits for the device
+        fastest = min(fastest, time.perf_counter() - started)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities) as profiled:
+        spent = ours(3) / 3
+    reached, peak = counter.get_total_flops() / spent / 1e9, 2 * 2048**3 / fastest / 1e9
+    print(
+        f"the step: {reached:,.0f} of {peak:,.0f} GFLOP/s, {reached / peak:.0%} of the measured matrix peak; its time:"
+    )
+    shares: dict[str, float] = {}
+    for event in profiled.key_averages():
+        own = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        kind = next((k for k, names in KINDS.items() if any(n in event.key.lower() for n in names)), "all else")
+        shares[kind] = shares.get(kind, 0.0) + own
+    for kind, own in sorted(shares.items(), key=lambda item: -item[1]):
+        print(f"    {kind:<24}{own / sum(shares.values()):6.1%}")
+
+
+class Ours:
+    """The recipe's own parts. Called with a number of steps; returns seconds."""
+
+    def __init__(
+        self, args: BenchmarkArgs, tokenizer, sequences, place: str, dropout: float = 0.0, method: type = bert.BERT
+    ) -> None:
+        torch.manual_seed(0)
+        model = bert.from_scratch(tokenizer, args.architecture, args.size)
+        self.method, self.loader = method(model, tokenizer, dropout=dropout), Loader(sequences, args.batch_size)
+        self.settings = {"output_dir": f"{place}/ours", "use_cpu": args.use_cpu, "save_steps": 0}
+
+    def __call__(self, steps: int) -> float:
+        recipe = BertArgs(**self.settings, max_steps=steps)
+        optimizer = adamw(self.method, recipe.learning_rate, recipe.weight_decay)
+        return train(self.method, self.loader, recipe, [optimizer]).seconds
+
+    def judged(self) -> bert.BERT:
+        return self.method.eval()
+
+
+class Theirs:
+    """Trainer, see above. Called with a number of steps; returns seconds."""
+
+    def __init__(self, args: BenchmarkArgs, tokenizer, sequences, place: str, bf16: bool = False) -> None:
+        torch.manual_seed(0)
+        self.model = bert.from_scratch(tokenizer, args.architecture, args.size)
+        self.args, self.tokenizer, self.data, self.bf16 = args, tokenizer, Joined(sequences), bf16
+        self.place = f"{place}/theirs"
+
+    def __call__(self, steps: int) -> float:
+        recipe = BertArgs(save_steps=0, max_steps=steps)
+        settings = TrainingArguments(
+            output_dir=self.place,
+            max_steps=steps,
+            per_device_train_batch_size=self.args.batch_size,
+            learning_rate=recipe.learning_rate,
+            warmup_steps=recipe.warmup_steps,
+            weight_decay=recipe.weight_decay,
+            dataloader_drop_last=True,
+            bf16=self.bf16,
+            use_cpu=self.args.use_cpu,
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        collate = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=0.15)
+        trainer = Trainer(self.model, settings, train_dataset=self.data, data_collator=collate)
+        return trainer.train().metrics["train_runtime"]
+
+    def judged(self) -> bert.BERT:
+        """The same questions for both; the wrapper switches dropout off, which training is over for."""
+        return bert.BERT(self.model, self.tokenizer, dropout=0.1).eval()
+
+
+if __name__ == "__main__":
+    command(main, BenchmarkArgs, __doc__)

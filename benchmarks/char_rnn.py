@@ -1,0 +1,176 @@
+"""What equal processor time teaches: the recipe's character RNN, a plain char-rnn, and nanoGPT's setting for a CPU.
+
+    python benchmarks/char_rnn.py --dataset tinyshakespeare.txt --seconds 360      # three minutes of two cores
+
+Every side learns from scratch, in turns of some seconds, till it has used `--seconds` of processor time. Each schedule
+is laid over that time, and evaluation is not counted. The figure is nats per character of the held-out text.
+
+    ours        recipes/char_rnn.py at its defaults: its model, data, optimizer and schedule
+    char-rnn    two LSTM layers of 512, batches of 64 x 128, AdamW 4e-3 with cosine, dropout 0.2; torch's initialisation
+    nanoGPT     its shakespeare_char example for a CPU: 4 layers, 4 heads, width 128, batches of 12 x 64, AdamW 1e-3
+                (GPT2LMHeadModel); scored on windows of 64 that overlap by half, the second half of each counted
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from mmssl.arguments import command, flag
+from mmssl.data import characters, documents
+from mmssl.data.loader import Loader
+from mmssl.evaluation import features
+from mmssl.evaluation.language_model import LanguageModelEvaluation, entropy, nats
+from mmssl.methods import char_rnn
+from mmssl.optim import adamw, schedule, set_learning_rate
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
+from char_rnn import SIZES, CharRNNArgs
+
+TURN = 5.0  # seconds of processor time
+WINDOW = 64  # of nanoGPT
+
+
+@dataclass
+class BenchmarkArgs:
+    dataset: str = flag("wikipedia", "as in recipes/char_rnn.py")
+    seconds: float = flag(360.0, "of processor time, for every side")
+    threads: int = flag(torch.get_num_threads(), "of torch, for every side")
+    sides: str = flag("ours,char-rnn,nanoGPT", "which, with commas between")
+
+
+@dataclass
+class Side:
+    """losses: each next() takes one optimizer step. share: of its time used, which the schedule is laid over."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: Iterator[Tensor]
+    warmup: float  # share of the time
+    last: float  # factor on the learning rate at the end
+    score: Callable[[nn.Module, Tensor], float] = nats
+    spent: float = 0.0
+    steps: int = 0
+
+    def turn(self, budget: float) -> None:
+        self.module.train()
+        until = min(self.spent + TURN, budget)
+        while self.spent < until:
+            began = time.process_time()
+            set_learning_rate([self.optimizer], self._factor(self.spent / budget))
+            next(self.losses).backward()
+            nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.steps += 1
+            self.spent += time.process_time() - began
+
+    def _factor(self, share: float) -> float:
+        fine = 1_000_000  # `schedule` counts in steps
+        factor = schedule(int(share * fine), fine, self.warmup * fine)
+        return factor if share < self.warmup else self.last + (1 - self.last) * factor
+
+
+def main(args: BenchmarkArgs) -> None:
+    torch.set_num_threads(args.threads)
+    text, held_out = map(characters.join, documents.load(args.dataset, whole=True))
+    tokenizer = characters.tokenizer(text, "characters")
+    ids, held_out_ids = (characters.encode(part, tokenizer, "characters") for part in (text, held_out))
+    builders = {"ours": ours, "char-rnn": plain, "nanoGPT": nano_gpt}
+    sides = {}
+    for name in args.sides.split(","):
+        torch.manual_seed(0)
+        sides[name] = builders[name](tokenizer, ids)
+    while any(side.spent < args.seconds for side in sides.values()):
+        for side in sides.values():
+            side.turn(args.seconds)
+    evaluation = LanguageModelEvaluation(ids, held_out_ids, len(tokenizer))
+    scored = torch.from_numpy(held_out_ids.astype(np.int64))
+    columns = {}
+    for name, side in sides.items():
+        figures = evaluation.figures(side.score(side.module.eval(), scored))
+        columns[name] = figures | {"steps": side.steps, "weights": sum(p.numel() for p in side.module.parameters())}
+    title = f"{args.dataset}: {len(scored):,} held-out characters after {args.seconds:.0f} s of processor time each"
+    features.print_table(f"{title}, {args.threads} threads", columns | evaluation.baselines(), digits=3)
+
+
+def ours(tokenizer, ids: np.ndarray) -> Side:
+    """The recipe, its loop apart."""
+    recipe = CharRNNArgs()
+    network = char_rnn.from_scratch(tokenizer, **{name: getattr(recipe, name) for name in SIZES})
+    return recurrent(tokenizer, ids, network, recipe)
+
+
+def plain(tokenizer, ids: np.ndarray) -> Side:
+    recipe = CharRNNArgs(
+        per_device_train_batch_size=64, chunk_length=128, learning_rate=4e-3, dropout=0.2, forget=0.0,
+        weight_decay=0.01, adam_beta2=0.999, warmup_steps=0.0,
+    )  # fmt: skip
+    sizes = {"hidden_size": 512, "num_hidden_layers": 2, "embedding_size": 512, "dropout": 0.2}
+    sizes["skip_connections"] = False
+    network = char_rnn.from_scratch(tokenizer, vocabulary="characters", **sizes)
+    for module in network.modules():
+        if isinstance(module, (nn.Embedding, nn.LSTM, nn.Linear)):
+            module.reset_parameters()  # torch's own
+    return recurrent(tokenizer, ids, network, recipe)
+
+
+def recurrent(tokenizer, ids: np.ndarray, network: nn.Module, recipe: CharRNNArgs) -> Side:
+    streams = recipe.per_device_train_batch_size
+    loader = Loader(characters.Streams(ids, streams, recipe.chunk_length, recipe.forget), streams, shuffle=False)
+    method = char_rnn.CharRNN(network, streams, entropy(ids))
+
+    def losses() -> Iterator[Tensor]:
+        epoch = 0
+        while True:
+            method.start_epoch(epoch, None, [])
+            for batch in loader.epoch(epoch):
+                batch.pop("index")
+                yield method(**batch).loss
+            epoch += 1
+
+    betas = (recipe.adam_beta1, recipe.adam_beta2)
+    optimizer = adamw(network, recipe.learning_rate, recipe.weight_decay, betas)
+    return Side(network, optimizer, losses(), recipe.warmup_steps, 0.0)
+
+
+def nano_gpt(tokenizer, ids: np.ndarray) -> Side:
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=WINDOW, n_layer=4, n_head=4, n_embd=128, bos_token_id=None,
+        eos_token_id=None, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    model, text = GPT2LMHeadModel(config), torch.from_numpy(ids.astype(np.int64))
+
+    def losses() -> Iterator[Tensor]:
+        while True:
+            at = torch.randint(len(text) - WINDOW, (12, 1)) + torch.arange(WINDOW + 1)
+            logits = model(text[at[:, :-1]]).logits
+            yield F.cross_entropy(logits.flatten(0, 1), text[at[:, 1:]].flatten())
+
+    return Side(model, adamw(model, 1e-3, 0.1, (0.9, 0.99)), losses(), 0.05, 0.1, windows)
+
+
+@torch.no_grad()
+def windows(model: nn.Module, ids: Tensor) -> float:
+    """Mean nats, each symbol predicted from the 32 to 63 before it."""
+    half, total, n = WINDOW // 2, 0.0, 0
+    starts = torch.arange(0, len(ids) - WINDOW, half)
+    for some in starts.split(64):
+        at = some[:, None] + torch.arange(WINDOW + 1)
+        logits = model(ids[at[:, :-1]]).logits[:, half:]
+        total += F.cross_entropy(logits.flatten(0, 1), ids[at[:, 1 + half :]].flatten(), reduction="sum").item()
+        n += len(some) * half
+    return total / n
+
+
+if __name__ == "__main__":
+    command(main, BenchmarkArgs, __doc__)

@@ -1,0 +1,129 @@
+"""Text from wherever it lies, as large blocks of UTF-8: for what reads more of it than fits into memory."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Dataset, IterableDataset
+
+from mmssl.data import sources
+from mmssl.errors import BadInput
+
+BLOCK = 1 << 24  # bytes
+
+Source = str | Path | Sequence[str | Path] | Dataset | IterableDataset
+
+
+def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, bytes]]]:
+    """(what identifies the text, its blocks: where it is from and UTF-8 that begins and ends between two words).
+
+    source, column: as in `corpus.load`. Raises BadInput: no such file, a broken one, no column of text, bytes that are
+    not UTF-8 (file and line named).
+    """
+    if isinstance(source, (Dataset, IterableDataset)):
+        return [getattr(source, "_fingerprint", None) or repr(source), column], _table_blocks(
+            "the dataset", source, column
+        )
+    files = [source] if isinstance(source, (str, Path)) else list(source)
+    paths = [Path(file).expanduser() for file in files]
+    if len(files) > 1 or (paths and paths[0].is_file()):
+        for path in paths:
+            if not path.is_file():
+                raise BadInput(f"{path}: no such file")
+        states = [path.stat() for path in paths]
+        name = [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p, s in zip(paths, states, strict=True)]
+        return [name, column], (block for path in paths for block in file_blocks(path, column))
+    if not files:
+        raise BadInput("no files were given")
+    dataset = sources.load(str(files[0]))["train"]
+    return [dataset._fingerprint, column], _table_blocks(str(files[0]), dataset, column)
+
+
+def file_blocks(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            column = text_column(str(path), file.schema_arrow, column)
+            batches = (batch.column(0) for batch in file.iter_batches(1 << 14, columns=[column]))
+            yield from ((str(path), block) for block in in_blocks(map(_as_lines, batches)))
+        return
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        lines, rest, ended = 0, b"", True
+        while read := _read(path, file):
+            block = rest + read
+            # a character of several bytes must not be cut, nor a word; a line only where it fills the block
+            cut = block.rfind(b"\n") + 1 or block.rfind(b" ") + 1
+            block, rest = block[:cut], block[cut:]
+            _check_utf8(path, block, lines)
+            lines, ended = lines + block.count(b"\n"), block.endswith(b"\n")
+            yield str(path), block
+        if rest or not ended:
+            _check_utf8(path, rest, lines)
+            yield str(path), rest + b"\n"
+
+
+def _read(path: Path, file) -> bytes:
+    try:
+        return file.read(BLOCK)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadInput(f"{path} is not a whole gzip file: {error}") from error
+
+
+def _check_utf8(path: Path, block: bytes, lines: int) -> None:
+    try:
+        block.decode()
+    except UnicodeDecodeError as error:
+        line = lines + block.count(b"\n", 0, error.start) + 1
+        raise BadInput(
+            f"{path}, line {line}: byte 0x{block[error.start]:02x} is not UTF-8. Convert the file first, for example "
+            f"with: iconv -f latin1 -t utf-8 {path.name}"
+        ) from error
+
+
+def _table_blocks(name: str, dataset: Dataset | IterableDataset, column: str | None) -> Iterator[tuple[str, bytes]]:
+    if isinstance(dataset, Dataset):
+        column = text_column(name, dataset.data.schema, column)
+        rows = dataset.select_columns(column).with_format("arrow").iter(1 << 14)
+        texts = (_as_lines(chunk) for table in rows for chunk in table.column(0).chunks)
+    else:
+        column = column or "text"
+        texts = (_as_lines(pa.array(rows[column], pa.large_string())) for rows in dataset.iter(1000))
+    return ((name, block) for block in in_blocks(texts))
+
+
+def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
+    strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    column = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else None)
+    if column not in strings:
+        raise BadInput(
+            f"{name}: {'which column holds the text?' if column is None else f'no column {column!r} of strings.'} "
+            f"Name it with --text_column; there are {', '.join(strings) or 'no columns of strings'}"
+        )
+    return column
+
+
+def _as_lines(texts: pa.Array) -> memoryview | bytes:
+    """Texts joined by line ends. A text of None is an empty line."""
+    texts = pc.fill_null(texts.cast(pa.large_string()), "")
+    lines = pc.binary_join_element_wise(texts, pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string()))
+    _, ends, letters = lines.buffers()
+    return memoryview(letters)[: np.frombuffer(ends, np.int64)[len(lines)]] if len(lines) else b""
+
+
+def in_blocks(texts: Iterable[str | bytes | memoryview]) -> Iterator[bytes]:
+    """Short texts, each ending in a line end, gathered into blocks."""
+    gathered, size = [], 0
+    for text in texts:
+        text = text.encode() if isinstance(text, str) else text
+        gathered.append(text)
+        size += len(text)
+        if size >= BLOCK:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    yield b"".join(gathered)

@@ -1,0 +1,128 @@
+"""How well a recurrent language model predicts a held-out text, beside models that only count.
+
+Every symbol but the first is scored once, with what stands before it: nats, the mean of -log p, and bits, nats / log 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+STRIPS = 32  # read side by side
+CONTEXT = 256  # symbols that are read before a strip, and not scored
+PIECE = 512  # symbols of each strip at once
+COUNTED = 20_000_000  # symbols that the baselines are counted on, at most: the last ones
+
+
+class LanguageModelEvaluation:
+    """Called with a method, its `model` is measured on the held-out text.
+
+    train, held_out: (symbols,) integers below `vocabulary`. unit: what a symbol is, "character" or "byte".
+    """
+
+    def __init__(self, train: np.ndarray, held_out: np.ndarray, vocabulary: int, unit: str = "character") -> None:
+        self.train, self.held_out, self.vocabulary, self.unit = train[-COUNTED:], held_out, vocabulary, unit
+
+    def __call__(self, method) -> dict[str, float]:
+        return self.figures(nats(method.model, torch.from_numpy(self.held_out.astype(np.int64))))
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Single symbols counted on the training text, and sequences of five."""
+        orders = {"unigram": 1, "5-gram": 5}
+        return {name: self.figures(n_gram(self.train, self.held_out, self.vocabulary, n)) for name, n in orders.items()}
+
+    def figures(self, nats: float) -> dict[str, float]:
+        return {f"nats_per_{self.unit}": nats, f"bits_per_{self.unit}": nats / math.log(2)}
+
+
+@torch.no_grad()
+def nats(model: PreTrainedModel, ids: Tensor) -> float:
+    """Mean nats of `ids` (symbols,), the first one left out, which nothing stands before.
+
+    The text is cut into STRIPS, and the model reads CONTEXT symbols before each one; the first begins with nothing.
+    model: takes input_ids, attention_mask and state; gives logits and state.
+    """
+    predicted = len(ids) - 1
+    length = math.ceil(predicted / STRIPS)
+    # (strips, context + length): where the symbols that are read stand; those behind each are to be predicted
+    at = torch.arange(STRIPS)[:, None] * length + torch.arange(-CONTEXT, length)
+    scored = (torch.arange(-CONTEXT, length) >= 0) & (at < predicted)
+    read, next_one = ids[at.clamp(0, predicted)], ids[(at + 1).clamp(0, predicted)]
+    device, total, state = next(model.parameters()).device, 0.0, None
+    for piece in range(0, at.shape[1], PIECE):
+        now = slice(piece, piece + PIECE)
+        known = (at[:, now] >= 0).to(device)
+        output = model(read[:, now].to(device), attention_mask=known, state=state, use_cache=True)
+        state = output.state
+        each = F.cross_entropy(output.logits.float().transpose(1, 2), next_one[:, now].to(device), reduction="none")
+        total += each.double()[scored[:, now].to(device)].sum().item()
+    return total / predicted
+
+
+def entropy(ids: np.ndarray) -> float:
+    """Nats per symbol of a model that knows how frequent each one is in this very text."""
+    share = np.unique(ids, return_counts=True)[1] / len(ids)
+    return float(-(share * np.log(share)).sum())
+
+
+def n_gram(train: np.ndarray, held_out: np.ndarray, vocabulary: int, order: int) -> float:
+    """Mean nats of `held_out`, the first symbol left out, under interpolated Kneser-Ney counts of `train`: each
+    prediction from the `order` - 1 symbols before it (Chen & Goodman 1999, section 2.7, one discount for each length).
+    """
+    return float(-np.log(n_gram_probabilities(train, held_out, vocabulary, order)[1:]).mean())
+
+
+def n_gram_probabilities(train: np.ndarray, held_out: np.ndarray, vocabulary: int, order: int) -> np.ndarray:
+    """(symbols of held_out,): the probability of each one, given those before it.
+
+    The longest sequences are counted as often as they occur; a shorter one, as often as another symbol stands before
+    it, since only then is it asked for. Below the single symbols, all are equally likely.
+    """
+    ids = np.concatenate([train, held_out]).astype(np.int64)
+    seen = np.arange(len(ids)) < len(train)
+    # number[k]: (symbols,), equal where the last k symbols are; packed anew at each length, so that nothing overflows
+    number = [np.zeros(len(ids), np.int64)]
+    for k in range(order):
+        earlier = np.concatenate([np.full(k, vocabulary), ids[: len(ids) - k]])  # the symbol k places before
+        number.append(np.unique(number[-1] * (vocabulary + 1) + earlier, return_inverse=True)[1])
+    # of what stands before each symbol; 0 where nothing does
+    context = [number[0]] + [np.concatenate([[0], n[:-1] + 1]) for n in number[1:]]
+    probability = np.full(len(held_out), 1 / vocabulary)
+    for k in range(1, order + 1):
+        sequences, before = number[k][seen], context[k - 1][seen]
+        if k < order:  # one occurrence for each different symbol before it
+            first = np.unique(number[k + 1][seen], return_index=True)[1]
+            sequences, before = sequences[first], before[first]
+        count = np.bincount(sequences, minlength=number[k].max() + 1)
+        each = np.unique(sequences, return_index=True)[1]  # every sequence once
+        total = np.bincount(before, minlength=context[k - 1].max() + 1)
+        kinds = np.bincount(before[each], minlength=len(total))
+        once, twice = (count == 1).sum(), (count == 2).sum()
+        discount = once / (once + 2 * twice) if once and twice else 0.5
+        mine, history = count[number[k][~seen]], context[k - 1][~seen]
+        known = total[history] > 0
+        kept = np.maximum(mine - discount, 0) + discount * kinds[history] * probability
+        probability = np.where(known, kept / np.maximum(total[history], 1), probability)
+    return probability
+
+
+def samples(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, temperatures: Sequence[float], length: int
+) -> dict[float, str]:
+    """What the model writes after `prompt`, `length` symbols at each temperature; always the same."""
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    written = {}
+    for temperature in temperatures:
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            ids = model.generate(
+                **inputs, max_new_tokens=length, do_sample=True, temperature=temperature, top_k=0, top_p=1.0
+            )
+        written[temperature] = tokenizer.decode(ids[0], skip_special_tokens=True)
+    return written

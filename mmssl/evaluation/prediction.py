@@ -1,0 +1,44 @@
+"""How often the true future is found among the candidates, for each step ahead, beside chance."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import Dataset
+
+from mmssl.methods.cpc import CPC, HIDDEN
+
+BATCH = 64
+
+
+class Prediction:
+    """held_out: map-style; its `__getitems__` gives what CPC takes, the same at every call."""
+
+    def __init__(self, held_out: Dataset, batch_size: int = BATCH) -> None:
+        self.held_out, self.batch_size = held_out, min(batch_size, len(held_out))
+        self.chances: dict[str, float] = {}
+
+    @torch.no_grad()
+    def __call__(self, method: CPC) -> dict[str, float]:
+        """Per cent of held-out moments, after 1 to `steps` steps and on average. A last, smaller batch is left out:
+        fewer candidates would make it easier."""
+        right, chance, asked = (torch.zeros(method.steps) for _ in range(3))
+        device = next(method.parameters()).device
+        for first in range(0, len(self.held_out) - self.batch_size + 1, self.batch_size):
+            batch = self.held_out.__getitems__(list(range(first, first + self.batch_size)))
+            batch = {name: value.to(device) for name, value in batch.items() if name != "index"}
+            rows = {"speaker": None} | method.embed(**batch)
+            for step, (scores, true, valid) in enumerate(method.scores(**rows, everyone=rows, first=0)):
+                best = scores.amax(-1, keepdim=True)
+                winners = (scores == best).sum(-1)  # all of them, before training: then one is as good as another
+                candidates = (scores > HIDDEN).sum(-1).float()
+                found = (scores.gather(-1, true[..., None]) == best)[..., 0] / winners
+                right[step] += (found * valid).sum().cpu()
+                chance[step] += (valid / candidates).sum().cpu()
+                asked[step] += valid.sum().cpu()
+        self.chances = _named(100 * chance / asked.clamp(min=1))
+        return _named(100 * right / asked.clamp(min=1))
+
+
+def _named(values: torch.Tensor) -> dict[str, float]:
+    each = {f"accuracy_{step}_ahead": value for step, value in enumerate(values.tolist(), 1)}
+    return {"accuracy": values.mean().item()} | each

@@ -1,0 +1,242 @@
+"""BERT: some tokens of a text are hidden, and the model guesses them from what stands around them on both sides.
+
+Devlin et al. 2018, arXiv:1810.04805, the masked language model. Over any transformers AutoModelForMaskedLM (BERT,
+ModernBERT, RoBERTa, DistilBERT, ...). Differs: no next-sentence task and masks drawn anew in each epoch, as in RoBERTa
+(arXiv:1907.11692, section 4); the head is computed at the hidden tokens only; no dropout unless asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    ModernBertConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from mmssl import pretrained, sentences
+from mmssl.data import masking
+from mmssl.errors import BadInput, first_line
+from mmssl.method import Method, Output
+
+SIZES = {  # layers, width; the miniatures of Turc et al. 2019, arXiv:1908.08962, and BERT's own
+    "tiny": (2, 128),
+    "mini": (4, 256),
+    "small": (4, 512),
+    "medium": (8, 512),
+    "base": (12, 768),
+    "large": (24, 1024),
+}
+ARCHITECTURES = ("bert", "modernbert")
+
+SNIPPETS = {
+    "Fill in a word": """
+from transformers import pipeline
+
+name = "..."
+fill = pipeline("fill-mask", model=name)
+for guess in fill({text!r}):
+    print(f"{{guess['score']:.2f}} {{guess['token_str']}}")
+""",
+    "Fine-tune it to classify texts (here with two of them)": """
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+name = "..."
+model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=2)
+tokenizer = AutoTokenizer.from_pretrained(name)
+batch = tokenizer(["one text", "and another one"], padding=True, truncation=True, return_tensors="pt")
+print(model(**batch).logits)
+""",
+    "Features of every token; the same directory is a sentence-transformers model (their mean), too": """
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+name = "..."
+model, tokenizer = AutoModel.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+with torch.no_grad():
+    print(model(**tokenizer("one text", return_tensors="pt")).last_hidden_state.shape)
+""",
+}
+
+
+def masked_loss(logits: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+    """Cross-entropy of the hidden tokens: the mean over each sequence's, then over the sequences, which so count alike
+    however a batch is cut. logits: (hidden, vocabulary). targets: (hidden,). chosen: (batch, length) bool."""
+    weight = (chosen / chosen.sum(1, keepdim=True).clamp(min=1))[chosen] / len(chosen)
+    return (F.cross_entropy(logits.float(), targets, reduction="none") * weight).sum()
+
+
+def logits_at(model: PreTrainedModel, chosen: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """(logits, features) where `chosen` is True: (hidden, vocabulary) and (hidden, dim).
+
+    The model's own head, whatever it is, is given these tokens as if they were a text: for a small encoder the head
+    over all tokens would cost more than all else. chosen: (batch, length) bool.
+    """
+    features = []
+
+    def only_chosen(encoder: nn.Module, arguments: tuple, output):
+        features.append(output.last_hidden_state[chosen])
+        output.last_hidden_state = features[0][None]
+        return output
+
+    hook = model.base_model.register_forward_hook(only_chosen)
+    try:
+        return model(**inputs).logits[0], features[0]
+    finally:
+        hook.remove()
+
+
+def apart(input_ids: Tensor, separator: int, config) -> Tensor | dict[str, Tensor]:
+    """Attention masks that keep a token to its own document: (batch, 1, length, length) bool, True where it may look.
+
+    A document ends with the separator. Where layers have a window (ModernBERT), one mask for each kind of layer.
+    """
+    ends = input_ids == separator
+    document = ends.cumsum(1) - ends.long()  # a separator belongs to the document that it ends
+    same = (document[:, :, None] == document[:, None, :])[:, None]
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        return same
+    place = torch.arange(input_ids.shape[1], device=input_ids.device)
+    near = (place[:, None] - place).abs() <= config.sliding_window
+    return {"full_attention": same, "sliding_attention": same & near}
+
+
+class BERT(Method):
+    """
+    model:        any AutoModelForMaskedLM.
+    tokenizer:    has a mask token.
+    share:        of the tokens that are hidden. unit: one of masking.UNITS.
+    cross_documents: whether a token may look at the other documents of its sequence.
+    dropout:      in training, everywhere in the model; the exported config keeps what fine-tuning is used to.
+    unigram_loss: nats per token of a model that knows only how often each token occurs.
+    """
+
+    unit = "sequences"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        share: float = 0.15,  # section 3.1
+        unit: str = "tokens",
+        cross_documents: bool = True,
+        dropout: float = 0.0,
+        unigram_loss: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.share, self.masked_unit, self.cross_documents = model, share, unit, cross_documents
+        self.mask_token, self.separator = tokenizer.mask_token_id, tokenizer.sep_token_id
+        self.vocab_size, self.max_length, self.unigram_loss = len(tokenizer), tokenizer.model_max_length, unigram_loss
+        self.special = sorted(tokenizer.all_special_ids)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+
+    def forward(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Output:
+        """input_ids: (batch, length) int64, full sequences. begins_word: the same shape, bool. draw: (batch,) int64,
+        the number from which all chance of a sequence follows."""
+        chosen = self.choose(input_ids, begins_word, draw)
+        logits, features = self.guess(input_ids, chosen, draw)
+        with torch.autocast(logits.device.type, enabled=False):
+            targets = input_ids[chosen]
+            loss = masked_loss(logits, targets, chosen)
+        with torch.no_grad():
+            accuracy = (logits.argmax(-1) == targets).float().mean()
+        return Output(loss, {"accuracy": accuracy}, features.detach(), self.unigram_loss)
+
+    def choose(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Tensor:
+        """(batch, length) bool: the tokens to hide."""
+        return masking.choose(draw, self.maskable(input_ids), begins_word, self.share, self.masked_unit)
+
+    def maskable(self, input_ids: Tensor) -> Tensor:
+        return ~torch.isin(input_ids, torch.tensor(self.special, device=input_ids.device))
+
+    def guess(self, input_ids: Tensor, chosen: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, features) of the chosen tokens, see logits_at."""
+        seen = masking.corrupt(draw, input_ids, chosen, self.mask_token, self.vocab_size)
+        mask = None if self.cross_documents else apart(input_ids, self.separator, self.model.config)
+        return logits_at(self.model, chosen, input_ids=seen, attention_mask=mask)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """The encoder with its head, also to be read as a SentenceTransformer."""
+        self.model.save_pretrained(directory)
+        sentences.write_mean_pooling(Path(directory), self.model.config.hidden_size, self.max_length)
+
+
+def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: str) -> PreTrainedModel:
+    """A model for texts of the tokenizer's model_max_length. architecture: "bert" or "modernbert". size: of SIZES."""
+    layers, width = SIZES[size]
+    given = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "max_position_embeddings": tokenizer.model_max_length,
+        "pad_token_id": tokenizer.pad_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    if architecture == "modernbert":
+        config = ModernBertConfig(intermediate_size=3 * width // 2, **given)  # as its base model
+    else:
+        config = BertConfig(intermediate_size=4 * width, **given)
+    return AutoModelForMaskedLM.from_config(config)
+
+
+def from_pretrained(
+    name: str, max_length: int, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Any checkpoint of a masked language model, and its tokenizer, for texts of at most max_length tokens. Raises
+    BadInput where `name` is none."""
+    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class=AutoModelForMaskedLM)
+    check_tokenizer(tokenizer, f"--model_name_or_path {name}")
+    if len(tokenizer) > model.config.vocab_size:
+        raise BadInput(
+            f"--model_name_or_path {name}: a tokenizer of {len(tokenizer)} tokens for a model of "
+            f"{model.config.vocab_size}; they are not of one checkpoint"
+        )
+    limit = longest(model, tokenizer)
+    if max_length > limit:
+        raise BadInput(f"--max_seq_length {max_length}: {name} takes {limit} tokens at most")
+    return model, tokenizer
+
+
+def load_tokenizer(name: str, max_length: int) -> PreTrainedTokenizerBase:
+    """A checkpoint's tokenizer, for a model from scratch. Raises BadInput where it cannot serve."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"--tokenizer_name {name}: {first_line(error)}") from error
+    check_tokenizer(tokenizer, f"--tokenizer_name {name}")
+    tokenizer.model_max_length = max_length
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises BadInput, beginning with `name`, where it cannot serve."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
+        raise BadInput(f"{name}: a {type(tokenizer).__name__}, not a tokenizer of the tokenizers library")
+    for what, token in (("mask", tokenizer.mask_token), ("cls", tokenizer.cls_token), ("sep", tokenizer.sep_token)):
+        if token is None:
+            raise BadInput(
+                f"{name}: its tokenizer has no {what} token, so it is not one of a masked language model; give that of "
+                "a BERT, or leave the flag out and train one on your text"
+            )
+
+
+def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of a text that the model can take, the special ones among them."""
+    positions = getattr(model.config, "max_position_embeddings", None) or math.inf
+    table = getattr(model.base_model, "embeddings", None)
+    offset = getattr(getattr(table, "position_embeddings", None), "padding_idx", None)  # RoBERTa counts from there
+    return int(min(positions - (offset + 1 if offset is not None else 0), tokenizer.model_max_length))

@@ -1,0 +1,23 @@
+"""What makes a text encoder's directory a SentenceTransformer as well: a text's vector is the mean over its tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def write_mean_pooling(directory: Path, dimension: int, max_length: int) -> None:
+    """modules.json and what it points to, in the form that all releases of sentence-transformers read. dimension: of
+    the encoder's hidden states. max_length: tokens."""
+    files = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ],
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "1_Pooling/config.json": {"word_embedding_dimension": dimension, "pooling_mode_mean_tokens": True},
+        "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+    }
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(json.dumps(content, indent=2))
