@@ -1,0 +1,105 @@
+"""Documents as sequences of sentences, sentences as words: what predictive coding reads."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from mmssl.data import draws
+from mmssl.errors import BadInput
+
+# after . ! ? and closing quotes, before what can begin a sentence; and at line ends and HTML's
+END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\s*(?:\n|<br\s*/?>)+\s*")
+WORD = re.compile(r"\w")
+
+
+def split(text: str) -> list[str]:
+    """The sentences of a text, by its punctuation. Those without a letter or digit are left out."""
+    return [sentence.strip() for sentence in END.split(text) if sentence and WORD.search(sentence)]
+
+
+def vocabulary(texts: Iterable[str], size: int, min_count: int) -> list[str]:
+    """The most frequent words, lower-cased letters and digits as `methods.word2vec.tokenizer` cuts them."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(re.sub(r"[\W_]+", " ", text.lower()).split())
+    return [word for word, count in counts.most_common(size) if count >= min_count]
+
+
+class Documents(Dataset):
+    """Stretches of `sentences` sentences that follow each other in a document, cut anew each epoch.
+
+    A document gives as many stretches as it is longer. Documents of fewer than `fewest` sentences are left out, and
+    counted in `too_short`. max_words: of a sentence, at most. seed: None cuts them one after the other, always alike.
+    """
+
+    def __init__(
+        self,
+        texts: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase,
+        sentences: int,
+        fewest: int,
+        max_words: int = 50,
+        seed: int | None = None,
+    ) -> None:
+        """Raises BadInput where no document is long enough."""
+        self.sentences, self.seed, self.epoch, self.pad = sentences, seed, 0, tokenizer.pad_token_id
+        ids, lengths, counts, self.too_short = [], [], [], 0
+        for document in _tokenised(texts, tokenizer, max_words):
+            if len(document) < fewest:
+                self.too_short += 1
+                continue
+            counts.append(len(document))
+            lengths += map(len, document)
+            ids += [torch.tensor([i for sentence in document for i in sentence], dtype=torch.int32)]
+        if not counts:
+            raise BadInput(f"no document of {fewest} sentences or more: lower --prediction_steps, or cut texts less")
+        self.ids = torch.cat(ids)
+        self.ends = torch.tensor([0, *lengths]).cumsum(0)  # of sentence i: ends[i + 1]
+        self.counts = torch.tensor(counts)
+        self.first = self.counts.cumsum(0) - self.counts  # sentence of each document
+        often = (self.counts // sentences).clamp(min=1)
+        self.stretches = torch.repeat_interleave(torch.arange(len(counts)), often)  # which document each is of
+        self.number = torch.arange(len(self.stretches)) - (often.cumsum(0) - often)[self.stretches]  # within it
+
+    def __len__(self) -> int:
+        return len(self.stretches)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __getitems__(self, places: list[int]) -> dict[str, Tensor]:
+        """input_ids, attention_mask: (batch, sentences, longest of their sentences). lengths: (batch,), sentences that
+        are no padding. index: (batch,)."""
+        places = torch.tensor(places)
+        documents = self.stretches[places]
+        spare = (self.counts[documents] - self.sentences).clamp(min=0)
+        if self.seed is None:
+            skipped = self.number[places] * self.sentences
+        else:
+            skipped = (draws.share(places, self.seed, self.epoch) * (spare + 1)).long()
+        first = self.first[documents] + skipped
+        lengths = self.counts[documents].clamp(max=self.sentences)
+        step = torch.arange(self.sentences)
+        there = step < lengths[:, None]
+        sentence = (first[:, None] + step).clamp(max=len(self.ends) - 2)
+        words = (self.ends[sentence + 1] - self.ends[sentence]) * there
+        place = torch.arange(int(words.max()))
+        mask = place < words[..., None]
+        input_ids = torch.full(mask.shape, self.pad)
+        input_ids[mask] = self.ids[(self.ends[sentence][..., None] + place)[mask]].long()
+        return {"input_ids": input_ids, "attention_mask": mask.long(), "lengths": lengths, "index": documents}
+
+
+def _tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_words: int) -> Iterator[list[list[int]]]:
+    """The sentences of each text as ids, empty ones left out."""
+    for text in texts:
+        found = split(text)
+        encoded = tokenizer(found, truncation=True, max_length=max_words)["input_ids"] if found else []
+        yield [sentence for sentence in encoded if sentence]

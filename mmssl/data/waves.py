@@ -1,0 +1,44 @@
+"""Recordings, each decoded once, at one sampling rate."""
+
+from __future__ import annotations
+
+import io
+from math import gcd
+
+import datasets
+import numpy as np
+
+from mmssl.errors import BadInput, first_line
+
+
+def read(data: datasets.Dataset, column: str, sampling_rate: int, max_seconds: float) -> list[np.ndarray | str]:
+    """(samples,) float32 of each row, mono, at most max_seconds of it; a string is what is wrong with that row.
+
+    column: datasets.Audio, or {bytes, path}, or paths; WAV, FLAC, OGG, MP3. sampling_rate: in Hz. Raises BadInput
+    without soundfile.
+    """
+    try:
+        import soundfile
+    except ImportError as error:
+        raise BadInput("reading audio needs the package soundfile: pip install soundfile") from error
+    if isinstance(data.features[column], datasets.Audio):
+        data = data.cast_column(column, datasets.Audio(decode=False))
+    waves: list[np.ndarray | str] = []
+    for stored in data[column]:
+        stored = {"path": stored} if isinstance(stored, str) else stored or {}
+        name = stored.get("path") or ""
+        try:
+            source = io.BytesIO(stored["bytes"]) if stored.get("bytes") else stored["path"]
+            wave, rate = soundfile.read(source, dtype="float32", always_2d=True)
+            wave = wave.mean(1)[: round(min(max_seconds * rate, len(wave)))]
+            if not len(wave):
+                raise ValueError("no samples")
+            common = gcd(rate, sampling_rate)
+            if rate != sampling_rate:
+                from scipy.signal import resample_poly  # half a second, which other data is spared
+
+                wave = resample_poly(wave, sampling_rate // common, rate // common).astype(np.float32)
+            waves.append(wave)
+        except Exception as error:  # whatever a decoder can raise on a broken file
+            waves.append(f"{name} {type(error).__name__}: {first_line(error)}".strip())
+    return waves

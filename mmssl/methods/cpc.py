@@ -1,0 +1,186 @@
+"""CPC: tell the true future from other moments, given a summary of the past.
+
+Contrastive predictive coding, van den Oord et al. 2018, arXiv:1807.03748. An encoder turns each stretch of the input
+into z_t; a recurrent network sums up all z up to t in the context c_t; for each k, W_k c_t is to pick z_{t+k} out of
+candidates (InfoNCE, equations 3 and 4). Over any model that gives `encoded` and `last_hidden_state`: frames of speech
+(section 3.1), sentences of a document (section 3.3). Differs: scores are divided by sqrt(dim), and W_k begins at zero,
+so that the loss begins at log(candidates); every candidate is scored, none is drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mmssl.distributed import gather, rank
+from mmssl.errors import BadInput
+from mmssl.method import Method, Output
+
+AUDIO_SNIPPETS = {
+    "Features of a recording": """
+import torch
+from transformers import AutoFeatureExtractor, AutoModel
+
+name = "..."
+extractor = AutoFeatureExtractor.from_pretrained(name)
+model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+recording = torch.randn(2 * extractor.sampling_rate).numpy()  # two seconds of your own, at that rate
+with torch.no_grad():
+    features = model(**extractor(recording, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
+print(features.last_hidden_state.shape, model.config.frame_rate, "frames per second")
+print(features.pooler_output.shape, "for the whole recording")
+""",
+    "A classifier of recordings, to be fine-tuned; then `pipeline` takes its directory": """
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+
+name = "..."
+extractor = AutoFeatureExtractor.from_pretrained(name)
+model = AutoModelForAudioClassification.from_pretrained(name, trust_remote_code=True, num_labels=10)
+classify = pipeline("audio-classification", model=model, feature_extractor=extractor)
+""",
+}
+TEXT_SNIPPETS = {
+    "Vectors of sentences": """
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+name = "..."
+model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+with torch.no_grad():
+    vectors = model(**tokenizer(["The train was late.", "We waited."], padding=True, return_tensors="pt")).pooler_output
+print(vectors.shape)
+""",
+    "The context after each sentence of a document": """
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+name = "..."
+model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+sentences = tokenizer(["The train was late.", "We waited."], padding=True, return_tensors="pt")
+with torch.no_grad():
+    print(model(**{name: value[None] for name, value in sentences.items()}).last_hidden_state.shape)
+""",
+}
+
+NEGATIVES = ("within", "across", "speaker")
+HIDDEN = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
+
+
+def within(prediction: Tensor, encoded: Tensor, frames: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates are all moments of the same sequence: what is said, and not by whom, tells them apart.
+
+    prediction, encoded: (batch, time, dim). frames: (batch,), how many of them are no padding.
+    Returns scores (batch, time - k, time), the true one's place (batch, time - k), and where there is a future at all
+    (batch, time - k) bool.
+    """
+    scores = prediction[:, :-k] @ encoded.mT / encoded.shape[-1] ** 0.5
+    time = torch.arange(encoded.shape[1], device=encoded.device)
+    scores = scores.masked_fill(time >= frames[:, None, None], HIDDEN)
+    true = time[k:].expand(scores.shape[:2])
+    return scores, true, true < frames[:, None]
+
+
+def across(
+    prediction: Tensor,
+    encoded: Tensor,
+    frames: Tensor,
+    k: int,
+    all_encoded: Tensor,
+    all_frames: Tensor,
+    first: int,
+    alike: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates are the same moment of all sequences, so that the place in a sequence gives nothing away.
+
+    all_encoded, all_frames: (sequences, time, dim) and (sequences,), those of all processes. first: where this
+    process's begin. alike: (batch, sequences) bool, which ones may be candidates, its own among them. As `within`
+    otherwise; scores (batch, time - k, sequences).
+    """
+    scores = prediction[:, :-k].transpose(0, 1) @ all_encoded[:, k:].permute(1, 2, 0) / encoded.shape[-1] ** 0.5
+    time = torch.arange(k, encoded.shape[1], device=encoded.device)
+    candidate = (time[:, None] < all_frames)[:, None]  # (time - k, 1, sequences)
+    if alike is not None:
+        candidate = candidate & alike
+    scores = scores.masked_fill(~candidate, HIDDEN).transpose(0, 1)
+    true = torch.arange(first, first + len(encoded), device=encoded.device)[:, None].expand(scores.shape[:2])
+    return scores, true, time < frames[:, None]
+
+
+class CPC(Method):
+    """
+    model: gives `encoded` (batch, time, dim) and `last_hidden_state` (batch, time, context), neither of which may
+           depend on what comes later; its `frames(lengths)` says how many of them are no padding; `with_a_head` names
+           the classes for fine-tuning that its file defines.
+    steps: how far it predicts: 1 to `steps` ahead.
+    negatives: "within" the sequence, "across" the batch, or across the sequences of the same "speaker" in the batch.
+    """
+
+    def __init__(self, model: PreTrainedModel, steps: int = 12, negatives: str = "within", unit: str = "sequences"):
+        super().__init__()
+        self.model, self.steps, self.negatives, self.unit = model, steps, negatives, unit
+        self.couples_samples = negatives != "within"
+        self.dimension = model.config.hidden_size
+        self.predict = nn.Linear(model.config.context_size, steps * self.dimension, bias=False)  # W_1 to W_steps
+        nn.init.zeros_(self.predict.weight)
+
+    def embed(self, lengths: Tensor, speaker: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
+        """inputs: what the model takes, padded alike in every batch. lengths: (batch,), in the model's input units.
+        speaker: (batch,) int."""
+        output = self.model(**inputs)
+        rows = {"context": output.last_hidden_state, "encoded": output.encoded, "frames": self.model.frames(lengths)}
+        return rows if speaker is None else rows | {"speaker": speaker}
+
+    def scores(
+        self, context: Tensor, encoded: Tensor, frames: Tensor, speaker: Tensor | None, everyone: dict, first: int
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each step k: scores, place of the true one, where there is one, as `within` and `across` have them.
+        everyone: `encoded`, `frames` and `speaker` of all processes, among which this one's begin at `first`."""
+        predictions = self.predict(context).unflatten(-1, (self.steps, self.dimension)).unbind(2)
+        with torch.autocast(context.device.type, enabled=False):
+            predictions, encoded = [p.float() for p in predictions], encoded.float()
+            if self.negatives == "within":
+                return [within(p, encoded, frames, k) for k, p in enumerate(predictions, 1)]
+            others = everyone["encoded"].float(), everyone["frames"], first
+            alike = speaker[:, None] == everyone["speaker"] if self.negatives == "speaker" else None
+            return [across(p, encoded, frames, k, *others, alike) for k, p in enumerate(predictions, 1)]
+
+    def loss(self, context: Tensor, encoded: Tensor, frames: Tensor, speaker: Tensor | None = None) -> Output:
+        """context: (batch, time, context). encoded: (batch, time, dim). frames: (batch,). The mean over a sequence's
+        predictions, then over sequences: a process's share of the batch counts as any other's."""
+        if encoded.shape[1] <= self.steps:
+            raise BadInput(f"sequences of {encoded.shape[1]} moments, of which {self.steps} are to be predicted")
+        everyone = {"encoded": encoded, "frames": frames, "speaker": speaker}
+        if self.couples_samples:
+            everyone = {name: None if value is None else gather(value) for name, value in everyone.items()}
+        losses = trivial = count = 0.0
+        right = []
+        for scores, true, valid in self.scores(context, encoded, frames, speaker, everyone, rank() * len(encoded)):
+            each = F.cross_entropy(scores.flatten(0, 1), true.flatten(), reduction="none").view_as(true)
+            losses = losses + (each * valid).sum(1)
+            count = count + valid.sum(1)
+            with torch.no_grad():
+                trivial = trivial + ((scores > HIDDEN).sum(-1).clamp(min=1).log() * valid).sum(1)
+                right.append(((scores.argmax(-1) == true) & valid).sum() / valid.sum().clamp(min=1))
+        count = count.clamp(min=1)
+        metrics = {"accuracy_first_step": right[0], "accuracy_last_step": right[-1]}
+        features = _mean(context.detach().float(), frames)
+        return Output((losses / count).mean(), metrics, features, trivial_loss=(trivial / count).mean())
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """The model, and the file that defines it."""
+        type(self.model.config).register_for_auto_class()
+        type(self.model).register_for_auto_class("AutoModel")
+        self.model.config.auto_map = dict(self.model.with_a_head)
+        self.model.save_pretrained(directory)
+
+
+def _mean(states: Tensor, frames: Tensor) -> Tensor:
+    """Over the moments that are no padding."""
+    keep = torch.arange(states.shape[1], device=states.device) < frames[:, None]
+    return (states * keep[..., None]).sum(1) / frames.clamp(min=1)[:, None]

@@ -1,0 +1,135 @@
+"""Speech as CPC reads it: strided convolutions over the raw waveform, and a recurrent context. Imports torch and
+transformers only.
+
+Nothing depends on what comes later: each convolution reads backwards, normalisation is over the channels of one moment.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
+
+
+class CpcAudioConfig(PreTrainedConfig):
+    """hidden_size: channels of every convolution. context_size: of the GRU. sampling_rate: in Hz."""
+
+    model_type = "mmssl_cpc_audio"
+
+    hidden_size: int = 512
+    context_size: int = 256
+    context_layers: int = 1
+    conv_kernel: list[int] | tuple[int, ...] = (10, 8, 4, 4, 4)
+    conv_stride: list[int] | tuple[int, ...] = (5, 4, 2, 2, 2)
+    sampling_rate: int = 16000
+    initializer_range: float = 0.02
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        hop = 1
+        for stride in self.conv_stride:
+            hop *= stride
+        return hop
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, in Hz."""
+        return self.sampling_rate / self.hop
+
+
+@dataclass
+class CpcAudioOutput(ModelOutput):
+    """last_hidden_state: (batch, frames, context_size), the context: all that was heard up to then. encoded: (batch,
+    frames, hidden_size), of some 30 ms each. pooler_output: (batch, context_size), the mean context of a recording."""
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    encoded: Tensor | None = None
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Over the channels of each moment alone. (batch, channels, time)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT).mT
+
+
+class CpcAudioPreTrainedModel(PreTrainedModel):
+    config_class = CpcAudioConfig
+    base_model_prefix = "cpc"
+    main_input_name = "input_values"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv1d):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, nn.GRU):
+            for name, parameter in module.named_parameters():
+                if "weight_hh" in name:
+                    init.orthogonal_(parameter)
+                elif "weight_ih" in name:
+                    init.xavier_uniform_(parameter)
+                else:
+                    init.zeros_(parameter)
+        else:
+            super()._init_weights(module)
+
+
+class CpcAudioModel(CpcAudioPreTrainedModel):
+    """Frame t has heard the samples before (t + 1) * hop, and none after; a recording of n samples has n // hop."""
+
+    with_a_head = {"AutoModelForAudioClassification": "cpc_audio.CpcAudioForAudioClassification"}
+
+    def __init__(self, config: CpcAudioConfig) -> None:
+        super().__init__(config)
+        width, layers, channels = config.hidden_size, [], 1
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+            layers.append(
+                nn.Sequential(
+                    nn.ConstantPad1d((kernel - stride, 0), 0.0),  # on the left alone
+                    nn.Conv1d(channels, width, kernel, stride, bias=False),
+                    ChannelNorm(width),
+                    nn.ReLU(),
+                )
+            )
+            channels = width
+        self.encoder = nn.Sequential(*layers)
+        self.context = nn.GRU(width, config.context_size, config.context_layers, batch_first=True)
+        self.post_init()
+
+    def frames(self, lengths: Tensor) -> Tensor:
+        """Of recordings of so many samples."""
+        return lengths // self.config.hop
+
+    def forward(self, input_values: Tensor, attention_mask: Tensor | None = None, **unused) -> CpcAudioOutput:
+        """input_values: (batch, samples). attention_mask: (batch, samples), 0 where a recording has ended."""
+        encoded = self.encoder(input_values[:, None]).mT
+        context, _ = self.context(encoded)
+        if attention_mask is None:
+            pooled = context.mean(1)
+        else:
+            frames = self.frames(attention_mask.sum(1)).clamp(min=1)
+            keep = torch.arange(context.shape[1], device=context.device) < frames[:, None]
+            pooled = (context * keep[..., None]).sum(1) / frames[:, None]
+        return CpcAudioOutput(last_hidden_state=context, pooler_output=pooled, encoded=encoded)
+
+
+class CpcAudioForAudioClassification(CpcAudioPreTrainedModel):
+    """A linear layer on the mean context; all of it is trained."""
+
+    def __init__(self, config: CpcAudioConfig) -> None:
+        super().__init__(config)
+        self.cpc = CpcAudioModel(config)
+        self.classifier = nn.Linear(config.context_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **unused
+    ) -> SequenceClassifierOutput:
+        """labels: (batch,) int."""
+        logits = self.classifier(self.cpc(input_values, attention_mask).pooler_output)
+        return SequenceClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)

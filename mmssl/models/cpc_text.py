@@ -1,0 +1,110 @@
+"""Text as CPC reads it: a convolution over the words of a sentence, their mean, and a recurrent context over sentences.
+Imports torch and transformers only.
+
+van den Oord et al. 2018, arXiv:1807.03748, section 3.3.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+
+class CpcTextConfig(PreTrainedConfig):
+    """embedding_size: of words. hidden_size: of sentences. context_size: of the GRU. kernel_size: words, odd."""
+
+    model_type = "mmssl_cpc_text"
+
+    vocab_size: int = 20000
+    embedding_size: int = 620
+    hidden_size: int = 2400
+    context_size: int = 2400
+    kernel_size: int = 1
+    pad_token_id: int = 0
+    initializer_range: float = 0.02
+
+
+@dataclass
+class CpcTextOutput(ModelOutput):
+    """Of sentences, (batch, words): last_hidden_state (batch, words, hidden_size), after the convolution; pooler_output
+    (batch, hidden_size), its mean over the words, the vector of the sentence.
+
+    Of documents, (batch, sentences, words): encoded (batch, sentences, hidden_size), the vectors of the sentences;
+    last_hidden_state (batch, sentences, context_size), all that was read up to each; pooler_output (batch,
+    context_size), the mean of that."""
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    encoded: Tensor | None = None
+
+
+class CpcTextModel(PreTrainedModel):
+    """The context after a sentence depends on no later one."""
+
+    config_class = CpcTextConfig
+    base_model_prefix = "cpc"
+    main_input_name = "input_ids"
+    with_a_head = {}
+
+    def __init__(self, config: CpcTextConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
+        self.convolution = nn.Conv1d(
+            config.embedding_size, config.hidden_size, config.kernel_size, padding=config.kernel_size // 2
+        )
+        self.context = nn.GRU(config.hidden_size, config.context_size, batch_first=True)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+            init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.Conv1d):
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.GRU):
+            for name, parameter in module.named_parameters():
+                if "weight_hh" in name:
+                    init.orthogonal_(parameter)
+                elif "weight_ih" in name:
+                    init.xavier_uniform_(parameter)
+                else:
+                    init.zeros_(parameter)
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embedding = value
+
+    def frames(self, lengths: Tensor) -> Tensor:
+        """Of documents of so many sentences: as many."""
+        return lengths
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **unused) -> CpcTextOutput:
+        """input_ids, attention_mask: (batch, words), or (batch, sentences, words); a sentence without words is
+        padding."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if input_ids.ndim == 2:
+            words, mean = self._sentences(input_ids, attention_mask)
+            return CpcTextOutput(last_hidden_state=words, pooler_output=mean)
+        there = attention_mask.any(-1)
+        _, mean = self._sentences(input_ids[there], attention_mask[there])
+        encoded = mean.new_zeros(*there.shape, mean.shape[-1])
+        encoded[there] = mean
+        context, _ = self.context(encoded)
+        weight = there[..., None].to(context.dtype)
+        pooled = (context * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return CpcTextOutput(last_hidden_state=context, pooler_output=pooled, encoded=encoded)
+
+    def _sentences(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(sentences, words, hidden) and its mean over words, (sentences, hidden)."""
+        weight = attention_mask[..., None].to(self.embedding.weight.dtype)
+        words = self.convolution((self.embedding(input_ids) * weight).mT).relu().mT * weight
+        return words, words.sum(1) / weight.sum(1).clamp(min=1)

@@ -1,0 +1,172 @@
+"""Contrastive predictive coding on unlabelled recordings.
+
+accelerate launch recipes/cpc_audio.py                                  # synthetic voices, built in
+accelerate launch recipes/cpc_audio.py --dataset my_folder --output_dir runs/speech     # WAV, FLAC, OGG, MP3
+accelerate launch recipes/cpc_audio.py --dataset my_folder --output_dir runs/paper --sampling_rate 16000 \
+    --hidden_size 512 --context_size 256 --conv_kernel 10 8 4 4 4 --conv_stride 5 4 2 2 2 --crop_seconds 1.28 \
+    --per_device_train_batch_size 8 --learning_rate 2e-4                # the paper's sizes, section 3.1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import Wav2Vec2FeatureExtractor
+
+from mmssl import export, figures, pretrained
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data import audio, sources, voices
+from mmssl.data.loader import Loader
+from mmssl.errors import BadInput
+from mmssl.evaluation import features
+from mmssl.evaluation.prediction import Prediction
+from mmssl.evaluation.probe import Probed
+from mmssl.loop import Summary, start, train
+from mmssl.methods import cpc
+from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
+from mmssl.optim import adamw
+
+
+@dataclass
+class CpcAudioArgs(TrainArgs):
+    output_dir: str = flag("runs/cpc_audio", "where the encoder, log, figures and checkpoints go")
+    dataset: str = flag("voices", "voices (built in, synthetic), a folder, Parquet, a Hub id; several with commas")
+    audio_column: str | None = flag(None, "default: the first column with a usual name")
+    speaker_column: str | None = flag(None, "who speaks, for --negatives speaker")
+    held_out: int = flag(1000, "recordings kept for evaluation where the data has no test split (at most a tenth)")
+    model_name_or_path: str | None = flag(None, "go on from this CPC: an earlier run, a directory or a Hub id")
+    negatives: str = flag("within", "candidates: moments within a recording, across the batch's, or across those of the"
+                          " same speaker", cpc.NEGATIVES)  # fmt: skip
+    prediction_steps: int = flag(12, "frames ahead, at most")
+    sampling_rate: int = flag(8000, "Hz; recordings of another rate are resampled")
+    crop_seconds: float = flag(0.64, "of a recording, at most, in a batch")
+    hidden_size: int = flag(128, "channels of the convolutions; the paper: 512")
+    context_size: int = flag(128, "of the GRU; the paper: 256")
+    conv_kernel: list[int] = flag([16, 8, 4], "samples, then frames; the paper, at 16 kHz: 10 8 4 4 4")
+    conv_stride: list[int] = flag([8, 5, 2], "their product is the samples between frames; the paper: 5 4 2 2 2")
+
+    num_train_epochs: float = flag(30, "passes over the data")
+    per_device_train_batch_size: int = flag(32, "recordings per process")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(0.01, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.conv_kernel) != len(self.conv_stride):
+            raise BadInput(f"--conv_kernel has {len(self.conv_kernel)} layers, --conv_stride {len(self.conv_stride)}")
+        if short := [k for k, s in zip(self.conv_kernel, self.conv_stride, strict=True) if not 0 < s <= k]:
+            raise BadInput(f"--conv_kernel {short[0]} is shorter than its stride: samples would be passed over")
+        if (self.negatives == "speaker") != bool(self.speaker_column):
+            raise BadInput("--negatives speaker and --speaker_column go together")
+
+
+def build(args: CpcAudioArgs) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
+    """New, or from a checkpoint."""
+    if args.model_name_or_path:
+        model, extractor = pretrained.load(args.model_name_or_path)
+        if not isinstance(model, CpcAudioModel):
+            raise BadInput(f"--model_name_or_path {args.model_name_or_path} is a {type(model).__name__}, no CPC")
+        return model, extractor
+    config = CpcAudioConfig(
+        hidden_size=args.hidden_size, context_size=args.context_size, conv_kernel=args.conv_kernel,
+        conv_stride=args.conv_stride, sampling_rate=args.sampling_rate,
+    )  # fmt: skip
+    # no normalisation over the whole recording: the features of a moment would depend on what comes later
+    rate = {"sampling_rate": args.sampling_rate, "do_normalize": False, "return_attention_mask": True}
+    return CpcAudioModel(config), Wav2Vec2FeatureExtractor(**rate)
+
+
+def main(args: CpcAudioArgs) -> None:
+    start(args)
+    if args.dataset == "voices":
+        args.probe_dataset = args.probe_dataset or "voices"
+    model, extractor = build(args)
+    config, rows = model.config, audio.load(args.dataset, args.audio_column, args.speaker_column)
+    crop = round(args.crop_seconds * config.frame_rate)
+    if crop <= args.prediction_steps:
+        raise BadInput(f"--crop_seconds {args.crop_seconds} is {crop} frames; --prediction_steps wants more of them")
+    size = {"sampling_rate": config.sampling_rate, "crop": crop * config.hop}
+    size["shortest"] = (args.prediction_steps + 1) * config.hop
+    size["speakers"] = args.speaker_column is not None
+    train_rows, test_rows = sources.split(rows, args.held_out)
+    recordings = audio.Recordings(train_rows, **size, seed=args.seed)
+    held_out = audio.Recordings(test_rows, **size, what="held-out recordings")
+    loader = Loader(
+        recordings, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers
+    )
+
+    method = cpc.CPC(model, args.prediction_steps, args.negatives, unit="recordings")
+    optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
+    evaluation = Prediction(held_out)
+    probed = Probed(evaluation, args, method, extractor)
+    uploads = export.Uploads(args, method, extractor)
+    summary = train(method, loader, args, [optimizer], evaluate=probed, after_save=uploads)
+    if PartialState().is_main_process:
+        finish(args, summary, method, extractor, recordings, evaluation, probed)
+
+
+def finish(
+    args: CpcAudioArgs, summary: Summary, method: cpc.CPC, extractor, recordings, evaluation: Prediction, probed: Probed
+) -> None:
+    """Export, prove that it loads, draw, describe, print."""
+    directory, held_out, config = Path(args.output_dir), evaluation.held_out, method.model.config
+    before = "before training" if args.model_name_or_path else "untrained"
+    columns = {"trained": summary.evaluations[-1], before: summary.evaluations[0], "chance": evaluation.chances}
+    figures.prediction_curve(
+        {name: [values[f"accuracy_{k}_ahead"] for k in range(1, method.steps + 1)] for name, values in columns.items()},
+        f"frames ahead, of {1000 / config.frame_rate:.0f} ms", directory / "figures" / "prediction.png",
+    )  # fmt: skip
+    shown = {"prediction.png": "How often the true future is found, against how far ahead it lies."}
+    shown |= heard(method, held_out, directory / "figures", args.dataset == "voices")
+    kept = ("accuracy", "accuracy_1_ahead", f"accuracy_{method.steps}_ahead", "knn_accuracy")
+    results = {name: {k: values[k] for k in kept if k in values} for name, values in columns.items()}
+    probed.beside(results)
+    record = export.Record(
+        title=directory.name,
+        description=f"{cpc.__doc__.splitlines()[0]} A `CpcAudioModel` for recordings at {config.sampling_rate:,} Hz: "
+        f"`last_hidden_state` has {config.frame_rate:g} frames a second, each of all that was heard up to then; "
+        "`pooler_output` is their mean, one vector for a recording.",
+        data=f"{args.dataset}: {len(recordings.rows):,} recordings, {recordings.seconds / 60:.1f} minutes, no labels, "
+        f"and {len(held_out):,} held out. {voices.LICENCE if args.dataset == 'voices' else ''}",
+        task="audio-classification",
+        dataset=args.dataset,
+        results=results,
+        units=f"Per cent: how often the true future is found among the candidates ({args.negatives}).",
+        snippets=cpc.AUDIO_SNIPPETS,
+        limits="It has learned how these recordings sound; test it on your own before you rely on it.",
+        figures=shown,
+        tags=["cpc", "audio"],
+        base_model=args.model_name_or_path,
+    )
+    features.print_table(f"{len(held_out):,} held-out recordings of {args.dataset}", results)
+    seconds = {"raw_speech": held_out.__getitems__([0, 1])["input_values"], "sampling_rate": config.sampling_rate}
+    export.finish(
+        method, extractor, method.model, seconds, record, summary, args, trivial="log(candidates), that of chance"
+    )
+
+
+@torch.no_grad()
+def heard(method: cpc.CPC, held_out: audio.Recordings, directory: Path, synthetic: bool) -> dict[str, str]:
+    """Draw what the encoder makes of held-out recordings; the captions."""
+    model, of = method.model.eval().cpu(), "synthetic " * synthetic
+    longest = int(held_out.lengths[:100].argmax())
+    wave = held_out.wave(longest)[: 4 * held_out.rate]
+    context = model(torch.from_numpy(wave)[None]).last_hidden_state[0]
+    figures.heard(wave, context.float().numpy(), held_out.rate, directory / "context.png")
+    captions = {"context.png": f"A held-out {of}recording, and the context features under it."}
+    labels = next((name for name in ("label", "digit", "speaker") if name in held_out.data.column_names), None)
+    if labels and len(held_out) > 2:
+        some = range(min(len(held_out), 500))
+        vectors = torch.cat([model(torch.from_numpy(held_out.wave(i))[None]).pooler_output for i in some])
+        names = [str(held_out.data[int(held_out.rows[i])][labels]) for i in some]
+        figures.label_map(vectors.float().numpy(), names, directory / "map.png")
+        captions["map.png"] = f"Held-out {of}recordings by their mean context, coloured by {labels}: no label was used."
+    return captions
+
+
+if __name__ == "__main__":
+    command(main, CpcAudioArgs, __doc__)

@@ -1,0 +1,132 @@
+"""Contrastive predictive coding on text: the sentences that come next.
+
+accelerate launch recipes/cpc_text.py                                   # a hundred Wikipedia articles, built in
+accelerate launch recipes/cpc_text.py --dataset reviews.parquet --output_dir runs/reviews --min_count 5
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+
+from mmssl import export, figures, pretrained
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data import documents, sentences, wikipedia
+from mmssl.data.loader import Loader
+from mmssl.errors import BadInput
+from mmssl.evaluation import features
+from mmssl.evaluation.prediction import Prediction
+from mmssl.evaluation.probe import Probed
+from mmssl.loop import Summary, start, train
+from mmssl.methods import cpc
+from mmssl.methods.word2vec import tokenizer as word_tokenizer
+from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
+from mmssl.optim import adamw
+
+
+@dataclass
+class CpcTextArgs(TrainArgs):
+    output_dir: str = flag("runs/cpc_text", "where the encoder, log, figures and checkpoints go")
+    dataset: str = flag("wikipedia", "wikipedia (built in), text files (blank lines apart), Parquet, a Hub id")
+    text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
+    held_out: int = flag(1000, "documents kept for evaluation where the data has no test split (at most a tenth)")
+    model_name_or_path: str | None = flag(None, "go on from this CPC: an earlier run, a directory or a Hub id")
+    negatives: str = flag("across", "candidates: sentences of a document, or of a batch", ("within", "across"))
+    prediction_steps: int = flag(3, "sentences ahead, at most")  # section 3.3
+    sentences: int = flag(12, "of a document, at most, in a batch")
+    max_words: int = flag(50, "of a sentence, at most")
+    vocab_size: int = flag(20000, "most frequent words")
+    min_count: int = flag(2, "leave out words that occur less often")
+    embedding_size: int = flag(128, "of words; the paper: 620")
+    hidden_size: int = flag(256, "of sentences; the paper: 2400")
+    context_size: int = flag(256, "of the GRU; the paper: 2400")
+    kernel_size: int = flag(3, "words that the convolution sees at a time, odd")
+
+    num_train_epochs: float = flag(20, "passes over the data")
+    per_device_train_batch_size: int = flag(32, "documents per process")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(0.01, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel_size % 2 == 0:
+            raise BadInput(f"--kernel_size {self.kernel_size} is even: no word would be in the middle")
+        if self.sentences <= self.prediction_steps:
+            raise BadInput(f"--sentences {self.sentences} must be more than --prediction_steps {self.prediction_steps}")
+
+
+def build(args: CpcTextArgs, texts):
+    """(model, tokenizer): new, with the words of `texts`, or from a checkpoint."""
+    if args.model_name_or_path:
+        model, tokenizer = pretrained.load(args.model_name_or_path)
+        if not isinstance(model, CpcTextModel):
+            raise BadInput(f"--model_name_or_path {args.model_name_or_path} is a {type(model).__name__}, no text CPC")
+        return model, tokenizer
+    tokenizer = word_tokenizer(sentences.vocabulary(texts, args.vocab_size, args.min_count), plain=True)
+    config = CpcTextConfig(
+        vocab_size=len(tokenizer), embedding_size=args.embedding_size, hidden_size=args.hidden_size,
+        context_size=args.context_size, kernel_size=args.kernel_size, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return CpcTextModel(config), tokenizer
+
+
+def main(args: CpcTextArgs) -> None:
+    start(args)
+    train_rows, test_rows = documents.load(args.dataset, args.text_column, held_out=args.held_out)
+    model, tokenizer = build(args, train_rows["text"])
+    size = {"sentences": args.sentences, "fewest": args.prediction_steps + 1, "max_words": args.max_words}
+    texts = sentences.Documents(train_rows["text"], tokenizer, **size, seed=args.seed)
+    held_out = sentences.Documents(test_rows["text"], tokenizer, **size)
+    loader = Loader(texts, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers)
+
+    method = cpc.CPC(model, args.prediction_steps, args.negatives, unit="documents")
+    optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
+    evaluation = Prediction(held_out)
+    probed = Probed(evaluation, args, method, tokenizer)
+    uploads = export.Uploads(args, method, tokenizer)
+    summary = train(method, loader, args, [optimizer], evaluate=probed, after_save=uploads)
+    if PartialState().is_main_process:
+        finish(args, summary, method, tokenizer, texts, evaluation, probed)
+
+
+def finish(
+    args: CpcTextArgs, summary: Summary, method: cpc.CPC, tokenizer, texts, evaluation: Prediction, probed: Probed
+) -> None:
+    """Export, prove that it loads, draw, describe, print."""
+    directory, before = Path(args.output_dir), "before training" if args.model_name_or_path else "untrained"
+    columns = {"trained": summary.evaluations[-1], before: summary.evaluations[0], "chance": evaluation.chances}
+    figures.prediction_curve(
+        {name: [values[f"accuracy_{k}_ahead"] for k in range(1, method.steps + 1)] for name, values in columns.items()},
+        "sentences ahead", directory / "figures" / "prediction.png",
+    )  # fmt: skip
+    results = {name: {k: v for k, v in values.items() if k != "step"} for name, values in columns.items()}
+    probed.beside(results)
+    record = export.Record(
+        title=directory.name,
+        description=f"{cpc.__doc__.splitlines()[0]} A `CpcTextModel`: of sentences, `pooler_output` is the vector; of "
+        "documents, `last_hidden_state` is the context after each sentence.",
+        data=f"{args.dataset}: {len(texts.counts):,} documents of {int(texts.counts.sum()):,} sentences, and "
+        f"{len(evaluation.held_out.counts):,} held out; {texts.too_short:,} were too short. "
+        + (wikipedia.LICENCE if args.dataset == "wikipedia" else ""),
+        task="feature-extraction",
+        dataset=args.dataset,
+        results=results,
+        units=f"Per cent: how often the coming sentence is found among the candidates ({args.negatives}).",
+        snippets=cpc.TEXT_SNIPPETS,
+        limits="It has learned which sentences follow each other in these texts; test it on your own.",
+        figures={"prediction.png": "How often the true sentence is found, against how far ahead it stands."},
+        tags=["cpc"],
+        base_model=args.model_name_or_path,
+    )
+    features.print_table(f"{len(evaluation.held_out.counts):,} held-out documents of {args.dataset}", results)
+    example = {"text": ["The train was late, and we waited.", "music"]}
+    export.finish(
+        method, tokenizer, method.model, example, record, summary, args, trivial="log(candidates), that of chance"
+    )
+
+
+if __name__ == "__main__":
+    command(main, CpcTextArgs, __doc__)
