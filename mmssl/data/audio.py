@@ -11,6 +11,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -44,7 +46,9 @@ def load(names: str, column: str | None = None, speaker: str | None = None) -> d
         return parts[0]
     wanted = ["audio", "speaker"] if speaker else ["audio"]
     together = [data["train"].select_columns(wanted) for data in parts]
-    together = datasets.concatenate_datasets([rows.cast(together[0].features) for rows in together])
+    if speaker:  # numbers here, names there
+        together = [rows.cast_column("speaker", datasets.Value("string")) for rows in together]
+    together = datasets.concatenate_datasets(together)
     return {"train": together} | ({"test": parts[0]["test"]} if "test" in parts[0] else {})
 
 
@@ -55,8 +59,10 @@ def _named(flag: str, rows: datasets.Dataset, column: str | None, speaker: str |
     found = column or next((name for name in COLUMNS if name in rows.column_names), None)
     if found is None:
         raise BadInput(f"{flag}: no audio column among {', '.join(rows.column_names)}: name it with --audio_column")
-    if isinstance(rows.features[found], datasets.Audio):
+    try:  # paths, {bytes, path} and Audio become one and the same; what they hold is not touched
         rows = rows.cast_column(found, datasets.Audio(decode=False))
+    except (TypeError, pa.ArrowException) as error:
+        raise BadInput(f"{flag}: the column {found} is {rows.features[found]}: no recordings, no paths") from error
     for name, wanted in ((found, "audio"), (speaker, "speaker")):
         if name is not None and name != wanted:
             rows = rows.remove_columns([c for c in (wanted,) if c in rows.column_names]).rename_column(name, wanted)
@@ -97,8 +103,8 @@ class Recordings(Dataset):
         found = json.loads((directory / "rows.json").read_text())
         lengths = torch.tensor(found["lengths"], dtype=torch.int64)
         unusable = {int(row): why for row, why in found["unusable"].items()}
-        least = f"shorter than {shortest / sampling_rate:.2f} s"
-        unusable |= {row: least for row, n in enumerate(found["lengths"]) if n < shortest and row not in unusable}
+        short = [row for row, n in enumerate(found["lengths"]) if n < shortest and row not in unusable]
+        unusable |= {row: f"{_path(data, row)} is shorter than {shortest / sampling_rate:.2f} s" for row in short}
         self.unusable = dict(sorted(unusable.items()))
         self._report(len(lengths), what)
         self.rows = torch.tensor([row for row in range(len(lengths)) if row not in unusable])
@@ -165,10 +171,8 @@ def _decode(data: datasets.Dataset, sampling_rate: int, directory: Path, what: s
         for first in range(0, len(data), CHUNK):
             some = data.select(range(first, min(first + CHUNK, len(data))))
             for row, wave in enumerate(waves.read(some, "audio", sampling_rate, float("inf")), start=first):
-                if not isinstance(wave, str) and not np.isfinite(wave).all():
-                    wave = "holds samples that are not finite"
                 if not isinstance(wave, str) and np.abs(wave).max() < SILENCE:
-                    wave = "silent"
+                    wave = f"{_path(data, row)} is silent"
                 if isinstance(wave, str):
                     unusable[row], wave = wave, np.empty(0, np.float32)
                 file.write((wave * 32767).round().clip(-32768, 32767).astype(np.int16).tobytes())
@@ -177,11 +181,15 @@ def _decode(data: datasets.Dataset, sampling_rate: int, directory: Path, what: s
     (directory / "rows.json").write_text(json.dumps({"lengths": lengths, "unusable": unusable}))
 
 
+def _path(data: datasets.Dataset, row: int) -> str:
+    return (data[row]["audio"] or {}).get("path") or ""
+
+
 def _digest(data: datasets.Dataset, sampling_rate: int) -> str:
     """Changes with the rows, the files that they point to, and the rate."""
     digest = hashlib.sha256(f"{data._fingerprint} {sampling_rate} int16".encode())
-    if data.features["audio"] == datasets.Value("string"):
-        for path in data["audio"]:
-            if os.path.exists(path):
-                digest.update(f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}".encode())
+    stored = data.data.column("audio")
+    for path in pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes"))).to_pylist():
+        if path is not None and os.path.exists(path):
+            digest.update(f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}".encode())
     return digest.hexdigest()[:32]

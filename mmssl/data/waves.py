@@ -28,17 +28,24 @@ def read(data: datasets.Dataset, column: str, sampling_rate: int, max_seconds: f
         stored = {"path": stored} if isinstance(stored, str) else stored or {}
         name = stored.get("path") or ""
         try:
-            source = io.BytesIO(stored["bytes"]) if stored.get("bytes") else stored["path"]
+            content = stored.get("bytes")
+            if content == b"" or (content is None and not name):
+                raise BadInput("holds no recording")
+            source = name if content is None else io.BytesIO(content)
             wave, rate = soundfile.read(source, dtype="float32", always_2d=True)
             wave = wave.mean(1)[: round(min(max_seconds * rate, len(wave)))]
             if not len(wave):
-                raise ValueError("no samples")
+                raise BadInput("holds no samples")
+            if not np.isfinite(wave).all():
+                raise BadInput("holds samples that are not finite")
             common = gcd(rate, sampling_rate)
             if rate != sampling_rate:
                 from scipy.signal import resample_poly  # half a second, which other data is spared
 
                 wave = resample_poly(wave, sampling_rate // common, rate // common).astype(np.float32)
             waves.append(wave)
+        except BadInput as error:
+            waves.append(f"{name} {error}".strip())
         except Exception as error:  # whatever a decoder can raise on a broken file
             waves.append(f"{name} {type(error).__name__}: {first_line(error)}".strip())
     return waves
