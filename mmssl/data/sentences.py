@@ -15,7 +15,7 @@ from mmssl.data import draws
 from mmssl.errors import BadInput
 
 # after . ! ? and closing quotes, before what can begin a sentence; and at line ends and HTML's
-END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|\s*(?:\n|<br\s*/?>)+\s*")
+END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[^\W_a-z])|\s*(?:\n|<br\s*/?>)+\s*")
 WORD = re.compile(r"\w")
 
 
