@@ -79,14 +79,19 @@ def build(directory: Path) -> None:
 def recording(speaker: int, vowel: str, take: int) -> np.ndarray:
     """(samples,) float32 in [-1, 1]: about a second. speaker: from 0; each has a pitch and a length of vocal tract."""
     rng = np.random.default_rng([speaker, list(VOWELS).index(vowel), take])
-    # pitch and tract do not go together here: one must not give the other away
-    pitch, tract = 90 * 2 ** (speaker * 7 % SPEAKERS / 6), 0.88 + 0.3 * (speaker * 3 % SPEAKERS) / SPEAKERS
+    pitch, tract = pitch_and_tract(speaker)
     parts = [_noise(rng, rng.uniform(0.02, 0.1), 0.002)]
     for _ in range(rng.integers(2, 4)):
         parts += [_noise(rng, rng.uniform(0.03, 0.09), 0.05), _vowel(rng, pitch, tract, vowel)]
         parts += [_noise(rng, rng.uniform(0.02, 0.1), 0.002)]
     wave = np.concatenate(parts)
     return (rng.uniform(0.2, 0.9) * wave / np.abs(wave).max()).astype(np.float32)
+
+
+def pitch_and_tract(speaker: int) -> tuple[float, float]:
+    """In Hz, and the length of the vocal tract in that of an average man. They do not go together here, as they do in
+    people: one must not give the other away."""
+    return 90 * 2 ** (speaker * 7 % SPEAKERS / 6), 0.88 + 0.3 * (speaker * 3 % SPEAKERS) / SPEAKERS
 
 
 def _vowel(rng: np.random.Generator, pitch: float, tract: float, vowel: str) -> np.ndarray:
