@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
@@ -205,6 +206,7 @@ def attention(accelerator: Accelerator) -> AbstractContextManager:
 
 
 def _accelerator(args: TrainArgs) -> Accelerator:
+    AcceleratorState._reset_state()  # one process may train twice, the second time in another precision
     return Accelerator(
         cpu=_on_cpu(args),
         mixed_precision=args.precision,

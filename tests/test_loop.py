@@ -344,6 +344,11 @@ def test_bf16_keeps_weights_and_checkpoints_in_fp32(tmp_path):
 
 
 @pytest.mark.slow
+def test_one_process_may_train_twice_in_different_precisions(tmp_path):
+    for name, bf16 in (("first", "no"), ("second", "yes"), ("third", "no")):
+        run(tmp_path / name, bf16=bf16, max_steps=2)
+
+
 def test_compiled_run_learns_the_same_and_saves_plain_checkpoints(tmp_path):
     def trained(**flags) -> Small:
         return run(tmp_path / str(flags), noise=0.0, save_steps=5, **flags)
