@@ -60,6 +60,7 @@ class CharRNNArgs(TrainArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.refuse(("gradient_checkpointing",), "a recurrent network")
         for name in ("chunk_length", "held_out"):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
@@ -102,9 +103,10 @@ def main(args: CharRNNArgs) -> None:
 def finish(args: CharRNNArgs, summary: Summary, method, tokenizer, evaluation, held_out: str) -> None:
     """Export, prove that it loads, draw, describe, print."""
     model, unit = method.model.eval(), evaluation.unit
+    before = "before training" if args.model_name_or_path else "untrained"
     results = {
         name: {k: v for k, v in values.items() if k != "step"}
-        for name, values in (("trained", summary.evaluations[-1]), ("untrained", summary.evaluations[0]))
+        for name, values in (("trained", summary.evaluations[-1]), (before, summary.evaluations[0]))
     } | evaluation.baselines()
     prompt = held_out[:50]
     written = samples(model, tokenizer, prompt, TEMPERATURES, LENGTH)

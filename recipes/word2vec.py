@@ -58,6 +58,7 @@ class Word2VecArgs(TrainArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.refuse(("gradient_checkpointing",), "two tables: there are no layers to recompute")
         for name in ("min_count", "dimension", "window", "negative", "threads", "average_every"):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")

@@ -207,7 +207,7 @@ def refuse(clip, arguments: list, capsys, monkeypatch) -> str:
         ("--label_column class", "--label_column class: the data has no such column, only image, captions, kind"),
         ("--per_device_train_batch_size 64", "54 samples, fewer than one global batch of 64"),
         ("--learning_rat 1", "--learning_rat 1 (did you mean --learning_rate"),
-        ("--model_name_or_path ./no/such", "--image_size, --patch_size, --vision_width, --vision_layers, --text_width"),
+        ("--model_name_or_path ./no/such", "--image_size, --vision_width, --vision_layers, --text_width"),
         ("--vision_model_name_or_path a", "--vision_model_name_or_path and --text_model_name_or_path go together"),
         ("--streaming --max_steps -1", "a stream has no length; give the run one with --max_steps"),
         ("--gradient_accumulation_steps 2", "--grad_cache"),

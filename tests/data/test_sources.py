@@ -179,7 +179,7 @@ def test_an_imagefolder_with_classes_keeps_their_names(tmp_path):
     [
         ("no/such/folder", "no such file or folder"),
         ("missing.parquet", "no such file or folder"),
-        ("{}/empty", "no image and none of"),
+        ("{}/empty", "no image, no recording and none of"),
         ("{}/notes.docx", "a .docx file; can read .parquet"),
         ("{}/broken.parquet", "could not be read as parquet"),
         ("{}/latin", "latin/captions.csv is not UTF-8"),
