@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from transformers import Wav2Vec2FeatureExtractor
 
-from mmssl import export, figures, pretrained
+from mmssl import export, figures
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import audio, sources, voices
 from mmssl.data.loader import Loader
@@ -29,6 +29,8 @@ from mmssl.methods import cpc
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
 from mmssl.optim import adamw
 
+KERNEL, STRIDE = [16, 8, 4], [8, 5, 2]
+
 
 @dataclass
 class CpcAudioArgs(TrainArgs):
@@ -38,6 +40,7 @@ class CpcAudioArgs(TrainArgs):
     speaker_column: str | None = flag(None, "who speaks, for --negatives speaker")
     held_out: int = flag(1000, "recordings kept for evaluation where the data has no test split (at most a tenth)")
     model_name_or_path: str | None = flag(None, "go on from this CPC: an earlier run, a directory or a Hub id")
+    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     negatives: str = flag("within", "candidates: moments within a recording, across the batch's, or across those of the"
                           " same speaker", cpc.NEGATIVES)  # fmt: skip
     prediction_steps: int = flag(12, "frames ahead, at most")
@@ -45,8 +48,8 @@ class CpcAudioArgs(TrainArgs):
     crop_seconds: float = flag(0.64, "of a recording, at most, in a batch")
     hidden_size: int = flag(128, "channels of the convolutions; the paper: 512")
     context_size: int = flag(128, "of the GRU; the paper: 256")
-    conv_kernel: list[int] = flag([16, 8, 4], "samples, then frames; the paper, at 16 kHz: 10 8 4 4 4")
-    conv_stride: list[int] = flag([8, 5, 2], "their product is the samples between frames; the paper: 5 4 2 2 2")
+    conv_kernel: list[int] = flag(KERNEL, "samples, then frames; the paper, at 16 kHz: 10 8 4 4 4")
+    conv_stride: list[int] = flag(STRIDE, "their product is the samples between frames; the paper: 5 4 2 2 2")
 
     num_train_epochs: float = flag(30, "passes over the data")
     per_device_train_batch_size: int = flag(32, "recordings per process")
@@ -56,6 +59,15 @@ class CpcAudioArgs(TrainArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.refuse(("gradient_checkpointing",), "a recurrent network")
+        for name in ("held_out", "prediction_steps", "sampling_rate", "hidden_size", "context_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.model_name_or_path:
+            of_its_own = "a checkpoint to start from: it has sizes of its own"
+            self.refuse(("sampling_rate", "hidden_size", "context_size"), of_its_own)
+            if (self.conv_kernel, self.conv_stride) != (KERNEL, STRIDE):
+                raise BadInput(f"--conv_kernel, --conv_stride have no effect with {of_its_own}")
         if len(self.conv_kernel) != len(self.conv_stride):
             raise BadInput(f"--conv_kernel has {len(self.conv_kernel)} layers, --conv_stride {len(self.conv_stride)}")
         if short := [k for k, s in zip(self.conv_kernel, self.conv_stride, strict=True) if not 0 < s <= k]:
@@ -67,10 +79,7 @@ class CpcAudioArgs(TrainArgs):
 def build(args: CpcAudioArgs) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
     """New, or from a checkpoint."""
     if args.model_name_or_path:
-        model, extractor = pretrained.load(args.model_name_or_path)
-        if not isinstance(model, CpcAudioModel):
-            raise BadInput(f"--model_name_or_path {args.model_name_or_path} is a {type(model).__name__}, no CPC")
-        return model, extractor
+        return cpc.from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcAudioConfig.model_type)
     config = CpcAudioConfig(
         hidden_size=args.hidden_size, context_size=args.context_size, conv_kernel=args.conv_kernel,
         conv_stride=args.conv_stride, sampling_rate=args.sampling_rate,
@@ -100,6 +109,8 @@ def main(args: CpcAudioArgs) -> None:
     )
 
     method = cpc.CPC(model, args.prediction_steps, args.negatives, unit="recordings")
+    if args.model_name_or_path:
+        method.load_predictions(args.model_name_or_path)
     optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
     evaluation = Prediction(held_out)
     probed = Probed(evaluation, args, method, extractor)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from mmssl import export, figures, pretrained
+from mmssl import export, figures
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import documents, sentences, wikipedia
 from mmssl.data.loader import Loader
@@ -33,6 +33,7 @@ class CpcTextArgs(TrainArgs):
     text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
     held_out: int = flag(1000, "documents kept for evaluation where the data has no test split (at most a tenth)")
     model_name_or_path: str | None = flag(None, "go on from this CPC: an earlier run, a directory or a Hub id")
+    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     negatives: str = flag("across", "candidates: sentences of a document, or of a batch", ("within", "across"))
     prediction_steps: int = flag(3, "sentences ahead, at most")  # section 3.3
     sentences: int = flag(12, "of a document, at most, in a batch")
@@ -52,6 +53,13 @@ class CpcTextArgs(TrainArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.refuse(("gradient_checkpointing",), "a recurrent network")
+        sizes = ("vocab_size", "min_count", "embedding_size", "hidden_size", "context_size", "kernel_size")
+        for name in ("held_out", "prediction_steps", "max_words", *sizes):
+            if getattr(self, name) < 1:
+                raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.model_name_or_path:
+            self.refuse(sizes, "a checkpoint to start from: it has words and sizes of its own")
         if self.kernel_size % 2 == 0:
             raise BadInput(f"--kernel_size {self.kernel_size} is even: no word would be in the middle")
         if self.sentences <= self.prediction_steps:
@@ -61,11 +69,11 @@ class CpcTextArgs(TrainArgs):
 def build(args: CpcTextArgs, texts):
     """(model, tokenizer): new, with the words of `texts`, or from a checkpoint."""
     if args.model_name_or_path:
-        model, tokenizer = pretrained.load(args.model_name_or_path)
-        if not isinstance(model, CpcTextModel):
-            raise BadInput(f"--model_name_or_path {args.model_name_or_path} is a {type(model).__name__}, no text CPC")
-        return model, tokenizer
-    tokenizer = word_tokenizer(sentences.vocabulary(texts, args.vocab_size, args.min_count), plain=True)
+        return cpc.from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcTextConfig.model_type)
+    words = sentences.vocabulary(texts, args.vocab_size, args.min_count)
+    if not words:
+        raise BadInput(f"no word of {args.dataset} occurs {args.min_count} times; lower --min_count")
+    tokenizer = word_tokenizer(words, plain=True)
     config = CpcTextConfig(
         vocab_size=len(tokenizer), embedding_size=args.embedding_size, hidden_size=args.hidden_size,
         context_size=args.context_size, kernel_size=args.kernel_size, pad_token_id=tokenizer.pad_token_id,
@@ -83,6 +91,8 @@ def main(args: CpcTextArgs) -> None:
     loader = Loader(texts, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers)
 
     method = cpc.CPC(model, args.prediction_steps, args.negatives, unit="documents")
+    if args.model_name_or_path:
+        method.load_predictions(args.model_name_or_path)
     optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
     evaluation = Prediction(held_out)
     probed = Probed(evaluation, args, method, tokenizer)

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
+from mmssl import pretrained
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
@@ -68,6 +72,7 @@ with torch.no_grad():
 """,
 }
 
+PREDICTIONS = "pretraining/predict.safetensors"
 NEGATIVES = ("within", "across", "speaker")
 HIDDEN = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
 
@@ -172,12 +177,39 @@ class CPC(Method):
         features = _mean(context.detach().float(), frames)
         return Output((losses / count).mean(), metrics, features, trivial_loss=(trivial / count).mean())
 
+    @torch.no_grad()
+    def load_predictions(self, name: str) -> None:
+        """W_1 to W_steps as the run that left `name`, a directory or a Hub id, ended with them; what it lacks begins at
+        zero."""
+        file = cached_file(name, PREDICTIONS, _raise_exceptions_for_missing_entries=False)
+        if file is None:
+            return
+        try:
+            weight = load_file(file)["weight"]
+        except (SafetensorError, KeyError) as error:
+            raise BadInput(f"--model_name_or_path {name}: its {PREDICTIONS} is cut off or damaged ({error})") from error
+        if weight.shape[1] != self.predict.in_features or len(weight) % self.dimension:
+            raise BadInput(f"--model_name_or_path {name}: its {PREDICTIONS} is of another model")
+        known = min(len(weight), len(self.predict.weight))
+        self.predict.weight[:known] = weight[:known]
+
     def save_pretrained(self, directory: str | Path) -> None:
-        """The model, and the file that defines it."""
+        """The model, and the file that defines it; under pretraining/, W_1 to W_steps, to go on from."""
         type(self.model.config).register_for_auto_class()
         type(self.model).register_for_auto_class("AutoModel")
         self.model.config.auto_map = dict(self.model.with_a_head)
         self.model.save_pretrained(directory)
+        Path(directory, PREDICTIONS).parent.mkdir(exist_ok=True)
+        save_file({"weight": self.predict.weight.detach().contiguous()}, Path(directory, PREDICTIONS))
+
+
+def from_pretrained(name: str, trust_remote_code: bool, model_type: str) -> tuple[PreTrainedModel, object]:
+    """(model, tokenizer or feature extractor) of our own export, to go on from. Raises BadInput where `name` is none of
+    that type."""
+    model, processor = pretrained.load(name, trust_remote_code)
+    if model.config.model_type != model_type:
+        raise BadInput(f"--model_name_or_path {name} is a {type(model).__name__}, no {model_type} of this project")
+    return model, processor
 
 
 def _mean(states: Tensor, frames: Tensor) -> Tensor:

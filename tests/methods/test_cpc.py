@@ -193,6 +193,32 @@ def test_fine_tuned_without_mmssl_it_works_in_the_audio_classification_pipeline(
     assert done.stdout.strip().endswith("['low', 'high']")
 
 
+def test_predictions_are_gone_on_with_as_far_as_they_are_known(tmp_path):
+    method, _ = batch("within")
+    torch.nn.init.normal_(method.predict.weight)
+    method.save_pretrained(tmp_path)
+    for steps in (2, 3, 5):
+        other = CPC(audio_model(), steps=steps)
+        other.load_predictions(str(tmp_path))
+        known = min(steps, 3) * other.dimension
+        assert torch.equal(other.predict.weight[:known], method.predict.weight[:known])
+        assert (other.predict.weight[known:] == 0).all()
+
+
+def test_predictions_of_another_model_and_damaged_ones_are_refused_and_none_are_no_fault(tmp_path):
+    method, _ = batch("within")
+    method.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="predict.safetensors is of another model"):
+        batch("text")[0].load_predictions(str(tmp_path))
+    file = tmp_path / "pretraining" / "predict.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(BadInput, match="predict.safetensors is cut off or damaged"):
+        method.load_predictions(str(tmp_path))
+    file.unlink()
+    method.load_predictions(str(tmp_path))
+    assert (method.predict.weight == 0).all()
+
+
 def test_a_classifier_begins_with_the_weights_of_the_encoder(tmp_path):
     model = audio_model()
     model.save_pretrained(tmp_path)
