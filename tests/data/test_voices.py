@@ -1,4 +1,4 @@
-"""The synthetic voices are what they are said to be: each has its pitch, each vowel its formants, no two takes alike."""
+"""The synthetic voices are what they are said to be: each has its pitch, each vowel its formants; no two are alike."""
 
 from __future__ import annotations
 
