@@ -67,6 +67,18 @@ FAMILIES = {  # a family joins by one line
         auto_class="AutoModelForMaskedLM",
         slow=True,
     ),
+    "cpc_audio": Family(
+        "--hidden_size 12 --context_size 8 --per_device_train_batch_size 8",
+        "processor([[0.1, 0.2] * 800, [0.1] * 800], sampling_rate=8000, padding=True)",
+        go_on="--model_name_or_path user/cpc_audio --per_device_train_batch_size 8",
+        slow=True,
+    ),
+    "cpc_text": Family(
+        "--embedding_size 8 --hidden_size 8 --context_size 8 --per_device_train_batch_size 4",
+        "(lambda d: type(d)({k: [v] for k, v in d.items()}))(processor(['A text', 'and one more'], padding=True))",
+        go_on="--model_name_or_path user/cpc_text --per_device_train_batch_size 4",
+        slow=True,
+    ),
 }
 WITHOUT_MMSSL = "import sys\nsys.modules['mmssl'] = None\n"
 FINE_TUNE = """
