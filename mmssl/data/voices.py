@@ -8,14 +8,13 @@ Each recording says one vowel two or three times, after a hiss. No human voice, 
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Features, Value
+from datasets import Value
 from scipy.signal import lfilter
 
+from mmssl.data import audio_parquet
 from mmssl.errors import BadInput
 
 RATE = 8000  # Hz
@@ -30,13 +29,7 @@ SPEAKERS = 10  # the last two are held out
 TAKES = 10  # of each speaker and vowel
 BANDWIDTHS = (60, 90, 150)  # Hz, of the formants
 LICENCE = "Synthetic: made by mmssl.data.voices from formant tables; no recording of anybody."
-FEATURES = Features(
-    {
-        "audio": {"bytes": Value("binary"), "path": Value("string")},
-        "label": Value("string"),
-        "speaker": Value("string"),
-    }
-)
+COLUMNS = {"label": Value("string"), "speaker": Value("string")}
 
 CARD = """---
 license: cc0-1.0
@@ -45,8 +38,8 @@ pretty_name: Synthetic voices
 ---
 # Synthetic voices
 
-{train} training and {test} held-out synthetic recordings of 5 vowels at 8 kHz, by 8 voices and by 2 others:
-`audio` (FLAC), `label` (the vowel), `speaker`. Made by `mmssl.data.voices`, source and filter; no human voice.
+Synthetic recordings of 5 vowels, for training by 8 voices, held out by 2 others ({contents}): `audio` (FLAC),
+`sampling_rate`, `label` (the vowel), `speaker`. Made by `mmssl.data.voices`, source and filter; no human voice.
 """
 
 
@@ -65,15 +58,7 @@ def build(directory: Path) -> None:
                 row = {"audio": {"bytes": buffer.getvalue(), "path": f"{vowel}_{speaker}_{take}.flac"}}
                 row |= {"label": vowel, "speaker": f"voice {speaker}"}
                 parts["test" if speaker >= SPEAKERS - 2 else "train"].append(row)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as place:
-        whole = Path(place, "voices")
-        whole.mkdir()
-        for part, rows in parts.items():
-            Dataset.from_list(rows, features=FEATURES).to_parquet(whole / f"{part}.parquet")
-        sizes = {part: len(rows) for part, rows in parts.items()}
-        (whole / "README.md").write_text(CARD.format(**sizes), encoding="utf-8")
-        os.rename(whole, directory)
+    audio_parquet.write(directory, parts, COLUMNS, CARD)
 
 
 def recording(speaker: int, vowel: str, take: int) -> np.ndarray:

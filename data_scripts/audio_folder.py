@@ -1,0 +1,53 @@
+"""A folder of recordings as Parquet, with a card: labels from its subfolders, or from the names of its files.
+
+python data_scripts/audio_folder.py --source birds --licence cc-by-4.0                      # birds/wren/0001.wav: wren
+python data_scripts/audio_folder.py --source birds --pattern "{label}/{site}_{take:d}" --hold_out site=lake,moor
+python recipes/cpc_audio.py --dataset data/audio_folder --probe_dataset data/audio_folder
+
+WAV, FLAC, OGG or MP3, as they are. Folders called train and test become those parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmssl.arguments import command, flag
+from mmssl.data import audio, audio_parquet
+from mmssl.errors import BadInput
+
+CARD = """---
+license: {licence}
+task_categories: [audio-classification]
+pretty_name: {name}
+---
+# {name}
+
+Recordings ({{contents}}): `audio`, `sampling_rate` in Hz, {columns}.
+
+Licence: {licence}. The recordings are unchanged; their names say the rest, as `{pattern}`.
+"""
+
+
+@dataclass
+class FolderArgs:
+    source: str = field(metadata={"help": "folder of recordings, or of folders of them"})
+    output_dir: str = flag("data/audio_folder", "where the Parquet files and the card go")
+    pattern: str = flag("{label}/{name}", "what a path says, from the end, without the suffix; {take:d} is a number")
+    hold_out: str | None = flag(None, "test part: column=value,value; default: the folders called test")
+    licence: str = flag("unknown", "of the recordings, as the Hub spells it: cc0-1.0, cc-by-4.0, ...")
+
+
+def main(args: FolderArgs) -> None:
+    if not Path(args.source).is_dir():
+        raise BadInput(f"--source {args.source}: no such folder")
+    if not (columns := audio_parquet.columns(args.pattern)):
+        raise BadInput(f"--pattern {args.pattern} names nothing; write {{label}}/{{name}}, for instance")
+    shown = {"name": Path(args.source).resolve().name, "licence": args.licence, "pattern": args.pattern}
+    card = CARD.format(**shown, columns=", ".join(f"`{column}`" for column in columns))
+    parts = audio_parquet.described(audio.load(args.source), args.pattern, args.hold_out)
+    print(audio_parquet.write(Path(args.output_dir), parts, columns, card))
+
+
+if __name__ == "__main__":
+    command(main, FolderArgs, __doc__)
