@@ -14,18 +14,15 @@ At the end: our step's matrix products (counted) as a share of this machine's me
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import turns
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import Dataset
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 from transformers.utils import logging
 
@@ -101,23 +98,22 @@ def main(args: BenchmarkArgs) -> None:
     )
     with tempfile.TemporaryDirectory() as place:
         given = (args, tokenizer, sequences, place)
-        sides: dict[str, Callable[[int], float]] = {
-            "mmssl loop": Ours(*given),
+        sides: turns.Sides = {
+            turns.OURS: Ours(*given),
             "mmssl, dropout 0.1": Ours(*given, dropout=0.1),
             "mmssl, all logits": Ours(*given, method=EveryLogit),
             "Trainer": Theirs(*given),
         }
         if fast_bf16(args.use_cpu):
             sides["Trainer, bf16"] = Theirs(*given, bf16=True)
-        for side in sides.values():
-            side(1)  # warm up
-        seconds = {name: [] for name in sides}
-        for turn in range(args.turns):
-            # back and forth, so that a machine that slows down favours nobody
-            for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
-                seconds[name].append(sides[name](args.steps))
-        report(args, seconds)
-        where_it_goes(args, sides["mmssl loop"])
+        seconds = turns.take_turns(sides, args.turns, args.steps, warm_up=1)
+        print(
+            f"{args.turns} turns of {args.steps} steps of {args.batch_size} x {args.max_seq_length} tokens, "
+            f"{args.architecture} {args.size}, vocabulary {args.vocab_size:,}, {args.threads} threads; mmssl in "
+            f"{turns.precision(args.use_cpu)}"
+        )
+        turns.report(seconds, args.steps * args.batch_size * args.max_seq_length, "tokens")
+        where_it_goes(sides[turns.OURS])
         if args.quality_steps:
             evaluation = Evaluation(held_out, packed.counts(sequences.tokens, len(tokenizer)))
             ours, theirs = Ours(*given), Theirs(*given)
@@ -130,38 +126,13 @@ def main(args: BenchmarkArgs) -> None:
             print(f"{'unigram':<24}held-out loss {evaluation.unigram(ours.method)['loss']:.3f}")
 
 
-def report(args: BenchmarkArgs, seconds: dict[str, list[float]]) -> None:
-    precision = "bf16" if fast_bf16(args.use_cpu) else "fp32"
-    print(
-        f"{args.turns} turns of {args.steps} steps of {args.batch_size} x {args.max_seq_length} tokens, "
-        f"{args.architecture} {args.size}, vocabulary {args.vocab_size:,}, {args.threads} threads; mmssl in {precision}"
-    )
-    for name, values in seconds.items():
-        rate = statistics.median(args.steps * args.batch_size * args.max_seq_length / value for value in values)
-        ratios = [other / own for other, own in zip(values, seconds["mmssl loop"], strict=True)]
-        print(
-            f"{name:<24}{rate:9,.0f} tokens/s    mmssl loop is {statistics.median(ratios):.2f} times as fast "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
-        )
-
-
-def where_it_goes(args: BenchmarkArgs, ours: Ours) -> None:
+def where_it_goes(ours: Ours) -> None:
     """Our step against the measured peak of this machine, and the shares of its time."""
-    device, dtype = ours.method.model.device, torch.bfloat16 if fast_bf16(args.use_cpu) else torch.float32
-    with FlopCounterMode(display=False) as counter:
-        ours(1)
-    a, fastest = torch.randn(2048, 2048, device=device, dtype=dtype), float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        (a @ a).flatten()[0].item()  # waits for the device
-        fastest = min(fastest, time.perf_counter() - started)
+    device = ours.method.model.device
+    print(f"the step: {turns.share_of_peak(ours, device)}; its time:")
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     with profile(activities=activities) as profiled:
-        spent = ours(3) / 3
-    reached, peak = counter.get_total_flops() / spent / 1e9, 2 * 2048**3 / fastest / 1e9
-    print(
-        f"the step: {reached:,.0f} of {peak:,.0f} GFLOP/s, {reached / peak:.0%} of the measured matrix peak; its time:"
-    )
+        ours(3)
     shares: dict[str, float] = {}
     for event in profiled.key_averages():
         own = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import csv
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import turns
 
 from mmssl.arguments import command, fast_bf16, flag
 from mmssl.data import images, pairs, sources
@@ -51,27 +50,13 @@ def main(args: BenchmarkArgs) -> None:
         sides = Ours(args, Path(place)).sides()
         if args.peer_python:
             sides |= open_clip_sides(args, Path(place))
-        for run in sides.values():
-            run(2)  # warm up
-        seconds = {name: [] for name in sides}
-        for turn in range(args.turns):
-            # back and forth, so that a machine that slows down favours nobody
-            for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
-                seconds[name].append(sides[name](args.steps))
-    report(args, seconds, ClipArgs().per_device_train_batch_size)
-
-
-def report(args: BenchmarkArgs, seconds: dict[str, list[float]], batch: int) -> None:
-    precision = "bf16" if fast_bf16(use_cpu=True) else "fp32"
-    print(f"{args.turns} turns of {args.steps} steps of {batch} pairs, {args.threads} threads, {precision}")
-    ours = seconds["mmssl loop"]
-    for name, values in seconds.items():
-        rate = statistics.median(args.steps * batch / value for value in values)
-        ratios = [other / own for other, own in zip(values, ours, strict=True)]
-        print(
-            f"{name:<32}{rate:8,.0f} pairs/s    mmssl loop is {statistics.median(ratios):.3f} times as fast "
-            f"({min(ratios):.3f} to {max(ratios):.3f})"
-        )
+        seconds = turns.take_turns(sides, args.turns, args.steps)
+    batch = ClipArgs().per_device_train_batch_size
+    print(
+        f"{args.turns} turns of {args.steps} steps of {batch} pairs, {args.threads} threads, "
+        f"{turns.precision(use_cpu=True)}"
+    )
+    turns.report(seconds, args.steps * batch, "pairs")
 
 
 class Ours:
@@ -86,8 +71,8 @@ class Ours:
         self.data = pairs.Pairs(rows, processor, self.recipe.max_length, *columns)
         self.method = clip.CLIP(model, images.MEAN, images.STD, AUGMENTATIONS[self.recipe.augmentation])
 
-    def sides(self) -> dict[str, Callable[[int], float]]:
-        return {"mmssl loop": self.loop, "bare loop": self.bare}
+    def sides(self) -> turns.Sides:
+        return {turns.OURS: self.loop, "bare loop": self.bare}
 
     def parts(self):
         loader = Loader(self.data, self.recipe.per_device_train_batch_size, num_workers=self.workers)
@@ -119,7 +104,7 @@ class Ours:
         return time.perf_counter() - began
 
 
-def open_clip_sides(args: BenchmarkArgs, place: Path) -> dict[str, Callable[[int], float]]:
+def open_clip_sides(args: BenchmarkArgs, place: Path) -> turns.Sides:
     """open_clip on the same pictures, as files, and the same token ids; one side for each context length."""
     ours = Ours(args, place)
     recipe, data = ours.recipe, ours.data

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import turns
 from PIL import Image
 from transformers import Trainer, TrainingArguments, ViTMAEForPreTraining
 from transformers.utils import logging
@@ -60,31 +59,18 @@ def main(args: BenchmarkArgs) -> None:
     rows = sources.load(args.dataset)["train"]
     column = pairs.image_column(rows, None)
     with tempfile.TemporaryDirectory() as place:
-        sides: dict[str, Callable[[int], float]] = {"mmssl loop": Ours(args, rows, column, place)}
+        sides: turns.Sides = {turns.OURS: Ours(args, rows, column, place)}
         if args.torch_compile:
             sides["mmssl loop, compiled"] = Ours(args, rows, column, place, torch_compile=True)
         sides["Trainer"] = Theirs(args, rows, column, place, bf16=False)
         if fast_bf16(args.use_cpu):
             sides["Trainer, bf16"] = Theirs(args, rows, column, place, bf16=True)
-        for side in sides.values():
-            side(2)  # warm up
-        seconds = {name: [] for name in sides}
-        for turn in range(args.turns):
-            # back and forth, so that a machine that slows down favours nobody
-            for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
-                seconds[name].append(sides[name](args.steps))
-    precision = "bf16" if fast_bf16(args.use_cpu) else "fp32"
+        seconds = turns.take_turns(sides, args.turns, args.steps)
     print(
         f"{args.turns} turns of {args.steps} steps of {args.batch_size} images, {args.image_size} px in patches of "
-        f"{args.patch_size}, size {args.size}, {args.threads} threads; mmssl in {precision}"
+        f"{args.patch_size}, size {args.size}, {args.threads} threads; mmssl in {turns.precision(args.use_cpu)}"
     )
-    for name, values in seconds.items():
-        rate = statistics.median(args.steps * args.batch_size / value for value in values)
-        ratios = [other / own for other, own in zip(values, seconds["mmssl loop"], strict=True)]
-        print(
-            f"{name:<24}{rate:9,.0f} images/s    mmssl loop is {statistics.median(ratios):.2f} times as fast "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+    turns.report(seconds, args.steps * args.batch_size, "images")
 
 
 class Ours:
