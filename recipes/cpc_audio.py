@@ -20,6 +20,7 @@ from mmssl import export, figures
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import audio, sources, voices
 from mmssl.data.loader import Loader
+from mmssl.distributed import world_size
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
 from mmssl.evaluation.prediction import Prediction
@@ -104,6 +105,12 @@ def main(args: CpcAudioArgs) -> None:
     train_rows, test_rows = sources.split(rows, args.held_out)
     recordings = audio.Recordings(train_rows, **size, seed=args.seed)
     held_out = audio.Recordings(test_rows, **size, what="held-out recordings")
+    batch = args.per_device_train_batch_size * world_size()
+    if args.negatives == "speaker" and (company := recordings.company(batch)) < 1:
+        raise BadInput(
+            f"--negatives speaker: a batch of {batch} has {company:.1f} others by the same speaker, on average: too few to "
+            "choose among; raise --per_device_train_batch_size, or take --negatives within"
+        )
     loader = Loader(
         recordings, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers
     )
@@ -154,9 +161,10 @@ def finish(
         base_model=args.model_name_or_path,
     )
     features.print_table(f"{len(held_out):,} held-out recordings of {args.dataset}", results)
-    seconds = {"raw_speech": held_out.__getitems__([0, 1])["input_values"], "sampling_rate": config.sampling_rate}
+    two = held_out.__getitems__([0, len(held_out) - 1])["input_values"]
+    example = {"raw_speech": two, "sampling_rate": config.sampling_rate}
     export.finish(
-        method, extractor, method.model, seconds, record, summary, args, trivial="log(candidates), that of chance"
+        method, extractor, method.model, example, record, summary, args, trivial="log(candidates), that of chance"
     )
 
 
@@ -169,7 +177,8 @@ def heard(method: cpc.CPC, held_out: audio.Recordings, directory: Path, syntheti
     context = model(torch.from_numpy(wave)[None]).last_hidden_state[0]
     figures.heard(wave, context.float().numpy(), held_out.rate, directory / "context.png")
     captions = {"context.png": f"A held-out {of}recording, and the context features under it."}
-    labels = next((name for name in ("label", "digit", "speaker") if name in held_out.data.column_names), None)
+    usual = (name for name in ("label", "digit", "speaker") if name in held_out.data.column_names)
+    labels = next((name for name in usual if 1 < len(set(held_out.data[name])) <= 20), None)
     if labels and len(held_out) > 2:
         some = range(min(len(held_out), 500))
         vectors = torch.cat([model(torch.from_numpy(held_out.wave(i))[None]).pooler_output for i in some])

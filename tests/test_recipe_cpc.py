@@ -93,7 +93,7 @@ def documents(place) -> str:
     return text(place, "documents").succeed()
 
 
-def files(directory: Path) -> set[str]:
+def files_of(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
@@ -106,7 +106,7 @@ LEFT = {"config.json", "model.safetensors", "README.md", "metrics.json", "log.js
 
 
 def test_audio_leaves_everything_that_a_run_leaves_beside_its_baselines(speech, place):
-    assert files(place / "speech") == LEFT | {"cpc_audio.py", "preprocessor_config.json", "figures/context.png",
+    assert files_of(place / "speech") == LEFT | {"cpc_audio.py", "preprocessor_config.json", "figures/context.png",
                                               "figures/map.png"}  # fmt: skip
     found = results(place / "speech")
     assert list(found) == ["trained", "untrained", "chance", "log-mel"]
@@ -121,7 +121,7 @@ def test_audio_leaves_everything_that_a_run_leaves_beside_its_baselines(speech, 
 
 
 def test_text_leaves_everything_that_a_run_leaves_beside_its_baselines(documents, place):
-    assert files(place / "documents") >= LEFT | {"cpc_text.py", "tokenizer.json"}
+    assert files_of(place / "documents") >= LEFT | {"cpc_text.py", "tokenizer.json"}
     found = results(place / "documents")
     assert list(found) == ["trained", "untrained", "chance"]
     steps = {"accuracy", "accuracy_1_ahead", "accuracy_2_ahead", "accuracy_3_ahead"}
@@ -151,7 +151,7 @@ def test_training_goes_on_from_what_a_run_left_with_its_predictions(code, speech
     assert after["before training"]["accuracy"] == pytest.approx(before["accuracy"], abs=0.2)
     assert before["accuracy"] > 1.1 * 100 / 64  # else the test would tell nothing
     assert "before training" in (place / f"further{code}" / "README.md").read_text()
-    assert "cpc_audio.py" in files(place / f"further{code}")
+    assert "cpc_audio.py" in files_of(place / f"further{code}")
 
 
 @pytest.mark.slow
@@ -216,6 +216,22 @@ def test_audio_refuses_a_checkpoint_of_something_else_and_lists_that_would_be_ig
     flags = ["--model_name_or_path", place / "documents", "--conv_stride", 4, 5, 2]
     said = refused(audio(place, "other", *flags, sizes=sizes))
     assert "--conv_kernel, --conv_stride have no effect with a checkpoint" in said
+
+
+def test_audio_refuses_negatives_of_a_speaker_where_a_batch_has_hardly_any(place):
+    flags = ["--dataset", place / "speakers.parquet", "--speaker_column", "speaker", "--negatives", "speaker"]
+    said = refused(audio(place, "alone", *flags, "--per_device_train_batch_size", 2))
+    assert "a batch of 2 has 0.5 others by the same speaker, on average" in said
+
+
+@pytest.mark.slow
+def test_a_handful_of_recordings_of_one_kind_goes_through(place):
+    files = sorted((place / "sounds" / "low").iterdir())[:12]
+    datasets.Dataset.from_dict({"audio": list(map(str, files)), "label": ["low"] * 12}).to_parquet(
+        place / "few.parquet"
+    )
+    audio(place, "few", "--dataset", place / "few.parquet").succeed()
+    assert "figures/map.png" not in files_of(place / "few")
 
 
 @pytest.mark.parametrize(

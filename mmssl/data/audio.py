@@ -125,6 +125,11 @@ class Recordings(Dataset):
     def seconds(self) -> float:
         return self.lengths.sum().item() / self.rate
 
+    def company(self, batch: int) -> float:
+        """How many others by the same speaker a crop meets in a batch, on average."""
+        share = torch.bincount(self.speaker[self.crops]) / len(self)
+        return (batch - 1) * share.square().sum().item()
+
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 

@@ -219,6 +219,7 @@ def test_speakers_are_numbered_by_name_in_every_data_set(tmp_path):
     data = Recordings(rows, **SIZE, seed=0, speakers=True)
     speaker = {row: number for row, number in zip(data.rows.tolist(), data.speaker.tolist(), strict=True)}
     assert [speaker[i] for i in range(16)] == [2, 3] * 6 + [0, 0, 1, 1]
+    assert data.company(17) == pytest.approx(16 * (2 * (6 / 16) ** 2 + 2 * (2 / 16) ** 2))
     batch = data.__getitems__(list(range(len(data))))
     assert batch["speaker"].tolist() == [speaker[row] for row in batch["index"].tolist()]
 
