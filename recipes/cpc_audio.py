@@ -108,8 +108,8 @@ def main(args: CpcAudioArgs) -> None:
     batch = args.per_device_train_batch_size * world_size()
     if args.negatives == "speaker" and (company := recordings.company(batch)) < 1:
         raise BadInput(
-            f"--negatives speaker: a batch of {batch} has {company:.1f} others by the same speaker, on average: too few "
-            "to choose among; raise --per_device_train_batch_size, or take --negatives within"
+            f"--negatives speaker: a batch of {batch} has {company:.1f} others by the same speaker, on average: "
+            "too few to choose among; raise --per_device_train_batch_size, or take --negatives within"
         )
     loader = Loader(
         recordings, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers
