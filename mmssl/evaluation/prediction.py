@@ -30,7 +30,7 @@ class Prediction:
             for step, (scores, true, valid) in enumerate(method.scores(**rows, everyone=rows, first=0)):
                 best = scores.amax(-1, keepdim=True)
                 winners = (scores == best).sum(-1)  # all of them, before training: then one is as good as another
-                candidates = (scores > HIDDEN).sum(-1).float()
+                candidates = (scores > HIDDEN).sum(-1).clamp(min=1).float()  # none where all have ended
                 found = (scores.gather(-1, true[..., None]) == best)[..., 0] / winners
                 right[step] += (found * valid).sum().cpu()
                 chance[step] += (valid / candidates).sum().cpu()

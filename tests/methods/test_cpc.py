@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny.cpc import RATE, VARIANTS, audio_model
 from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset, default_collate
 
 from mmssl.errors import BadInput
 from mmssl.evaluation.prediction import Prediction
@@ -17,12 +18,24 @@ from mmssl.methods.cpc import CPC, HIDDEN, across, within
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
 
 
+class Batches(Dataset):
+    """The items of another, fetched by the batch."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        return default_collate([self.data[row] for row in rows])
+
+
 def batch(variant: str) -> tuple[CPC, dict[str, torch.Tensor]]:
     tiny = VARIANTS[variant]()
     rows = tiny.data.__getitems__(list(range(8))) if variant == "text" else None
     if rows is None:
-        items = [tiny.data[i] for i in range(8)]
-        rows = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+        rows = Batches(tiny.data).__getitems__(list(range(8)))
     rows.pop("index")
     return tiny.method, rows
 
@@ -157,6 +170,15 @@ def test_before_training_accuracy_is_chance():
     evaluation = Prediction(tiny.data, batch_size=8)
     found = evaluation(tiny.method)
     assert found == pytest.approx(evaluation.chances) and found["accuracy"] == pytest.approx(12.5)
+
+
+@pytest.mark.parametrize("variant", ["across", "speaker"])
+def test_chance_is_a_number_where_no_sequence_is_as_long_as_the_batch_allows(variant):
+    tiny = VARIANTS[variant]()
+    tiny.data.lengths.clamp_(max=200)  # of 240: all have ended before
+    evaluation = Prediction(Batches(tiny.data), batch_size=8)
+    assert evaluation(tiny.method) == pytest.approx(evaluation.chances)
+    assert all(100 / 8 <= chance <= 100 for chance in evaluation.chances.values())
 
 
 FINE_TUNE_AND_CLASSIFY = f"""
