@@ -21,6 +21,7 @@ from mmssl.distributed import world_size
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
 from mmssl.evaluation.language_model import LanguageModelEvaluation, entropy, samples
+from mmssl.evaluation.probe import Probed
 from mmssl.loop import Summary, start, train
 from mmssl.methods import char_rnn
 from mmssl.optim import adamw
@@ -94,13 +95,14 @@ def main(args: CharRNNArgs) -> None:
     method = char_rnn.CharRNN(model, streams, entropy(ids))
     optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
     evaluation = LanguageModelEvaluation(ids, held_out_ids, len(tokenizer), model.config.vocabulary.rstrip("s"))
+    probed = Probed(evaluation, args, method, tokenizer)
     uploads = export.Uploads(args, method, tokenizer)
-    summary = train(method, loader, args, [optimizer], evaluate=evaluation, after_save=uploads)
+    summary = train(method, loader, args, [optimizer], evaluate=probed, after_save=uploads)
     if PartialState().is_main_process:
-        finish(args, summary, method, tokenizer, evaluation, held_out)
+        finish(args, summary, method, tokenizer, evaluation, probed, held_out)
 
 
-def finish(args: CharRNNArgs, summary: Summary, method, tokenizer, evaluation, held_out: str) -> None:
+def finish(args: CharRNNArgs, summary: Summary, method, tokenizer, evaluation, probed: Probed, held_out: str) -> None:
     """Export, prove that it loads, draw, describe, print."""
     model, unit = method.model.eval(), evaluation.unit
     before = "before training" if args.model_name_or_path else "untrained"
@@ -108,6 +110,7 @@ def finish(args: CharRNNArgs, summary: Summary, method, tokenizer, evaluation, h
         name: {k: v for k, v in values.items() if k != "step"}
         for name, values in (("trained", summary.evaluations[-1]), (before, summary.evaluations[0]))
     } | evaluation.baselines()
+    probed.beside(results)
     prompt = held_out[:50]
     written = samples(model, tokenizer, prompt, TEMPERATURES, LENGTH)
     shown = (f"Temperature {temperature}:\n\n```\n{text}\n```" for temperature, text in written.items())

@@ -100,11 +100,13 @@ def test_mae_refuses_in_one_sentence(flags, said, place, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip", "word2vec"])
+@pytest.mark.parametrize("name", ["clip", "word2vec", "char_rnn"])
 def test_every_recipe_takes_a_probe(name, place, tmp_path):
     flags = {
         "clip": [*TINY, "--dataset", write_pairs(place / "pairs"), "--probe_dataset", place / "pairs"],
         "word2vec": "--max_steps 2 --per_device_train_batch_size 5 --dimension 8 --batched --save_steps 0".split()
+        + ["--probe_dataset", tiny_encoders.texts(tmp_path / "texts")],
+        "char_rnn": "--max_steps 2 --hidden_size 16 --per_device_train_batch_size 4 --save_steps 0".split()
         + ["--probe_dataset", tiny_encoders.texts(tmp_path / "texts")],
     }[name]
     flags += ["--output_dir", tmp_path / "run", "--use_cpu"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import PartialState
@@ -73,13 +74,15 @@ class Probed:
             return encoders.load(place)
 
 
-class _quiet:
-    """No progress bars of saving and loading inside the bar of the training."""
-
-    def __enter__(self) -> None:
-        self.shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *_) -> None:
-        if self.shown:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of saving and loading inside the bar of the training, and no list of the heads left behind."""
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shown:
             transformers_logging.enable_progress_bar()
