@@ -77,7 +77,10 @@ class ClipArgs(TrainArgs):
         "share of the patches that a training image is shown without (FLIP); default: .5 from scratch, else 0",
     )
     first_caption: float = flag(0.5, "probability of drawing an image's first caption, otherwise any of them")
-    word_dropout: float = flag(0.2, "share of the words of training captions that are left out")
+    word_dropout: float = flag(0.15, "share of the words of training captions that are left out")
+    word_noise: float | None = flag(
+        None, "share of them that are garbled, like words it never met; default: .15 from scratch, else 0"
+    )
     image_size: int = flag(72, "pixels a side")
     patch_size: int = flag(12, "pixels a side")
     vision_width: int = flag(192, "of the image encoder; 64 to a head")
@@ -89,7 +92,7 @@ class ClipArgs(TrainArgs):
     max_length: int = flag(77, "tokens of a caption, at most")
 
     per_device_train_batch_size: int = flag(64, "pairs per process in one micro-batch")
-    num_train_epochs: float = flag(42, "passes over the data")
+    num_train_epochs: float = flag(84, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(0.2, "on matrices only")
     adam_beta2: float = flag(0.98, "AdamW")
@@ -105,8 +108,10 @@ class ClipArgs(TrainArgs):
             raise BadInput("--vision_model_name_or_path and --text_model_name_or_path go together")
         if self.model_name_or_path or self.vision_model_name_or_path:
             self.refuse(SIZES, "a checkpoint to start from: it has sizes of its own")
-        elif self.patch_dropout is None:
-            self.patch_dropout = 0.5
+            self.refuse(("word_noise",), "a checkpoint to start from: its tokenizer has met more words than yours")
+        else:
+            self.patch_dropout = 0.5 if self.patch_dropout is None else self.patch_dropout
+            self.word_noise = 0.15 if self.word_noise is None else self.word_noise
 
 
 def build(args: ClipArgs, captions: list[str]):
@@ -136,7 +141,8 @@ def main(args: ClipArgs) -> None:
     max_length = clip.max_length(model, args.max_length)
 
     held_out = pairs.Pairs(test_rows, processor, max_length, *columns, what="held-out images")
-    captions = {"seed": args.seed, "first_caption": args.first_caption, "word_dropout": args.word_dropout}
+    captions = {"seed": args.seed, "first_caption": args.first_caption}
+    captions |= {"word_dropout": args.word_dropout, "word_noise": args.word_noise or 0.0}
     if args.streaming:
         collate = pairs.StreamedPairs(train_rows, processor, max_length, *columns, **captions)
         training, of = collate.rows, "a stream"

@@ -16,7 +16,7 @@ from mmssl.data import draws
 from mmssl.data.decoded import Decoded, try_decode
 from mmssl.data.images import undecoded
 from mmssl.data.sources import Data
-from mmssl.data.text import Tokens
+from mmssl.data.text import Tokens, inner_pieces
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
@@ -65,14 +65,16 @@ class Pairs(Dataset):
         seed: int = 0,
         first_caption: float = 0.0,
         word_dropout: float = 0.0,
+        word_noise: float = 0.0,
         what: str = "images",
     ) -> None:
         """first_caption: probability of drawing an image's first caption, otherwise any of them. word_dropout: share of
-        the words left out, never all words of a caption. Both are for training.
+        the words left out, never all of a caption; word_noise: replaced by pieces of words. All three are for training.
 
         Raises BadInput when nothing is left, or when more than a tenth of the rows cannot be used.
         """
-        self.epoch, self.seed, self.first_caption, self.word_dropout = 0, seed, first_caption, word_dropout
+        self.epoch, self.seed, self.first_caption = 0, seed, first_caption
+        self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
         texts = [clean(value) for value in data[caption_column]]
         silent = [f"row {row}" for row, captions in enumerate(texts) if not captions]
         report_unusable(silent, [], len(data))  # before the costly part
@@ -99,7 +101,7 @@ class Pairs(Dataset):
         chosen = torch.tensor(indices)
         count = self.first[chosen + 1] - self.first[chosen]
         drawn = _draw_captions(chosen, count, self.first_caption, self.seed, self.epoch)
-        texts = self.tokens.without_words(self.first[chosen] + drawn, self.word_dropout, self.seed, self.epoch)
+        texts = self.tokens.altered(self.first[chosen] + drawn, *self.words, self.seed, self.epoch)
         rows = self.rows[chosen]
         return {"pixel_values": self.pixels[rows], **texts, "index": rows}
 
@@ -137,10 +139,12 @@ class StreamedPairs:
         seed: int = 0,
         first_caption: float = 0.0,
         word_dropout: float = 0.0,
+        word_noise: float = 0.0,
     ) -> None:
         self.processor, self.max_length = processor, max_length
         self.image_column, self.caption_column = image_column, caption_column
-        self.first_caption, self.word_dropout = first_caption, word_dropout
+        self.first_caption = first_caption
+        self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
         self.epoch, self.seed, self.read, self.unusable = 0, seed, 0, 0
         rows = undecoded(rows, image_column) if rows.features else rows
         # one shard at a time: where several are mixed, datasets sleeps for five seconds at the end of each epoch
@@ -172,7 +176,7 @@ class StreamedPairs:
         tokens = Tokens(texts, self.processor.tokenizer, self.max_length)
         # rows of this batch alone are numbered from 0: the place of the first makes the draw the batch's own
         seed = self.seed + int(places[0])
-        texts = tokens.without_words(torch.arange(len(rows)), self.word_dropout, seed, self.epoch)
+        texts = tokens.altered(torch.arange(len(rows)), *self.words, seed, self.epoch)
         pixels = torch.from_numpy(np.stack([np.asarray(row["pixels"], dtype=np.uint8) for row in rows]))
         return {"pixel_values": pixels, **texts, "index": places}
 

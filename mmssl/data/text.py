@@ -121,28 +121,48 @@ class Tokens:
             lengths += map(len, encoded["input_ids"])
         self.ids, self.words = torch.cat(ids), torch.cat(words)  # which word of its text a token is of; -1: of none
         self.starts = torch.tensor(lengths).cumsum(0)
-        self.pad = tokenizer.pad_token_id
+        self.pad, self.max_length = tokenizer.pad_token_id, max_length
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
         """input_ids, attention_mask: (rows, longest of them)."""
-        return self.without_words(rows, 0.0, seed=0, epoch=0)
+        return self.altered(rows, 0.0, 0.0, None, seed=0, epoch=0)
 
-    def without_words(self, rows: Tensor, share: float, seed: int, epoch: int) -> dict[str, Tensor]:
-        """The same, with about that share of the words left out, never all words of a text."""
+    def altered(
+        self, rows: Tensor, dropped: float, garbled: float, pieces: Tensor | None, seed: int, epoch: int
+    ) -> dict[str, Tensor]:
+        """The same, with about the share `dropped` of the words left out, never all of a text, and the share `garbled`
+        replaced by one to three of `pieces`, as words are read that the tokenizer never met."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         text = torch.repeat_interleave(torch.arange(len(rows)), lengths)  # of each token
         place = torch.arange(len(text)) + (self.starts[rows] - lengths.cumsum(0) + lengths)[text]
-        if share > 0:
+        ids = self.ids[place].long()
+        if dropped + garbled > 0:
             word = self.words[place].long()
-            drawn = draws.share(word + 1_000 * rows[text], seed, epoch) >= share
-            left = torch.zeros(len(rows)).index_add_(0, text, (drawn & (word >= 0)).float())
-            keep = drawn | (word < 0) | (left[text] == 0)
-            text, place = text[keep], place[keep]
+            drawn = draws.share(word + 1_000 * rows[text], seed, epoch)
+            garble = (dropped <= drawn) & (drawn < dropped + garbled) & (word >= 0)
+            whole = torch.zeros(len(rows)).index_add_(0, text, ((drawn >= dropped + garbled) & (word >= 0)).float())
+            garble &= whole[text] > 0  # a text without a whole word says nothing
+            keep = (drawn >= dropped) | (word < 0) | (whole[text] == 0)
+            has_room = (3 * lengths <= self.max_length)[text]
+            times = keep * torch.where(garble & has_room, 1 + draws.draw(place, seed, epoch) % 3, 1)
+            number = torch.arange(int(times.sum())) - (times.cumsum(0) - times).repeat_interleave(times)
+            text, place, ids, garble = (x.repeat_interleave(times) for x in (text, place, ids, garble))
+            if garble.any():
+                ids = torch.where(garble, pieces[draws.draw(3 * place + number, ~seed, epoch) % len(pieces)], ids)
             lengths = torch.bincount(text, minlength=len(rows))
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        ids = torch.full(mask.shape, self.pad)
-        ids[mask] = self.ids[place].long()  # row by row, as the tokens lie
-        return {"input_ids": ids, "attention_mask": mask.long()}
+        padded = torch.full(mask.shape, self.pad)
+        padded[mask] = ids  # row by row, as the tokens lie
+        return {"input_ids": padded, "attention_mask": mask.long()}
+
+
+def inner_pieces(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Ids of the tokens that end no word, of a tokenizer of `train_clip_tokenizer`: what words that it never met are
+    mostly made of."""
+    special = set(tokenizer.all_special_tokens)
+    return torch.tensor(
+        sorted(i for t, i in tokenizer.get_vocab().items() if not t.endswith("</w>") and t not in special)
+    )

@@ -11,7 +11,7 @@ from mmssl.data import pairs
 from mmssl.data.images import decode
 from mmssl.data.loader import Loader
 from mmssl.data.pairs import Pairs, StreamedPairs, clean, columns
-from mmssl.data.text import Tokens, train_clip_tokenizer
+from mmssl.data.text import Tokens, inner_pieces, train_clip_tokenizer
 from mmssl.errors import BadInput
 
 SIZE = 8
@@ -182,3 +182,42 @@ def test_a_stream_that_is_mostly_broken_ends_the_run(processor, monkeypatch):
     _, loader = stream(rows(40, broken=range(0, 40, 3)), processor)
     with pytest.raises(BadInput, match="rows of the stream cannot be used, the last: UnidentifiedImageError"):
         list(loader.epoch(0))
+
+
+def words_of(altered: dict, row: int) -> list[int]:
+    return altered["input_ids"][row][altered["attention_mask"][row].bool()].tolist()
+
+
+def test_garbled_words_become_pieces_of_words_and_whole_ones_stay():
+    texts = ["red square", "blue circle with dots", "green"] * 200
+    tokenizer = train_clip_tokenizer(texts, 600)
+    tokens, pieces, rows = Tokens(texts, tokenizer, 77), inner_pieces(tokenizer), torch.arange(len(texts))
+    altered = tokens.altered(rows, 0.0, 0.3, pieces, seed=0, epoch=0)
+    kept = garbled = 0
+    for row, text in enumerate(texts):
+        plain, found = tokenizer(text)["input_ids"], words_of(altered, row)
+        assert found[0] == plain[0] and found[-1] == plain[-1]
+        assert set(found) <= set(plain) | set(pieces.tolist())
+        assert any(token in plain for token in found[1:-1])  # never a text without a word
+        kept += sum(token in plain for token in found[1:-1])
+        garbled += len(plain) - 2 - sum(token in plain for token in found[1:-1])
+    assert 0.15 < garbled / (kept + garbled) < 0.3  # of single words, none
+
+
+def test_what_is_drawn_for_a_text_depends_on_no_other_text_of_the_batch():
+    texts = [f"a {colour} square on a {other} wall" for colour in ("red", "blue") for other in ("red", "blue")]
+    tokenizer = train_clip_tokenizer(texts, 600)
+    tokens, options = Tokens(texts, tokenizer, 77), (0.2, 0.4, inner_pieces(tokenizer), 3, 5)
+    together = tokens.altered(torch.arange(4), *options)
+    for row in range(4):
+        assert words_of(tokens.altered(torch.tensor([row]), *options), 0) == words_of(together, row)
+
+
+def test_garbling_never_makes_a_text_longer_than_the_model_takes():
+    texts = ["one two three four five six seven eight"] * 50
+    tokenizer = train_clip_tokenizer(texts, 600)
+    for longest in (10, 12, 30):
+        altered = Tokens(texts, tokenizer, longest).altered(
+            torch.arange(50), 0.0, 0.5, inner_pieces(tokenizer), seed=0, epoch=0
+        )
+        assert altered["input_ids"].shape[1] <= longest
