@@ -10,7 +10,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -81,7 +81,7 @@ class TrainArgs:
 
     def refuse(self, names: tuple[str, ...], because: str) -> None:
         """Raise BadInput where one of these flags is not at its default, and so would be ignored in silence."""
-        changed = [f"--{f.name}" for f in fields(self) if f.name in names and getattr(self, f.name) != f.default]
+        changed = [f"--{f.name}" for f in fields(self) if f.name in names and getattr(self, f.name) != _default(f)]
         if changed:
             raise BadInput(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} no effect with {because}")
 
@@ -107,6 +107,10 @@ class TrainArgs:
                 f"--output_dir {directory} holds the checkpoints of an unfinished run. Continue it with "
                 "--resume_from_checkpoint auto, choose another directory, or delete it with --overwrite_output_dir."
             )
+
+
+def _default(of: Field):
+    return of.default if of.default_factory is MISSING else of.default_factory()
 
 
 Args = TypeVar("Args", bound=TrainArgs)

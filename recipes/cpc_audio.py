@@ -30,8 +30,6 @@ from mmssl.methods import cpc
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
 from mmssl.optim import adamw
 
-KERNEL, STRIDE = [16, 8, 4], [8, 5, 2]
-
 
 @dataclass
 class CpcAudioArgs(TrainArgs):
@@ -49,8 +47,8 @@ class CpcAudioArgs(TrainArgs):
     crop_seconds: float = flag(0.64, "of a recording, at most, in a batch")
     hidden_size: int = flag(128, "channels of the convolutions; the paper: 512")
     context_size: int = flag(128, "of the GRU; the paper: 256")
-    conv_kernel: list[int] = flag(KERNEL, "samples, then frames; the paper, at 16 kHz: 10 8 4 4 4")
-    conv_stride: list[int] = flag(STRIDE, "their product is the samples between frames; the paper: 5 4 2 2 2")
+    conv_kernel: list[int] = flag([16, 8, 4], "samples, then frames; the paper, at 16 kHz: 10 8 4 4 4")
+    conv_stride: list[int] = flag([8, 5, 2], "their product is the samples between frames; the paper: 5 4 2 2 2")
 
     num_train_epochs: float = flag(30, "passes over the data")
     per_device_train_batch_size: int = flag(32, "recordings per process")
@@ -66,9 +64,7 @@ class CpcAudioArgs(TrainArgs):
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
         if self.model_name_or_path:
             of_its_own = "a checkpoint to start from: it has sizes of its own"
-            self.refuse(("sampling_rate", "hidden_size", "context_size"), of_its_own)
-            if (self.conv_kernel, self.conv_stride) != (KERNEL, STRIDE):
-                raise BadInput(f"--conv_kernel, --conv_stride have no effect with {of_its_own}")
+            self.refuse(("sampling_rate", "hidden_size", "context_size", "conv_kernel", "conv_stride"), of_its_own)
         if len(self.conv_kernel) != len(self.conv_stride):
             raise BadInput(f"--conv_kernel has {len(self.conv_kernel)} layers, --conv_stride {len(self.conv_stride)}")
         if short := [k for k, s in zip(self.conv_kernel, self.conv_stride, strict=True) if not 0 < s <= k]:

@@ -124,9 +124,12 @@ def _digest(row: dict) -> bytes:
 
 
 def _named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
-    """The splits under our two names; the first held-out one in the order of HELD_OUT_NAMES."""
-    held_out = next((data[n] for n in HELD_OUT_NAMES if n in data), None)
-    train = data["train"] if "train" in data else next(iter(data.values()))
+    """The splits under our two names; the first held-out one in the order of HELD_OUT_NAMES. Training data that is not
+    called so (LibriSpeech's "train.100") is the first split that is none of them."""
+    kinds = {name: name.partition(".")[0] for name in data}
+    held_out = next((data[name] for kind in HELD_OUT_NAMES for name in data if kinds[name] == kind), None)
+    others = [rows for name, rows in data.items() if kinds[name] not in HELD_OUT_NAMES]
+    train = data["train"] if "train" in data else next(iter([*others, *data.values()]))
     return {"train": train} | ({"test": held_out} if held_out is not None and held_out is not train else {})
 
 
