@@ -9,6 +9,7 @@ import argparse
 import difflib
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec
@@ -91,10 +92,13 @@ class TrainArgs:
         return "bf16" if self.bf16 == "yes" or (self.bf16 == "auto" and fast_bf16(self.use_cpu)) else "no"
 
     def check_output_dir(self) -> None:
-        """Refuse to write over another run; call it before anything costly."""
+        """Make it. Refuse to write where that fails, or over another run; call it before anything costly."""
         directory = Path(self.output_dir)
-        if directory.is_file():
-            raise BadInput(f"--output_dir {directory} is a file")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=directory).close()
+        except OSError as error:
+            raise BadInput(f"--output_dir {directory} cannot be written to ({error}); choose another") from error
         if self.overwrite_output_dir or self.resume_from_checkpoint:
             return
         if (directory / "metrics.json").exists():

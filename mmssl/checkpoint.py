@@ -39,8 +39,7 @@ FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # of an optimizer: w
 # flags that do not touch what the weights become
 HARMLESS = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_steps", "eval_steps", "save_steps",
-    "save_total_limit", "report_to", "push_to_hub", "hub_model_id", "hub_strategy",
-    "hub_private_repo",
+    "save_total_limit", "report_to", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "probe_dataset",
 }  # fmt: skip
 
 
@@ -160,7 +159,14 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def differences(progress: dict, args, processes: int, streaming: bool) -> list[str]:
+def surroundings(accelerator: Accelerator) -> dict[str, int | str]:
+    """What besides the flags decides the bits of a run."""
+    kind = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
+    software = f"torch {torch.__version__} on {kind}, {accelerator.mixed_precision.replace('no', 'fp32')}"
+    return {"processes": accelerator.num_processes, "software": software}
+
+
+def differences(progress: dict, args, accelerator: Accelerator, streaming: bool) -> list[str]:
     """What makes a resumed run another one than the one that was begun, in sentences.
 
     args: the TrainArgs of now. streaming: the order of the data depends on the numbers of processes and workers.
@@ -171,8 +177,12 @@ def differences(progress: dict, args, processes: int, streaming: bool) -> list[s
     if changed:
         listed = ", ".join(f"{k} {before.get(k)} -> {now[k]}" for k in changed)
         said.append(f"resumed with other flags: {listed}; the run is no longer the one that was begun")
-    if progress["processes"] != processes:
-        said.append(f"resumed on another number of processes: {progress['processes']} -> {processes}; " + (
+    here = surroundings(accelerator)
+    there = here | progress
+    if there["software"] != here["software"]:
+        said.append(f"resumed with {here['software']} instead of {there['software']}: the weights agree to rounding")
+    if there["processes"] != here["processes"]:
+        said.append(f"resumed on another number of processes: {there['processes']} -> {here['processes']}; " + (
             "a stream is dealt out anew: some of this epoch's samples come twice and some not at all"
             if streaming else
             "with an equal global batch the samples of each step stay the same and the weights agree to rounding, but "

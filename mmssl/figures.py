@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
@@ -18,6 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from mmssl.log import read
+
 RIGHT = "tab:green"
 
 
@@ -29,8 +30,7 @@ def picture(pixels: Tensor, file: Path) -> None:
 
 def loss_curve(log: Path, file: Path, trivial: str) -> None:
     """Loss against step, from log.jsonl; dashed, the trivial solution's. trivial: what to call that line."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    lines = [line for line in lines if "loss" in line]
+    lines = [line for line in read(log) if "loss" in line]
     chance = [(line["step"], line["trivial_loss"]) for line in lines if "trivial_loss" in line]
     figure, axes = plt.subplots(figsize=(6, 3.6))
     marker = "o" if len(lines) == 1 else None  # a line of one point would not be seen

@@ -9,8 +9,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from accelerate import Accelerator
@@ -38,16 +39,17 @@ class Log:
         self.accelerator, self.run, self.args, self.unit, self.total = accelerator, run, args, unit, total
         self.directory = Path(args.output_dir)
         self.file = self.directory / self.FILE
-        self.window: list[tuple[list[Tensor | None], Tensor, dict[str, Tensor]]] = []
-        self.losses: deque[float] = deque(maxlen=args.logging_steps)
+        self.window: list[tuple[list[Tensor | None], dict[str, Tensor]]] = []
+        self.recent: deque[dict[str, float]] = deque(maxlen=args.logging_steps)
         self.features: Tensor | None = None
         self.watch = monitor.CollapseWatch()
         self.started, self.samples_before = 0.0, run.samples_seen
         if accelerator.is_main_process:
             self.directory.mkdir(parents=True, exist_ok=True)
             _keep_lines_until(self.file, run.step)
-        if args.report_to != "none":
-            accelerator.init_trackers("mmssl", config={k: v for k, v in vars(args).items() if v is not None})
+        if args.report_to != "none":  # tensorboard takes no lists
+            flags = {k: str(v) if isinstance(v, list) else v for k, v in vars(args).items() if v is not None}
+            accelerator.init_trackers("mmssl", config=flags)
         self.bar = tqdm(
             total=total, initial=run.step, unit="step", dynamic_ncols=True, disable=not accelerator.is_main_process
         )
@@ -75,9 +77,11 @@ class Log:
 
     def add(self, output: Output, indices: list[Tensor | None], learning_rate: float) -> None:
         """One optimizer step. Nothing is read from the device."""
-        self.window.append((indices, output.loss.detach(), output.metrics))
-        self.features, self.run.trivial_loss = output.features, output.trivial_loss
-        self.learning_rate = learning_rate
+        scalars = {"loss": output.loss.detach(), **output.metrics}
+        if output.trivial_loss is not None:
+            scalars["trivial_loss"] = output.loss.new_zeros(()) + output.trivial_loss
+        self.window.append((indices, scalars))
+        self.features, self.learning_rate = output.features, learning_rate
         self.bar.update()
 
     def flush(self, received: int = 0) -> int:
@@ -87,10 +91,9 @@ class Log:
         """
         if not self.window:
             return received
-        run, (_, _, metrics) = self.run, self.window[-1]
-        names = ["loss", *metrics]
-        scalars = [value.float() for _, loss, m in self.window for value in (loss, *(m[name] for name in names[1:]))]
-        values = torch.stack(scalars).view(len(self.window), -1)
+        run, names = self.run, list(self.window[-1][1])
+        values = torch.stack([step[name].float() for _, step in self.window for name in names])
+        values = values.view(len(self.window), -1)
         # one exchange carries everything: a NaN anywhere is a NaN in the mean
         values = self.accelerator.reduce(torch.nn.functional.pad(values, (0, 1), value=float(received)), "mean")
         rows = [dict(zip([*names, "signal"], row, strict=True)) for row in values.tolist()]
@@ -105,14 +108,13 @@ class Log:
         line = {"step": run.step, "epoch": run.epoch}
         for name in names:
             if finite := [row[name] for row in rows if math.isfinite(row[name])]:
-                line[name] = sum(finite) / len(finite)
+                line[name] = fmean(finite)
         line |= {"learning_rate": self.learning_rate, f"{self.unit}_per_second": rate, "seconds": run.seconds}
-        self.losses.extend(row["loss"] for row in rows if math.isfinite(row["loss"]))
-        if self.losses:
-            run.loss = sum(self.losses) / len(self.losses)
-        if run.trivial_loss is not None:
-            run.trivial_loss = float(run.trivial_loss)
-            line["trivial_loss"] = run.trivial_loss
+        self.recent.extend(row for row in rows if math.isfinite(row["loss"]))
+        if self.recent:
+            run.loss = fmean(row["loss"] for row in self.recent)
+            if "trivial_loss" in names:  # of the same batches
+                run.trivial_loss = fmean(row["trivial_loss"] for row in self.recent)
         if self.accelerator.is_main_process and self.features is not None and self.features.isfinite().all():
             watched, sentence = self.watch.look(self.features, run.step / self.total)
             line |= watched
@@ -172,15 +174,23 @@ class Log:
             )
 
 
+def read(file: Path) -> list[dict]:
+    """The lines of a log.jsonl, but for those that a kill or a full disk cut in two."""
+    lines = []
+    for text in file.read_text(errors="replace").splitlines():
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
+    return lines
+
+
 def _keep_lines_until(file: Path, step: int) -> None:
-    """Drop what a killed run logged after the checkpoint that it now resumes from."""
+    """Drop what a killed run logged after the checkpoint that it now resumes from; also the evaluation at that step,
+    which came after the save and comes again."""
     if not file.exists():
         return
-    lines = []
-    for line in file.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                lines.append(line + "\n")
-        except ValueError:  # cut off by the kill
-            continue
-    file.write_text("".join(lines))
+    kept = [line for line in read(file) if line["step"] < step or (line["step"] == step and "epoch" in line)]
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    partial.replace(file)

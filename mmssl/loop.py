@@ -14,13 +14,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    set_seed,
+)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
@@ -53,7 +60,8 @@ class Summary:
 def start(args: TrainArgs) -> None:
     """What comes before anything costly: the processes, the output directory, the seed. Every recipe's first line."""
     _refuse_sharding()
-    state = PartialState(cpu=_on_cpu(args))
+    # the others wait while one evaluates; NCCL's own patience is ten minutes
+    state = PartialState(cpu=_on_cpu(args), timeout=timedelta(hours=6))
     args.check_output_dir()
     state.wait_for_everyone()  # nobody may delete what another has yet to check
     if args.overwrite_output_dir and not args.resume_from_checkpoint and state.is_main_process:
@@ -103,7 +111,7 @@ def train(
     if found := broadcast_object_list(found)[0]:
         progress = checkpoint.load(found, bare, optimizers, accelerator)
         run = Summary(**progress["summary"])
-        differences = checkpoint.differences(progress, args, accelerator.num_processes, loader.streaming)
+        differences = checkpoint.differences(progress, args, accelerator, loader.streaming)
     if args.max_skipped_steps:
         step = steps.skip_non_finite(step)
 
@@ -143,12 +151,17 @@ def train(
 
     def save() -> None:
         log.flush()  # first: weights that a non-finite loss has touched must not be kept
-        progress = {"summary": asdict(run), "args": asdict(args), "processes": accelerator.num_processes}
+        progress = {"summary": asdict(run), "args": asdict(args)} | checkpoint.surroundings(accelerator)
         checkpoint.save(checkpoints, run.step, bare, optimizers, accelerator, progress)
         if accelerator.is_main_process:
             checkpoint.prune(checkpoints, run.step, args.save_total_limit)
             if after_save is not None:
                 after_save(run.step, total)
+
+    def leave(received: int) -> NoReturn:
+        log.close()
+        log.say(parting_words(received, run.step, saved=args.save_steps > 0))
+        sys.exit(128 + received)
 
     with attention(accelerator), Signals() as signals, closing(data()) as steps_of_data:
         if run.step == 0 or run.step >= total or _due(run.step, args.eval_steps):
@@ -175,11 +188,11 @@ def train(
                     if args.save_steps and (received or last or _due(run.step, args.save_steps)):
                         save()
                     if received:
-                        log.close()
-                        log.say(parting_words(received, run.step, saved=args.save_steps > 0))
-                        sys.exit(128 + received)
+                        leave(received)
                     if last or _due(run.step, args.eval_steps):
                         assess()
+        if signals.received:  # in the last evaluation
+            leave(signals.received)
     log.judge()
     log.close()
     return run
@@ -210,6 +223,9 @@ def _accelerator(args: TrainArgs) -> Accelerator:
     return Accelerator(
         cpu=_on_cpu(args),
         mixed_precision=args.precision,
+        # the flags decide this, never what a launcher or its configuration left in the environment
+        dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=None if args.report_to == "none" else args.report_to,
         project_dir=Path(args.output_dir, "logs"),
         kwargs_handlers=[
@@ -227,7 +243,7 @@ def _on_cpu(args: TrainArgs) -> bool:
 
 def _refuse_sharding() -> None:
     """Never something else than was asked for: accelerate itself would turn FSDP on a CPU into DDP without a word."""
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise BadInput(
                 f"accelerate is configured for {name}, but here every process holds the whole model: launch with "

@@ -13,15 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import IterableDataset
 from processes import Processes
 from safetensors.torch import load_file
 from small import Numbers, Small, adam, arguments, bits, sgd
 from torch import nn
+from torch.utils.data import default_collate
 
 from mmssl import steps
 from mmssl.checkpoint import NonFinite, complete_checkpoints, damage
 from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
+from mmssl.figures import loss_curve
 from mmssl.log import Log
 from mmssl.loop import start, train
 from mmssl.method import Output
@@ -34,12 +37,14 @@ def lines(output_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (output_dir / Log.FILE).read_text().splitlines()]
 
 
-def run(output_dir: Path, step=steps.standard, workers: int = 0, noise: float = 0.5, optimizer=adam, **flags) -> Small:
+def run(
+    output_dir: Path, step=steps.standard, workers: int = 0, noise: float = 0.5, optimizer=adam, evaluate=None, **flags
+) -> Small:
     """Train a new Small; 50 samples are 4 optimizer steps an epoch."""
     args = arguments(output_dir, gradient_accumulation_steps=2, **flags)
     method = Small(dropout=0.3)
     loader = Loader(Numbers(noise=noise), args.per_device_train_batch_size, num_workers=workers)
-    method.summary = train(method, loader, args, [optimizer(method, args.learning_rate)], step)
+    method.summary = train(method, loader, args, [optimizer(method, args.learning_rate)], step, evaluate)
     return method
 
 
@@ -73,6 +78,51 @@ def test_log_of_a_resumed_run_has_each_step_once(tmp_path):
     run(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoints/step_00000008"))
     logged = [line["step"] for line in lines(tmp_path)]
     assert logged == sorted(set(logged)) and logged[-1] == 10
+
+
+def test_evaluation_at_the_checkpoint_that_a_run_resumes_from_is_logged_once(tmp_path):
+    flags = {"save_steps": 4, "eval_steps": 4, "evaluate": lambda method: {"score": float(torch.rand(()))}}
+    whole = run(tmp_path, **flags)
+    logged = lines(tmp_path)
+    for step in (8, 10):
+        resumed = run(tmp_path, resume_from_checkpoint=str(tmp_path / f"checkpoints/step_{step:08d}"), **flags)
+        assert bits(resumed) == bits(whole) and resumed.summary.evaluations == whole.summary.evaluations
+        assert [(line["step"], line.get("eval_score")) for line in lines(tmp_path)] == [
+            (line["step"], line.get("eval_score")) for line in logged
+        ]
+
+
+def test_log_that_a_power_cut_or_a_full_disk_damaged_is_gone_on_with_and_drawn(tmp_path):
+    run(tmp_path, save_steps=4)
+    file = tmp_path / Log.FILE
+    file.write_bytes(b'{"step": 2, "lo\n\xff\xfe\n12\n{}\n\x00\x00' + file.read_bytes())
+    run(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoints/step_00000008"))
+    assert [line["step"] for line in lines(tmp_path)] == [4, 6, 8, 10]
+    file.write_bytes(file.read_bytes() + b'{"step": 1')
+    loss_curve(file, tmp_path / "loss.png", "chance")
+
+
+def test_launcher_cannot_change_what_the_flags_say(tmp_path, monkeypatch):
+    plain = run(tmp_path / "plain", optimizer=sgd)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    assert bits(run(tmp_path / "launched", optimizer=sgd)) == bits(plain)
+
+
+def test_flag_that_is_a_list_reaches_the_tracker(tmp_path):
+    pytest.importorskip("tensorboard")
+    args = arguments(tmp_path, report_to="tensorboard", max_steps=1)
+    args.conv_kernel = [8, 4]
+    method = Small()
+    train(method, Loader(Numbers(), 6), args, [sgd(method)])
+    assert "conv_kernel: '[8, 4]'" in next(tmp_path.glob("logs/**/hparams.yml")).read_text()
+
+
+def test_output_directory_that_cannot_be_written_is_refused_before_anything_else(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/run"):
+        with pytest.raises(BadInput, match=f"--output_dir .*{place} cannot be written to .*; choose another"):
+            start(arguments(tmp_path / place))
 
 
 def test_changed_learning_rate_takes_effect_on_resume_and_is_said(tmp_path):
@@ -143,6 +193,25 @@ def test_signal_saves_and_leaves_and_says_how_to_go_on(tmp_path, capsys, number)
     assert bits(run(tmp_path / "left", resume_from_checkpoint="auto")) == bits(whole)
 
 
+@pytest.mark.parametrize("step, at", [(0, 1), (4, 5), (10, 10)])
+def test_signal_during_an_evaluation_saves_and_leaves_as_soon_as_it_has_ended(tmp_path, capsys, step, at):
+    seen = []
+
+    def interrupted(method) -> dict[str, float]:
+        seen.append(step)
+        if len(seen) == 1 + step // 4 + (step == 10):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"score": 1.0}
+
+    flags = {"save_steps": 100, "eval_steps": 4}
+    with pytest.raises(SystemExit):
+        run(tmp_path / "left", evaluate=interrupted, **flags)
+    assert f"SIGTERM: saved at step {at}. Go on with" in capsys.readouterr().err
+    whole = run(tmp_path / "whole", evaluate=lambda method: {"score": 1.0}, **flags)
+    resumed = run(tmp_path / "left", evaluate=lambda method: {"score": 1.0}, resume_from_checkpoint="auto", **flags)
+    assert bits(resumed) == bits(whole) and resumed.summary.evaluations == whole.summary.evaluations
+
+
 def test_second_ctrl_c_kills_but_the_launchers_copy_of_the_first_does_not():
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
@@ -187,6 +256,33 @@ def test_sigterm_to_a_whole_job_with_data_workers_saves_and_resumes_exactly(tmp_
     assert f"{world} process" in second.succeed() and "resumed from" in second.output
     last = "checkpoints/step_00000040/method.safetensors"
     assert (left / last).read_bytes() == (whole / last).read_bytes()
+
+
+def stream_job(output_dir: Path, **flags) -> None:
+    """Four shards, dealt out to processes and their workers."""
+    args = arguments(output_dir, max_steps=9, ddp_find_unused_parameters=True, **flags)
+    start(args)
+    method, data = Small(dropout=0.3), Numbers(48)
+
+    def rows(firsts: list[int]):
+        yield from ({"row": first + i} for first in firsts for i in range(12))
+
+    def collate(items: list[dict]) -> dict[str, torch.Tensor]:
+        return default_collate([data[item["row"]] for item in items])
+
+    stream = IterableDataset.from_generator(rows, gen_kwargs={"firsts": [0, 12, 24, 36]}).shuffle(seed=0, buffer_size=5)
+    loader = Loader(stream, args.per_device_train_batch_size, collate, num_workers=args.dataloader_num_workers)
+    train(method, loader, args, [adam(method)])
+
+
+def test_run_on_a_stream_resumes_exactly_in_two_processes_with_two_workers_each(tmp_path):
+    flags = {"save_steps": 3, "save_total_limit": 9, "dataloader_num_workers": 2, "world": 2}
+    Processes(stream_job, tmp_path / "whole", **flags, log=tmp_path / "log.txt").succeed()  # 4 steps an epoch
+    for step in (3, 6):
+        flags["resume_from_checkpoint"] = str(tmp_path / f"whole/checkpoints/step_{step:08d}")
+        Processes(stream_job, tmp_path / str(step), **flags, log=tmp_path / "log.txt").succeed()
+        last = "checkpoints/step_00000009/method.safetensors"
+        assert (tmp_path / str(step) / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
 
 def wide_job(output_dir: Path, **flags) -> None:
@@ -268,6 +364,23 @@ def test_non_finite_loss_stops_the_run_naming_step_samples_and_a_checkpoint_that
     assert all(value.isfinite().all() for value in load_file(kept / "method.safetensors").values())
 
 
+def poisoned_job(output_dir: Path, **flags) -> None:
+    flags |= {"per_device_train_batch_size": 3, "ddp_find_unused_parameters": True, "logging_steps": 3}
+    args = arguments(output_dir, save_steps=4, max_steps=16, **flags)
+    start(args)
+    method = Small()
+    train(method, Loader(Poisoned(), 3), args, [adam(method)])
+
+
+@pytest.mark.parametrize("allowed", [0, 2])
+def test_nan_on_one_of_two_processes_stops_both_or_is_skipped_by_both(tmp_path, allowed):
+    two = Processes(poisoned_job, tmp_path, max_skipped_steps=allowed, log=tmp_path / "log.txt", world=2)
+    assert two.wait() == ([0, 0] if allowed else [1, 1])
+    assert f"not finite at step {BAD_STEP}, samples " in two.output and str(BAD_ROW) in two.output
+    kept = load_file(complete_checkpoints(tmp_path / "checkpoints")[-1] / "method.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+
+
 def test_skipped_step_leaves_weights_moments_teacher_and_queue_as_they_were(tmp_path, capsys):
     skipped = []
 
@@ -330,6 +443,20 @@ def test_run_no_better_than_trivial_says_so_and_a_better_one_does_not(tmp_path):
     assert good.warnings == []
 
 
+def test_trivial_loss_is_the_mean_over_the_same_steps_as_the_loss(tmp_path):
+    taken = []
+
+    def counted(*given) -> Output:
+        output = steps.standard(*given)
+        taken.append(len(taken) + 1.0)
+        output.loss, output.trivial_loss = torch.tensor(taken[-1]), 2 * taken[-1]
+        return output
+
+    summary = run(tmp_path, counted, logging_steps=4).summary
+    assert [line["trivial_loss"] for line in lines(tmp_path)] == [5.0, 13.0, 19.0]
+    assert (summary.loss, summary.trivial_loss) == (8.5, 17.0)  # of the last four
+
+
 def worthless(*given) -> Output:
     output = steps.standard(*given)
     output.loss = torch.tensor(output.trivial_loss)
@@ -341,6 +468,12 @@ def test_bf16_keeps_weights_and_checkpoints_in_fp32(tmp_path):
     assert "1 process on cpu, bf16" in done
     saved = load_file(tmp_path / "checkpoints/step_00000010/method.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
+
+
+def test_resume_in_another_precision_is_said(tmp_path):
+    run(tmp_path, save_steps=5)
+    resumed = run(tmp_path, bf16="yes", max_steps=11, resume_from_checkpoint="auto")
+    assert any("on cpu, bf16 instead of torch" in warning for warning in resumed.summary.warnings)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ VisionTextDualEncoderModel. Differs: gathered embeddings always carry gradients,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -105,14 +106,17 @@ def sigmoid(image: Tensor, all_texts: Tensor, scale: Tensor, bias: Tensor, first
 
 class PatchDropout:
     """A random share of the patches is left out of each training image, the class token never (FLIP, Li et al. 2022,
-    arXiv:2212.00794). As a forward hook on the embeddings of an image encoder."""
+    arXiv:2212.00794); none at the end of the training, so that whole images are no news (section 3, "unmasking"). As a
+    forward hook on the embeddings of an image encoder."""
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    UNTIL = 0.8  # of the training
+
+    def __init__(self, share: float, progress: Callable[[], float]) -> None:
+        self.share, self.progress = share, progress
 
     def __call__(self, embeddings: nn.Module, inputs: tuple, tokens: Tensor) -> Tensor | None:
         """tokens: (batch, 1 + patches, width) -> (batch, 1 + kept, width)."""
-        if not embeddings.training:
+        if not embeddings.training or self.progress() >= self.UNTIL:
             return None
         n, patches = len(tokens), tokens.shape[1] - 1
         drawn = torch.rand(n, patches, device=tokens.device).argsort(1)[:, : max(1, round((1 - self.share) * patches))]
@@ -151,7 +155,7 @@ class CLIP(Method):
         if patch_dropout:
             if not isinstance(model, CLIPModel):
                 raise BadInput(f"--patch_dropout is for a CLIPModel's image encoder, not for a {type(model).__name__}")
-            model.vision_model.embeddings.register_forward_hook(PatchDropout(patch_dropout))
+            model.vision_model.embeddings.register_forward_hook(PatchDropout(patch_dropout, lambda: self.progress))
         if loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))  # SigLIP, section 3.2: begin as if nothing matches
 

@@ -199,6 +199,15 @@ def test_a_training_image_is_shown_without_half_of_its_patches_and_keeps_the_cla
     assert len({tuple(image) for image in found.any(1).tolist()}) > 1  # not the same ones of every image
 
 
+def test_the_end_of_the_training_shows_whole_images():
+    method, images = tiny(patch_dropout=0.5), torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    whole = method.eval().embed_image(images)
+    method.train()
+    for progress, same in ((0.0, False), (0.79, False), (0.8, True), (0.99, True)):
+        method.progress = progress
+        assert torch.allclose(method.embed_image(images), whole, atol=1e-5) == same
+
+
 def test_patch_dropout_needs_an_encoder_of_patches(tmp_path):
     model, _ = clip.from_towers(str(save_vit(tmp_path / "vit")), str(save_bert(tmp_path / "bert")))
     with pytest.raises(BadInput, match="--patch_dropout is for a CLIPModel.*VisionTextDualEncoderModel"):
