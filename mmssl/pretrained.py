@@ -14,15 +14,19 @@ from mmssl.errors import BadInput
 
 
 def load(
-    name: str, trust_remote_code: bool = False, may_lack: str = "", auto_class: type = AutoModel
+    name: str,
+    trust_remote_code: bool = False,
+    may_lack: str = "",
+    auto_class: type = AutoModel,
+    flag: str = "--model_name_or_path",
 ) -> tuple[PreTrainedModel, object]:
     """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler").
-    auto_class: what to load it with.
+    auto_class: what to load it with. flag: what named it.
 
     Raises BadInput where a file is missing or damaged, where the weights are not those that config.json describes, and
     where the tokenizer has no vocabulary: transformers would fill such gaps with random weights and empty vocabularies.
     """
-    flag, trust = f"--model_name_or_path {name}", {"trust_remote_code": trust_remote_code}
+    flag, trust = f"{flag} {name}", {"trust_remote_code": trust_remote_code}
     try:
         model, report = auto_class.from_pretrained(
             name,

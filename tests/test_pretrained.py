@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from mmssl import pretrained
 from mmssl.errors import BadInput
+from mmssl.evaluation import encoder
 from mmssl.evaluation.features import ImageTextEncoder
-from mmssl.methods import clip
+from mmssl.methods import bert, char_rnn, clip, cpc, mae
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,41 @@ def test_weights_of_another_precision_load_as_fp32(directory):
     save_file({k: v.bfloat16() for k, v in weights.items()}, directory / "model.safetensors", {"format": "pt"})
     model, _ = pretrained.load(str(directory))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+READERS = {
+    "clip": clip.from_pretrained,
+    "towers": lambda name: clip.from_towers(name, name),
+    "mae": mae.from_pretrained,
+    "bert": lambda name: bert.from_pretrained(name, 16),
+    "tokenizer": lambda name: bert.load_tokenizer(name, 16),
+    "char_rnn": lambda name: char_rnn.from_pretrained(name, False),
+    "cpc": lambda name: cpc.from_pretrained(name, False, "cpc_text"),
+    "encoder": encoder.load,
+    "image_text": ImageTextEncoder,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_runs_code_of_a_checkpoint_or_asks_whether_it_may(directory, reader, monkeypatch):
+    (directory / "own.py").write_text(f"open({str(directory / 'it_ran')!r}, 'w')\nclass Own: ...\n")
+    classes = dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForMaskedLM", "AutoModelForCausalLM"), "own.Own")
+    own = {"auto_map": classes | {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    config(directory, lambda c: {"model_type": "own"} | own)
+    (directory / "tokenizer_config.json").write_text(json.dumps(own))
+    asked = []
+    monkeypatch.setattr("builtins.input", asked.append)
+    with pytest.raises(BadInput):
+        READERS[reader](str(directory))
+    assert not asked and not (directory / "it_ran").exists()
+
+
+@pytest.mark.parametrize("reader", [name for name in READERS if name != "tokenizer"])
+def test_no_reader_takes_weights_from_a_pickle(directory, reader, monkeypatch):
+    as_pickle(directory)
+    monkeypatch.setattr(torch, "load", lambda *args, **options: pytest.fail("a pickle was read"))
+    with pytest.raises(BadInput):
+        READERS[reader](str(directory))
 
 
 def test_code_in_a_checkpoint_runs_only_where_that_is_asked_for(directory):

@@ -214,7 +214,7 @@ def from_pretrained(
 def load_tokenizer(name: str, max_length: int) -> PreTrainedTokenizerBase:
     """A checkpoint's tokenizer, for a model from scratch. Raises BadInput where it cannot serve."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"--tokenizer_name {name}: {first_line(error)}") from error
     check_tokenizer(tokenizer, f"--tokenizer_name {name}")

@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
@@ -252,15 +250,20 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
 
 
 def from_towers(vision: str, text: str) -> tuple[VisionTextDualEncoderModel, VisionTextDualEncoderProcessor]:
-    """Two pretrained encoders with new projections on top. Raises BadInput where one does not load."""
+    """Two pretrained encoders, or a tower each of two CLIPs, with new projections on top. Raises BadInput where one
+    does not load."""
+    images, images_processor = pretrained.load(vision, may_lack="pooler", flag="--vision_model_name_or_path")
+    texts, texts_processor = pretrained.load(text, may_lack="pooler", flag="--text_model_name_or_path")
     try:
         model = VisionTextDualEncoderModel.from_vision_text_pretrained(
-            vision, text, vision_dtype=torch.float32, text_dtype=torch.float32
+            vision_model=getattr(images, "vision_model", images), text_model=getattr(texts, "text_model", texts)
         )
-        images, tokenizer = AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text)
-    except (OSError, ValueError, AttributeError) as error:  # a config without hidden_size is an AttributeError
+        processor = VisionTextDualEncoderProcessor(
+            image_processor=getattr(images_processor, "image_processor", images_processor),
+            tokenizer=getattr(texts_processor, "tokenizer", texts_processor),
+        )
+    except (TypeError, ValueError, AttributeError) as error:  # a config without hidden_size is an AttributeError
         raise BadInput(f"the encoders {vision} and {text} make no pair: {first_line(error)}") from error
-    processor = VisionTextDualEncoderProcessor(image_processor=images, tokenizer=tokenizer)
     return model, fitted(processor, model, f"the encoders {vision} and {text}")
 
 

@@ -222,12 +222,12 @@ def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTr
     """Our own export, or any checkpoint of a ViTMAE, with its decoder. Raises BadInput where `name` is none."""
     flag = f"--model_name_or_path {name}"
     try:
-        kind = AutoConfig.from_pretrained(name).model_type
+        kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         folder = {} if kind == "vit_mae" else {"subfolder": PRETRAINING}
         model, report = ViTMAEForPreTraining.from_pretrained(
             name, **folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except Exception as error:  # whatever a missing or damaged file can raise
         raise BadInput(f"{flag} is no MAE with its decoder: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):

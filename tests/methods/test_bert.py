@@ -211,8 +211,8 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tmp_path):
     plain.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="--tokenizer_name .* has no mask token.*leave the flag out"):
         bert.load_tokenizer(str(tmp_path), 16)
-    with pytest.raises(BadInput, match="--tokenizer_name no/such"):
-        bert.load_tokenizer("no/such", 16)
+    with pytest.raises(BadInput, match="--tokenizer_name .*none"):
+        bert.load_tokenizer(str(tmp_path / "none"), 16)
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):

@@ -380,9 +380,22 @@ def test_encoders_without_one_vector_for_the_whole_are_refused(tmp_path):
         tmp_path / "resnet"
     )
     ViTImageProcessorPil(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path / "resnet")
-    for vision, text in ((vit, tmp_path / "distilbert"), (tmp_path / "resnet", bert), (vit, tmp_path / "none")):
+    for vision, text in ((vit, tmp_path / "distilbert"), (tmp_path / "resnet", bert)):
         with pytest.raises(BadInput, match=f"encoders {vision} and {text}"):
             clip.from_towers(vision, text)
+    with pytest.raises(BadInput, match="--text_model_name_or_path .*none"):
+        clip.from_towers(vit, tmp_path / "none")
+
+
+def test_towers_of_two_clips_make_a_pair_that_reloads(saved, tmp_path):
+    model, processor = clip.from_towers(str(saved), save_bert(tmp_path / "bert"))
+    other, _ = clip.from_towers(save_vit(tmp_path / "vit"), str(saved))
+    of = CLIPModel.from_pretrained(saved).state_dict()
+    for pair, tower in ((model, "vision_model"), (other, "text_model")):
+        pair.save_pretrained(tmp_path / tower)
+        processor.save_pretrained(tmp_path / tower)
+        reloaded = getattr(clip.from_pretrained(str(tmp_path / tower))[0], tower).state_dict()
+        assert all(torch.equal(value, of[f"{tower}.{name}"]) for name, value in reloaded.items())
 
 
 def test_sizes_that_do_not_fit_are_refused():
