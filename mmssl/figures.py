@@ -166,7 +166,8 @@ def word_map(vectors, words: Sequence[str], file: Path) -> None:
     """Words in the plane of the first two principal components of their vectors. vectors: gensim KeyedVectors."""
     table = np.stack([vectors.get_vector(word, norm=True) for word in words])
     table -= table.mean(0)
-    x, y = (table @ np.linalg.svd(table, full_matrices=False)[2][:2].T).T
+    components = np.linalg.svd(table, full_matrices=False)[2][:2]
+    x, y = np.pad(table @ components.T, ((0, 0), (0, 2 - len(components)))).T  # one word, or one dimension: a line
     figure, axes = plt.subplots(figsize=(10, 8))
     axes.scatter(x, y, s=2, color="tab:blue")
     for word, *place in zip(words, x, y, strict=True):

@@ -29,6 +29,10 @@ from mmssl.loop import Summary, start, total_steps, train
 from mmssl.methods import word2vec
 
 
+OF_GRADIENTS = ("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "max_skipped_steps", "bf16", "torch_compile",
+                "gradient_checkpointing", "ddp_find_unused_parameters")  # fmt: skip
+
+
 @dataclass
 class Word2VecArgs(TrainArgs):
     output_dir: str = flag("runs/word2vec", "where the vectors, log, figures and checkpoints go")
@@ -58,9 +62,12 @@ class Word2VecArgs(TrainArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse(("gradient_checkpointing",), "two tables: there are no layers to recompute")
-        for name in ("min_count", "dimension", "window", "negative", "threads", "average_every"):
-            if getattr(self, name) < 1:
+        self.refuse(OF_GRADIENTS, "two tables that are updated in place, without a gradient or an optimizer's moments")
+        self.refuse(("dataloader_num_workers",), "an array on disk that batches are slices of")
+        if self.batched:
+            self.refuse(("threads",), "--batched, which has torch's own threads")
+        for name in ("min_count", "max_words", "dimension", "window", "negative", "threads", "average_every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
 
 
@@ -108,9 +115,10 @@ def finish(
 ) -> None:
     """Export, prove that it loads, draw, describe, print."""
     directory, vectors = Path(args.output_dir), method.keyed_vectors()
-    examples = [word for word in ("king", "war", "music", "water", "city") if word in vectors] or method.words[100:105]
+    examples = [word for word in ("king", "war", "music", "water", "city") if word in vectors]
+    examples = examples or method.words[100:105] or method.words[:5]
     near = word_similarity.neighbours(vectors, examples)
-    figures.word_map(vectors, method.words[50:350], directory / "figures" / "map.png")
+    figures.word_map(vectors, method.words[50:350] or method.words, directory / "figures" / "map.png")
     results = {
         name: {k: v if k == FIGURE else 100 * v for k, v in values.items() if k != "step"}
         for name, values in (("trained", summary.evaluations[-1]), ("before training", summary.evaluations[0]))

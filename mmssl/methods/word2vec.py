@@ -53,7 +53,7 @@ from transformers.utils import cached_file
 
 name = "..."
 vectors = KeyedVectors.load_word2vec_format(cached_file(name, "vectors.bin"), binary=True)
-print(vectors.most_similar("{word}", topn=5))
+print(vectors.most_similar({word!r}, topn=5))
 """,
     "With transformers; the same directory is a sentence-transformers model, too": """
 from transformers import AutoModel, AutoTokenizer
@@ -61,7 +61,7 @@ from transformers import AutoModel, AutoTokenizer
 name = "..."
 model = AutoModel.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
-print(model(**tokenizer(["{word}"], return_tensors="pt")).pooler_output.shape)
+print(model(**tokenizer([{word!r}], return_tensors="pt")).pooler_output.shape)
 """,
 }
 
