@@ -28,9 +28,8 @@ from mmssl.evaluation.probe import FIGURE, Probed
 from mmssl.loop import Summary, start, total_steps, train
 from mmssl.methods import word2vec
 
-
-OF_GRADIENTS = ("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "max_skipped_steps", "bf16", "torch_compile",
-                "gradient_checkpointing", "ddp_find_unused_parameters")  # fmt: skip
+OF_GRADIENTS = ("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "max_skipped_steps", "bf16",
+                "torch_compile", "gradient_checkpointing", "ddp_find_unused_parameters")  # fmt: skip
 
 
 @dataclass
