@@ -186,9 +186,12 @@ def command_line() -> str:
     """What was typed, near enough to type it again."""
     script = Path(sys.argv[0])
     script = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
-    processes = PartialState().num_processes
-    launcher = ["accelerate", "launch", "--num_processes", str(processes)]
-    return shlex.join([*(launcher if processes > 1 else launcher[:2]), str(script), *sys.argv[1:]])
+    state, launcher = PartialState(), ["accelerate", "launch"]
+    if state.num_processes > 1:
+        launcher += ["--multi_gpu", "--num_processes", str(state.num_processes)]
+        if state.device.type == "cpu":  # else, on a CPU, accelerate starts one process, whatever it is told
+            launcher = ["ACCELERATE_USE_CPU=true", *launcher, "--num_machines", "1"]
+    return shlex.join([*launcher, str(script), *sys.argv[1:]])
 
 
 def software() -> dict[str, str]:

@@ -21,6 +21,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -87,7 +88,8 @@ def check_reload(
             text=True,
         )
         if done.returncode:
-            raise NotLoadable(f"{directory} was written but does not load: {done.stderr.strip().splitlines()[-1]}")
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]  # killed, for memory
+            raise NotLoadable(f"{directory} was written but does not load: {said[-1]}")
         reloaded = load_file(Path(place, reload.OUTPUTS))
     if not expected:
         raise NotLoadable(f"{directory}: the model gives no tensor that could be compared")
@@ -135,8 +137,8 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
     The snippets on the card name the repository from then on. Raises BadInput with the way to retry; then nothing on
     disk has changed.
     """
-    if not (directory / card.METRICS).exists():
-        raise BadInput(f"{directory} holds no finished run (no {card.METRICS}): let the training end first")
+    if missing := [name for name in (card.METRICS, card.CARD) if not (directory / name).exists()]:
+        raise BadInput(f"{directory} holds no finished run (no {missing[0]}): let the training end first")
     retry = ["python", "-m", "mmssl.export", "push", str(directory), repository] + ["--public"] * (not private)
     try:
         repository = _create(repository, private)
@@ -175,18 +177,26 @@ class Uploads:
             self.running.result()  # `finish` uploads this one
         elif self.running.done():  # else the line is slow: this save is left out
             place = Path(tempfile.mkdtemp())
-            self.method.save_pretrained(place)
-            self.processor.save_pretrained(place)
-            card.write_unfinished_card(place, Path(self.args.output_dir).name, step, total)
-            self.running = self.worker.submit(self._send, place, step)
+            try:
+                self.method.save_pretrained(place)
+                self.processor.save_pretrained(place)
+                card.write_unfinished_card(place, Path(self.args.output_dir).name, step, total)
+            except (OSError, SafetensorError) as error:  # a full disk is the one or the other
+                shutil.rmtree(place)
+                self._say(step, f"no copy for the Hub could be written to {place} ({error})")
+            else:
+                self.running = self.worker.submit(self._send, place, step)
 
     def _send(self, place: Path, step: int) -> None:
         try:
             _upload(place, self.args.hub_model_id, f"Step {step}")
         except _Refused as error:
-            tqdm.write(f"warning: step {step}: {error}; training goes on, the next save tries again", file=sys.stderr)
+            self._say(step, str(error))
         finally:
             shutil.rmtree(place)
+
+    def _say(self, step: int, fault: str) -> None:
+        tqdm.write(f"warning: step {step}: {fault}; training goes on, the next save tries again", file=sys.stderr)
 
 
 class _Refused(Exception):

@@ -94,6 +94,16 @@ def test_weights_other_than_those_in_memory_are_refused_and_the_run_does_not_loo
         export.push(tmp_path, "user/name")
 
 
+def test_a_check_that_dies_without_a_word_is_refused_by_its_exit_code(tmp_path):
+    method, processor = tiny_clip.build()
+    tiny_clip.export(tmp_path)
+    own = {"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own"}
+    (tmp_path / "own.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    with pytest.raises(export.NotLoadable, match="does not load: exit code -9"):
+        export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
+
+
 def test_a_missing_tokenizer_is_refused(tmp_path):
     method, processor = tiny_clip.build()
     (tiny_clip.export(tmp_path) / "tokenizer.json").unlink()
@@ -174,7 +184,7 @@ from pathlib import Path
 import bag
 import tiny_clip
 from accelerate import Accelerator
-from mmssl import export
+from mmssl import card, export
 from mmssl.data.text import train_clip_tokenizer
 
 accelerator = Accelerator(cpu=True)
@@ -188,6 +198,7 @@ if accelerator.is_main_process:
     tokenizer.save_pretrained(directory)
     export.check_reload(directory, model, tokenizer, {"text": tiny_clip.TEXTS})
     print("it loads")
+    print(card.command_line())
 accelerator.wait_for_everyone()
 accelerator.end_training()
 """
@@ -196,15 +207,17 @@ accelerator.end_training()
 def test_an_architecture_of_our_own_reloads_without_mmssl_in_a_launched_group_of_two(tmp_path):
     (tmp_path / "bag.py").write_text(OWN_ARCHITECTURE)
     (tmp_path / "program.py").write_text(UNDER_A_LAUNCHER)
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
-    options = "--num_processes=2 --num_machines=1 --mixed_precision=no --dynamo_backend=no --main_process_port=0"
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    said = f"--multi_gpu --num_processes 2 --num_machines 1 {tmp_path / 'program.py'} {tmp_path / 'export'}"
     done = subprocess.run(
-        [*launcher, *options.split(), tmp_path / "program.py", tmp_path / "export"],
+        [*launcher, "--main_process_port=0", *said.split()],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0 and "it loads" in done.stdout, done.stderr[-3000:]
+    # what the card of such a run says to type is what was typed
+    assert f"ACCELERATE_USE_CPU=true accelerate launch {said}" in done.stdout.splitlines()
 
 
 def test_the_card_shows_every_result_beside_its_baselines(tmp_path):

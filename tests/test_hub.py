@@ -2,8 +2,10 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,6 +300,23 @@ def test_each_save_uploads_the_encoder_as_it_stands_and_leaves_the_last_to_the_e
     uploads(2, 3)
     uploads(3, 3)  # waits
     assert uploads.running.done() and repository.commits == 1
+
+
+def test_a_disk_too_full_for_the_copy_to_upload_is_said_and_training_goes_on(hub, tmp_path, monkeypatch, capsys):
+    full = tmp_path / "full"
+    full.mkdir()
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda: str(full))
+    args = TrainArgs(output_dir=str(tmp_path), push_to_hub=True, hub_model_id="user/name", hub_strategy="every_save")
+    uploads = export.Uploads(args, *tiny_clip.build())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        uploads(1, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    uploads(3, 3)
+    assert "warning: step 1: no copy for the Hub could be written to" in capsys.readouterr().err
+    assert not full.exists() and not hub.repositories["models/user/name"].files
 
 
 def test_nothing_is_asked_of_the_hub_unless_a_run_is_told_to(hub):
