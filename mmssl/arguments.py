@@ -32,8 +32,18 @@ def flag(default, help: str, choices: tuple | None = None):
     return field(default=default, metadata=metadata)
 
 
+class Flags:
+    """What the dataclass of any command can do."""
+
+    def refuse(self, names: tuple[str, ...], because: str) -> None:
+        """Raise BadInput where one of these flags is not at its default, and so would be ignored in silence."""
+        changed = [f"--{f.name}" for f in fields(self) if f.name in names and getattr(self, f.name) != _default(f)]
+        if changed:
+            raise BadInput(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} no effect with {because}")
+
+
 @dataclass
-class TrainArgs:
+class TrainArgs(Flags):
     output_dir: str = flag("runs/out", "where the encoder, log, figures and checkpoints go")
     overwrite_output_dir: bool = flag(False, "delete what an earlier run left in output_dir")
     max_steps: int = flag(-1, "optimizer steps; above 0 it overrides num_train_epochs")
@@ -80,12 +90,6 @@ class TrainArgs:
         if self.push_to_hub and not self.hub_model_id:
             raise BadInput("--push_to_hub needs --hub_model_id user/name")
 
-    def refuse(self, names: tuple[str, ...], because: str) -> None:
-        """Raise BadInput where one of these flags is not at its default, and so would be ignored in silence."""
-        changed = [f"--{f.name}" for f in fields(self) if f.name in names and getattr(self, f.name) != _default(f)]
-        if changed:
-            raise BadInput(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} no effect with {because}")
-
     @property
     def precision(self) -> str:
         """The device's answer to --bf16: "bf16" or "no"."""
@@ -117,7 +121,7 @@ def _default(of: Field):
     return of.default if of.default_factory is MISSING else of.default_factory()
 
 
-Args = TypeVar("Args", bound=TrainArgs)
+Args = TypeVar("Args")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -19,6 +19,7 @@ from mmssl.errors import BadInput
 from mmssl.evaluation import features, transfer
 
 MODES = ("knn", "linear", "finetune", "few_shot")
+OF_FINE_TUNING = ("max_steps", "learning_rate", "layer_decay", "freeze_layers", "weight_decay", "augmentation")
 
 
 @dataclass
@@ -55,6 +56,17 @@ class TransferArgs(features.CheckpointArgs):
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
         if self.ways < 2 or min(self.shots) < 1:
             raise BadInput(f"--ways {self.ways} --shots {min(self.shots)}: 2 classes and 1 label are the least")
+        modes = f"--mode {' '.join(self.mode)}"
+        if "finetune" not in self.mode:
+            self.refuse(OF_FINE_TUNING, modes)
+        if "few_shot" not in self.mode:
+            self.refuse(("ways", "shots", "episodes"), modes)
+        if set(self.mode) == {"few_shot"}:
+            self.refuse(("labels", "seeds"), f"{modes}, which draws episodes of --shots labels")
+        if set(self.mode) == {"finetune"}:
+            self.refuse(("layers",), modes)
+        if self.hold_out:
+            self.refuse(("held_out",), f"--hold_out {self.hold_out}")
 
 
 if __name__ == "__main__":

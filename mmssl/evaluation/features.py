@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl import pretrained
-from mmssl.arguments import flag
+from mmssl.arguments import Flags, flag
 from mmssl.card import number as shown
 from mmssl.data import pairs, sources
 from mmssl.data.images import as_rgb, undecoded
@@ -21,7 +21,7 @@ from mmssl.errors import BadInput, first_line
 
 
 @dataclass
-class CheckpointArgs:
+class CheckpointArgs(Flags):
     """Flags of every evaluation of a saved checkpoint."""
 
     model_name_or_path: str = flag("runs/clip", "a directory or a Hub id")

@@ -27,6 +27,11 @@ AUGMENTATIONS = {
     "crop_flip": images.RandomResizedCrop(scale=(0.5, 1.0)),
     "none": None,
 }
+OF_OTHERS = {  # flags that an encoder of this modality has no use for
+    "image": ("max_length", "max_seconds"),
+    "text": ("max_seconds", "augmentation"),
+    "audio": ("max_length", "augmentation"),
+}
 OURS, UNTRAINED, CHANCE = "this checkpoint", "untrained", "chance"
 
 Table = dict[str, dict[str, list[float]]]  # row -> column -> a figure for each seed, in per cent
@@ -39,6 +44,7 @@ class Transfer:
         """args: recipes/transfer.py's. Raises BadInput, before anything is computed, where they do not fit."""
         self.args = args
         ours = encoders.load(args.model_name_or_path, args.pooling, args.tower, args.trust_remote_code)
+        args.refuse(OF_OTHERS[ours.modality], f"an encoder of {ours.modality}s")
         self.train, self.test = labelled.load(
             args.dataset, ours.modality, ours.processor, input_column=args.input_column, label_column=args.label_column,
             held_out=args.held_out, hold_out=args.hold_out, max_samples=args.max_samples, max_length=args.max_length,
