@@ -46,7 +46,7 @@ class Texts(Dataset):
     def __init__(self, texts: list[str], tokenizer, max_length: int) -> None:
         if tokenizer.pad_token is None:  # which token is all the same: the attention mask hides it
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
-        self.texts, self.tokens = texts, Tokens(texts, tokenizer, max_length)
+        self.texts, self.tokens = texts, Tokens(texts, tokenizer, min(max_length, tokenizer.model_max_length))
         self.lengths = self.tokens.starts.diff()
 
     def __len__(self) -> int:

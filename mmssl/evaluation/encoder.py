@@ -15,18 +15,20 @@ from transformers import (
     ViTMAEModel,
 )
 
+import mmssl.models  # noqa: F401  so that AutoModel knows our own architectures
 from mmssl import pretrained
 from mmssl.data import sources
 from mmssl.data.images import normalise, unit_range
 from mmssl.data.labelled import Labelled
 from mmssl.errors import BadInput, first_line
+from mmssl.methods.bert import longest
 from mmssl.methods.mae import to_vit
 
-# what a processor is, and what the part of a whole processor is called
+# what a processor is, and what the part of a whole processor is called; text last: much that sees or hears writes, too
 MODALITIES = {
     "image": (ImageProcessingMixin, "image_processor"),
-    "text": (PreTrainedTokenizerBase, "tokenizer"),
     "audio": (FeatureExtractionMixin, "feature_extractor"),
+    "text": (PreTrainedTokenizerBase, "tokenizer"),
 }
 TOWERS = {"vision": "image", "text": "text"}
 
@@ -115,6 +117,8 @@ def load(name: str, pooling: str = "auto", tower: str = "vision", trust_remote_c
         if isinstance(whole, kind) and (not both or modality == wanted):
             if pooling == "concat" and modality != "image":
                 raise BadInput(f"--pooling concat: each {modality} has tokens of its own number; use mean")
+            if modality == "text":
+                whole.model_max_length = longest(model, whole)  # many a tokenizer does not know it
             encoder = Encoder(model, whole, modality, pooling if pooling != "auto" else "pooler" if both else "mean")
             return encoder.eval()
     raise BadInput(

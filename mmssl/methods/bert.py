@@ -205,9 +205,9 @@ def from_pretrained(
             f"--model_name_or_path {name}: a tokenizer of {len(tokenizer)} tokens for a model of "
             f"{model.config.vocab_size}; they are not of one checkpoint"
         )
-    limit = longest(model, tokenizer)
-    if max_length > limit:
-        raise BadInput(f"--max_seq_length {max_length}: {name} takes {limit} tokens at most")
+    tokenizer.model_max_length = longest(model, tokenizer)  # many a tokenizer does not know it
+    if max_length > tokenizer.model_max_length:
+        raise BadInput(f"--max_seq_length {max_length}: {name} takes {tokenizer.model_max_length} tokens at most")
     return model, tokenizer
 
 

@@ -15,11 +15,16 @@ from transformers import (
     CLIPVisionModel,
     ViTMAEConfig,
     ViTMAEForPreTraining,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
 )
 
 from mmssl.data import labelled
 from mmssl.errors import BadInput
 from mmssl.evaluation import encoder as encoders
+from mmssl.methods import word2vec
+from mmssl.models.word2vec import Word2VecModel
 
 DATA = {"vit": "images", "clip": "images", "bert": "texts", "wav2vec": "sounds"}
 
@@ -138,6 +143,30 @@ def test_a_recordings_padding_is_left_out_of_its_mean():
     lengths = torch.tensor([1000, 500])
     pooled = encoder._pool(states, {"input_values": torch.zeros(2, 1000)}, lengths)[:, 0]
     assert pooled.tolist() == [np.arange(10).mean(), np.arange(5).mean()]
+
+
+def test_a_text_longer_than_the_model_takes_is_cut(tmp_path):
+    tiny_encoders.bert(tmp_path / "model")  # of 512 positions, of which its tokenizer knows nothing
+    encoder = encoders.load(str(tmp_path / "model"))
+    texts = labelled.Texts(["cat " * 600, "dog"], encoder.processor, 1000)
+    assert texts.lengths.tolist() == [512, 3]
+    with torch.no_grad():
+        assert encoder(**texts.__getitems__([0, 1])).isfinite().all()
+
+
+def test_a_recogniser_of_speech_is_judged_on_audio_though_it_has_a_tokenizer(tmp_path):
+    tiny_encoders.wav2vec(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"<pad>": 0, "<unk>": 1, "|": 2, "a": 3}')
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
+    Wav2Vec2Processor(extractor, Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))).save_pretrained(tmp_path)
+    assert encoders.load(str(tmp_path)).modality == "audio"
+
+
+def test_an_architecture_of_our_own_needs_no_code_from_its_directory(tmp_path):
+    method, tokenizer = word2vec.Word2Vec(["a", "b"], np.array([2, 1]), 8), word2vec.tokenizer(["a", "b"], plain=True)
+    method.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert type(encoders.load(str(tmp_path)).model) is Word2VecModel
 
 
 def test_a_directory_without_a_processor_or_an_encoder_is_refused(tmp_path):

@@ -190,6 +190,14 @@ def test_a_sequence_longer_than_the_model_takes_is_refused(exported):
         bert.from_pretrained(str(exported[1]), 64)
 
 
+def test_a_tokenizer_learns_from_the_model_how_long_a_text_may_be(exported, tmp_path):
+    exported[0].save_pretrained(tmp_path)
+    tokenizer = tiny.tokenizer()
+    tokenizer.model_max_length = int(1e30)  # what transformers takes where nothing is said
+    tokenizer.save_pretrained(tmp_path)
+    assert bert.from_pretrained(str(tmp_path), 8)[1].model_max_length == tiny.LENGTH
+
+
 def test_roberta_has_two_positions_fewer():
     tokenizer = tiny.tokenizer()
     tokenizer.model_max_length = 512
