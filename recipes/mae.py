@@ -55,7 +55,8 @@ class MaeArgs(TrainArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model_name_or_path:
-            self.refuse(("size", "image_size", "patch_size"), "a checkpoint to start from: it has sizes of its own")
+            of_its_own = "a checkpoint to start from: it has sizes and targets of its own"
+            self.refuse(("size", "image_size", "patch_size", "norm_pix_loss"), of_its_own)
 
 
 def build(args: MaeArgs):

@@ -160,7 +160,7 @@ def from_scratch(
     size: Size, image_size: int, patch_size: int, mask_ratio: float = 0.75, norm_pix_loss: bool = True
 ) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
     """A new model and its image processor. Raises BadInput where the sizes do not fit together."""
-    if image_size % patch_size:
+    if not 0 < patch_size <= image_size or image_size % patch_size:
         fitting = [side for side in range(2, image_size) if image_size % side == 0]
         raise BadInput(
             f"--patch_size {patch_size} does not divide --image_size {image_size}; {fitting or 'nothing'} would"

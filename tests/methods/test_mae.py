@@ -140,6 +140,8 @@ def test_training_goes_on_from_the_export_and_from_a_plain_vitmae(tmp_path):
     ("options", "said"),
     [
         ({"patch_size": 5}, r"--patch_size 5 does not divide --image_size 16; \[2, 4, 8\] would"),
+        ({"patch_size": 0}, "--patch_size 0 does not divide --image_size 16"),
+        ({"patch_size": 32}, "--patch_size 32 does not divide --image_size 16"),
         ({"patch_size": 4, "mask_ratio": 0.99}, "--mask_ratio 0.99 leaves 0 of 16 patches visible"),
         ({"patch_size": 4, "mask_ratio": 0.0}, "--mask_ratio 0.0 leaves 16 of 16 patches visible"),
     ],
