@@ -60,10 +60,16 @@ class BertArgs(TrainArgs):
         super().__post_init__()
         if self.streaming and self.max_steps <= 0:
             raise BadInput("--streaming: a stream has no length; give the run one with --max_steps")
-        if self.model_name_or_path and self.tokenizer_name:
-            raise BadInput("--model_name_or_path brings its own tokenizer; leave --tokenizer_name out")
+        tokenizer = ("tokenizer", "vocab_size")
+        if self.model_name_or_path:
+            of_its_own = "a checkpoint to start from: it has sizes and a tokenizer of its own"
+            self.refuse((*tokenizer, "tokenizer_name", "architecture", "size"), of_its_own)
+        if self.tokenizer_name:
+            self.refuse(tokenizer, f"--tokenizer_name {self.tokenizer_name}")
         if self.max_seq_length < 8:
             raise BadInput(f"--max_seq_length {self.max_seq_length}: it must be 8 or more")
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f"--dropout {self.dropout}: it must be a probability below 1")
         if not 0 < self.mlm_probability < 1:
             raise BadInput(f"--mlm_probability {self.mlm_probability}: it must lie between 0 and 1")
 

@@ -12,7 +12,8 @@ from processes import Processes
 from test_recipe_mae import at_home
 
 WORDS = "time year people way day man thing woman life child world school state family student group country".split()
-TINY = "--size tiny --vocab_size 200 --max_seq_length 32 --max_steps 4 --per_device_train_batch_size 8 --save_steps 0"
+SIZE = "--size tiny --vocab_size 200"
+TINY = "--max_seq_length 32 --max_steps 4 --per_device_train_batch_size 8 --save_steps 0"
 WITHOUT_MMSSL = """
 import re, sys
 sys.modules["mmssl"] = None
@@ -52,7 +53,7 @@ def recipe(place: Path, name: str, *flags) -> Processes:
 @pytest.fixture(scope="module")
 def bert(place) -> str:
     """What the recipe says, run end to end."""
-    return recipe(place, "bert").succeed()
+    return recipe(place, "bert", *SIZE.split()).succeed()
 
 
 def test_bert_leaves_everything_that_a_run_leaves_beside_its_baselines(bert, place):
@@ -86,7 +87,7 @@ def test_the_card_s_snippets_run_where_mmssl_is_not_installed(bert, place):
     ],
 )
 def test_bert_trains_in_every_manner(place, flags):
-    recipe(place, f"manner{len(flags)}", *flags.split()).succeed()
+    recipe(place, f"manner{len(flags)}", *SIZE.split(), *flags.split()).succeed()
 
 
 @pytest.mark.slow
@@ -101,7 +102,9 @@ def test_bert_goes_on_from_what_it_left(bert, place):
     ("flags", "said"),
     [
         ("--streaming --max_steps -1", "a stream has no length; give the run one with --max_steps"),
-        ("--model_name_or_path a --tokenizer_name b", "brings its own tokenizer"),
+        ("--model_name_or_path a --tokenizer_name b", "--size, --tokenizer_name, --vocab_size have no effect with a"),
+        ("--tokenizer_name b --dropout 0.1", "--vocab_size has no effect with --tokenizer_name b"),
+        ("--dropout 1.5", "--dropout 1.5: it must be a probability below 1"),
         ("--mlm_probability 1.5", "--mlm_probability 1.5: it must lie between 0 and 1"),
         ("--max_seq_length 4", "--max_seq_length 4: it must be 8 or more"),
         ("--max_seq_length 8000", "tokens of text: not one sequence of 8000; lower --max_seq_length"),
@@ -110,7 +113,7 @@ def test_bert_goes_on_from_what_it_left(bert, place):
     ],
 )
 def test_bert_refuses_in_one_sentence(place, flags, said):
-    run = recipe(place, "refused", *flags.split())
+    run = recipe(place, "refused", *SIZE.split(), *flags.split())
     assert run.wait() == [2]
     errors = [line for line in run.output.splitlines() if line.startswith("error: ")]
     assert said in errors[-1] and "Traceback" not in run.output
