@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 
-def write_mean_pooling(directory: Path, dimension: int, max_length: int) -> None:
+def write_mean_pooling(directory: Path, dimension: int, max_length: int | None = None) -> None:
     """modules.json and what it points to, in the form that all releases of sentence-transformers read. dimension: of
-    the encoder's hidden states. max_length: tokens."""
+    the encoder's hidden states. max_length: tokens; None for an encoder that takes texts of any length."""
     files = {
         "modules.json": [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},

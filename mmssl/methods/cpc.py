@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from mmssl import pretrained
+from mmssl import pretrained, sentences
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
@@ -194,11 +194,14 @@ class CPC(Method):
         self.predict.weight[:known] = weight[:known]
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """The model, and the file that defines it; under pretraining/, W_1 to W_steps, to go on from."""
+        """The model, and the file that defines it; one of sentences also to be read as a SentenceTransformer; under
+        pretraining/, W_1 to W_steps, to go on from."""
         type(self.model.config).register_for_auto_class()
         type(self.model).register_for_auto_class("AutoModel")
         self.model.config.auto_map = dict(self.model.with_a_head)
         self.model.save_pretrained(directory)
+        if self.model.main_input_name == "input_ids":
+            sentences.write_mean_pooling(Path(directory), self.dimension)
         Path(directory, PREDICTIONS).parent.mkdir(exist_ok=True)
         save_file({"weight": self.predict.weight.detach().contiguous()}, Path(directory, PREDICTIONS))
 

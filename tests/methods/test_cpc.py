@@ -152,6 +152,17 @@ def test_the_vector_of_a_recording_is_the_mean_over_what_is_no_padding():
     torch.testing.assert_close(together[0], model(waves[:1]).last_hidden_state.mean(1)[0])
 
 
+def test_the_export_of_sentences_is_a_sentence_transformer(tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    tiny, texts = VARIANTS["text"](), ["A0 b1, unknown.", "c2 " * 600]
+    tiny.method.save_pretrained(tmp_path)
+    tiny.processor.save_pretrained(tmp_path)
+    loaded = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=True)
+    with torch.no_grad():
+        expected = tiny.method.model.eval()(**tiny.processor(texts, padding=True, return_tensors="pt")).pooler_output
+    torch.testing.assert_close(torch.from_numpy(loaded.encode(texts)), expected)
+
+
 def test_a_sentence_is_the_same_alone_padded_and_in_a_document():
     tiny = VARIANTS["text"]()
     model, words = tiny.method.model.eval(), tiny.processor
