@@ -26,6 +26,7 @@ from mmssl.methods import bert
 from mmssl.optim import adamw
 
 TOKENIZERS = {"wordpiece": train_wordpiece, "bpe": train_bpe}
+MOST_UNKNOWN = 0.2  # of the text's tokens, to a tokenizer that comes from elsewhere
 STREAMED = 10_000  # documents of a stream that the tokenizer is trained on
 
 
@@ -107,6 +108,9 @@ def main(args: BertArgs) -> None:
         tokens, begins_word = packed.number(train_rows, tokenizer)
         training, collate = packed.Packed(tokens, begins_word, tokenizer, args.max_seq_length, args.seed), None
         counts = packed.counts(tokens, len(tokenizer))
+    if tokenizer.unk_token_id is not None and (unknown := counts[tokenizer.unk_token_id] / counts.sum()) > MOST_UNKNOWN:
+        name = args.model_name_or_path or args.tokenizer_name or args.tokenizer
+        raise BadInput(f"{name}: its tokenizer does not know {unknown:.0%} of the text; train one on the text instead")
     batch, workers = args.per_device_train_batch_size, args.dataloader_num_workers
     loader = Loader(training, batch, collate, seed=args.seed, num_workers=workers)
 

@@ -110,10 +110,13 @@ def test_bert_goes_on_from_what_it_left(bert, place):
         ("--max_seq_length 8000", "tokens of text: not one sequence of 8000; lower --max_seq_length"),
         ("--per_device_train_batch_size 64", "fewer than one global batch of 64"),
         ("--vocab_size 20", "--vocab_size 20 is too small"),
+        ("--dataset {place}/greek.txt --model_name_or_path {place}/bert", "does not know 100% of the text; train one"),
     ],
 )
-def test_bert_refuses_in_one_sentence(place, flags, said):
-    run = recipe(place, "refused", *SIZE.split(), *flags.split())
+def test_bert_refuses_in_one_sentence(bert, place, flags, said):
+    (place / "greek.txt").write_text("αβγ δε ζηθ\n" * 200)
+    sizes = [] if "--dataset" in flags else SIZE.split()
+    run = recipe(place, "refused", *sizes, *flags.format(place=place).split())
     assert run.wait() == [2]
     errors = [line for line in run.output.splitlines() if line.startswith("error: ")]
     assert said in errors[-1] and "Traceback" not in run.output
