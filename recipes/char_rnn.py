@@ -62,6 +62,8 @@ class CharRNNArgs(TrainArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.refuse(("gradient_checkpointing",), "a recurrent network")
+        if self.model_name_or_path:
+            self.refuse(SIZES, "a checkpoint to start from: it has a vocabulary and sizes of its own")
         for name in ("chunk_length", "held_out"):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")

@@ -122,8 +122,9 @@ def test_sizes_below_one_are_refused():
 
 # the recipe
 
-TINY = ["--max_steps=6", "--hidden_size=16", "--embedding_size=8", "--chunk_length=16", "--logging_steps=2",
-        "--per_device_train_batch_size=4", "--save_steps=0", "--use_cpu"]  # fmt: skip
+SIZES = ["--hidden_size=16", "--embedding_size=8"]
+TINY = ["--max_steps=6", "--chunk_length=16", "--logging_steps=2", "--per_device_train_batch_size=4", "--save_steps=0",
+        "--use_cpu"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def run(place: Path, *flags: str) -> Processes:
 
 @pytest.fixture(scope="module")
 def trained(place) -> Path:
-    run(place, f"--dataset={place / 'text.txt'}", f"--output_dir={place / 'run'}").succeed()
+    run(place, *SIZES, f"--dataset={place / 'text.txt'}", f"--output_dir={place / 'run'}").succeed()
     return place / "run"
 
 
@@ -181,6 +182,7 @@ def test_the_text_generation_pipeline_works_without_mmssl(trained):
         ("--dataset={place}/latin.txt", "latin.txt, line 2: byte 0xf6 is not UTF-8"),
         ("--dataset={place}/text.txt --chunk_length=9999", "too few for 4 streams of --chunk_length 9999"),
         ("--dataset={place}/text.txt --forget=1", "--forget is 1.0; it must be a probability below 1"),
+        ("--model_name_or_path={place}/run --cell=gru", "--cell has no effect with a checkpoint to start from"),
         ("--dataset={place}/greek.txt --model_name_or_path={place}/run", "does not know 100% of the characters"),
     ],
 )
