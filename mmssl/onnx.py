@@ -1,10 +1,12 @@
-"""The two encoders of a saved image–text model as ONNX files, each proved equal to the original in ONNX Runtime.
+"""Encoders of images and texts as ONNX files, each proved equal to the original in ONNX Runtime.
 
 python -m mmssl.onnx --model_name_or_path runs/clip       writes runs/clip/onnx/image.onnx and text.onnx
 
-image.onnx: pixel_values (batch, 3, height, width), as the image processor gives them -> features (batch, dim).
-text.onnx: input_ids, attention_mask (batch, tokens) -> features (batch, dim). Neither is of unit length yet.
-Needs `pip install mmssl[onnx]`. Through torch.onnx: optimum-onnx 0.1 holds transformers below 4.58.
+image.onnx: pixel_values (batch, 3, height, width), as the image processor gives them -> features.
+text.onnx: input_ids, attention_mask (batch, tokens) -> features.
+features: of an image–text model (batch, dim), not yet of unit length; of any other encoder its last_hidden_state.
+Needs `pip install mmssl[onnx]`. Through torch.onnx: optimum-onnx 0.1 holds transformers below 4.58. It does not convert
+recurrent networks (torch 2.13).
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from torch import Tensor, nn
 
 from mmssl import pretrained
 from mmssl.arguments import command, flag
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, first_line
 from mmssl.export import TOLERANCE, NotLoadable
+
+INPUTS = {"image": ("pixel_values",), "text": ("input_ids", "attention_mask")}
+AXES = {"image": (0,), "text": (0, 1)}  # of the inputs, along which they may be of any size
 
 
 @dataclass
@@ -29,47 +34,53 @@ class OnnxArgs:
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
 
 
-class ImageEncoder(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+class Encoder(nn.Module):
+    """One output of one function of a model, whose inputs come in the order of `inputs`."""
+
+    def __init__(self, model: nn.Module, function: str, inputs: tuple[str, ...], output: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.function, self.inputs, self.output = model, function, inputs, output
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model.get_image_features(pixel_values=pixel_values).pooler_output
-
-
-class TextEncoder(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+    def forward(self, *values: Tensor) -> Tensor:
+        return getattr(self.model, self.function)(**dict(zip(self.inputs, values, strict=True)))[self.output]
 
 
-def convert(encoder: nn.Module, inputs: dict[str, Tensor], axes: tuple[int, ...], file: Path) -> None:
+def encoders(model: nn.Module) -> dict[str, Encoder]:
+    """Those of a model, by what they read. Raises BadInput where that is neither images nor texts."""
+    if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
+        return {kind: Encoder(model, f"get_{kind}_features", INPUTS[kind], "pooler_output") for kind in INPUTS}
+    for kind, inputs in INPUTS.items():
+        if model.main_input_name == inputs[0]:
+            return {kind: Encoder(model, "forward", inputs, "last_hidden_state")}
+    raise BadInput(f"a {type(model).__name__} reads {model.main_input_name}, neither images nor texts")
+
+
+def convert(encoder: Encoder, inputs: tuple[Tensor, ...], axes: tuple[int, ...], file: Path) -> None:
     """Write `encoder` for inputs of any size along `axes`; `inputs` is an example of several rows."""
     sizes = {axis: torch.export.Dim.DYNAMIC for axis in axes}
-    torch.onnx.export(
-        encoder.eval(),
-        tuple(inputs.values()),
-        file,
-        input_names=list(inputs),
-        output_names=["features"],
-        dynamic_shapes={name: sizes for name in inputs},
-        external_data=False,
-        verbose=False,
-    )
+    try:
+        torch.onnx.export(
+            encoder.eval(),
+            inputs,
+            file,
+            input_names=encoder.inputs,
+            output_names=["features"],
+            dynamic_shapes=(tuple(sizes for _ in inputs),),
+            external_data=False,
+            verbose=False,
+        )
+    except Exception as error:  # whatever torch says to an architecture
+        raise BadInput(f"torch does not convert a {type(encoder.model).__name__}: {first_line(error)}") from error
 
 
 @torch.no_grad()
-def check(encoder: nn.Module, inputs: dict[str, Tensor], file: Path) -> None:
+def check(encoder: Encoder, inputs: tuple[Tensor, ...], file: Path) -> None:
     """Raises NotLoadable where ONNX Runtime and torch differ."""
     import onnxruntime  # an optional extra
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    expected = encoder(**inputs)
-    got = torch.from_numpy(session.run(["features"], {name: value.numpy() for name, value in inputs.items()})[0])
+    expected, given = encoder(*inputs), [value.numpy() for value in inputs]
+    got = torch.from_numpy(session.run(["features"], dict(zip(encoder.inputs, given, strict=True)))[0])
     error = (got - expected).abs().max().item()
     if not error <= TOLERANCE * max(1.0, expected.abs().max().item()):
         raise NotLoadable(f"{file} differs from the original by {error:.2g}")
@@ -84,25 +95,24 @@ def main(args: OnnxArgs) -> None:
     name = args.model_name_or_path
     if args.output_dir is None and not Path(name).is_dir():
         raise BadInput(f"--model_name_or_path {name} is no directory here: say where to write with --output_dir")
-    model, processor = pretrained.load(name, args.trust_remote_code)
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} embeds no image–text pairs")
+    model, processor = pretrained.load(name, args.trust_remote_code, may_lack="pooler")
     directory = Path(args.output_dir or Path(name) / "onnx")
     directory.mkdir(parents=True, exist_ok=True)
-    for which, encoder, axes in (("image", ImageEncoder(model), (0,)), ("text", TextEncoder(model), (0, 1))):
-        file = directory / f"{which}.onnx"
-        convert(encoder, _example(processor, which, 2), axes, file)
-        check(encoder, _example(processor, which, 3), file)  # of another size than the one it was written with
+    for kind, encoder in encoders(model).items():
+        file = directory / f"{kind}.onnx"
+        convert(encoder, _example(processor, kind, 2), AXES[kind], file)
+        check(encoder, _example(processor, kind, 3), file)  # of another size than the one it was written with
         print(file)
 
 
-def _example(processor, which: str, rows: int) -> dict[str, Tensor]:
-    if which == "image":
+def _example(processor, kind: str, rows: int) -> tuple[Tensor, ...]:
+    if kind == "image":
         pictures = [Image.effect_noise((96, 96), 10 * (row + 1)).convert("RGB") for row in range(rows)]
-        return {"pixel_values": processor.image_processor(pictures, return_tensors="pt")["pixel_values"]}
-    texts = ["a dog " * (row + 1) for row in range(rows)]
-    encoded = processor.tokenizer(texts, padding=True, return_tensors="pt")
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        encoded = getattr(processor, "image_processor", processor)(pictures, return_tensors="pt")
+    else:
+        texts = ["a dog " * (row + 1) for row in range(rows)]
+        encoded = getattr(processor, "tokenizer", processor)(texts, padding=True, return_tensors="pt")
+    return tuple(encoded[name] for name in INPUTS[kind])
 
 
 if __name__ == "__main__":
