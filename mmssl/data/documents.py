@@ -49,6 +49,8 @@ def load(
     """
     with PartialState().main_process_first():
         files = _text_files(name)
+        if files and column:
+            raise BadInput(f"--text_column {column}: {name} is running text, which has no columns")
         if files:
             data = {part: _read(paths, whole, streaming) for part, paths in files.items()}
         else:

@@ -17,6 +17,7 @@ from mmssl.data import sources
 from mmssl.errors import BadInput
 
 BLOCK = 1 << 24  # bytes
+TABLES = (".csv", ".json", ".jsonl")  # which `datasets` reads
 
 Source = str | Path | Sequence[str | Path] | Dataset | IterableDataset
 
@@ -33,10 +34,12 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
         )
     files = [source] if isinstance(source, (str, Path)) else list(source)
     paths = [Path(file).expanduser() for file in files]
-    if len(files) > 1 or (paths and paths[0].is_file()):
+    if len(files) > 1 or (paths and paths[0].is_file() and paths[0].suffix not in TABLES):
         for path in paths:
             if not path.is_file():
                 raise BadInput(f"{path}: no such file")
+            if column and path.suffix != ".parquet":
+                raise BadInput(f"--text_column {column}: {path} is read as running text, which has no columns")
         states = [path.stat() for path in paths]
         name = [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p, s in zip(paths, states, strict=True)]
         return [name, column], (block for path in paths for block in file_blocks(path, column))

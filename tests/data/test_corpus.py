@@ -88,8 +88,10 @@ def test_files_parquet_and_datasets_give_the_same_corpus(tmp_path):
     (tmp_path / "b.txt").write_text("\n".join(rows[2:]))
     pq.write_table(pa.table({"text": rows, "n": range(4)}), tmp_path / "a.parquet")
     dataset = Dataset.from_dict({"text": rows})
+    dataset.to_json(tmp_path / "a.jsonl")
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
     for i, source in enumerate(
-        ([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "a.parquet", dataset, dataset.to_iterable_dataset())
+        (files, tmp_path / "a.parquet", tmp_path / "a.jsonl", dataset, dataset.to_iterable_dataset())
     ):
         assert list(load(source, tmp_path / f"cache{i}").sentences()) == lines(TEXT)
 
@@ -143,6 +145,9 @@ def test_a_missing_file_a_cut_archive_and_an_unclear_column_are_named(tmp_path):
     pq.write_table(pa.table({"title": ["a"], "body": ["b"]}), tmp_path / "a.parquet")
     with pytest.raises(BadInput, match="title, body"):
         load(tmp_path / "a.parquet", tmp_path / "cache")
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is read as running text, which has no columns"):
+        load(tmp_path / "a.txt", tmp_path / "cache", column="body")
 
 
 def test_phrases_join_words_that_belong_together(tmp_path):

@@ -116,6 +116,8 @@ def test_a_missing_file_and_an_unclear_column_are_named(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(BadInput, match=r"b\.txt: no such file"):
         documents.load(f"{tmp_path}/a.txt,{tmp_path}/b.txt")
+    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is running text, which has no columns"):
+        documents.load(str(tmp_path / "a.txt"), "body")
     pq.write_table(pa.table({"title": ["a"], "body": ["b"]}), tmp_path / "a.parquet")
     with pytest.raises(BadInput, match="which column holds the text.*--text_column; there are title, body"):
         documents.load(str(tmp_path / "a.parquet"))
