@@ -226,8 +226,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raises BadInput, beginning with `name`, where it cannot serve."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
         raise BadInput(f"{name}: a {type(tokenizer).__name__}, not a tokenizer of the tokenizers library")
-    for what, token in (("mask", tokenizer.mask_token), ("cls", tokenizer.cls_token), ("sep", tokenizer.sep_token)):
-        if token is None:
+    for what in ("mask", "cls", "sep", "pad"):
+        if tokenizer.special_tokens_map.get(f"{what}_token") is None:
             raise BadInput(
                 f"{name}: its tokenizer has no {what} token, so it is not one of a masked language model; give that of "
                 "a BERT, or leave the flag out and train one on your text"

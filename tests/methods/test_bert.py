@@ -214,11 +214,15 @@ def test_a_vocabulary_that_does_not_fit_is_refused(exported, tmp_path):
         bert.from_pretrained(str(tmp_path), tiny.LENGTH)
 
 
-def test_a_tokenizer_without_a_mask_token_is_refused(tmp_path):
-    plain = PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer().backend_tokenizer, cls_token="[CLS]")
-    plain.save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="--tokenizer_name .* has no mask token.*leave the flag out"):
+@pytest.mark.parametrize("lacks", ["mask", "cls", "sep", "pad"])
+def test_a_tokenizer_without_a_token_that_training_or_export_needs_is_refused(lacks, tmp_path):
+    tokens = {f"{name}_token": f"[{name.upper()}]" for name in ("mask", "cls", "sep", "pad") if name != lacks}
+    PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer().backend_tokenizer, **tokens).save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=f"--tokenizer_name .* has no {lacks} token.*leave the flag out"):
         bert.load_tokenizer(str(tmp_path), 16)
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BadInput, match="--tokenizer_name .*none"):
         bert.load_tokenizer(str(tmp_path / "none"), 16)
 
