@@ -100,10 +100,12 @@ def test_mae_refuses_in_one_sentence(flags, said, place, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip", "word2vec", "char_rnn"])
+@pytest.mark.parametrize("name", ["clip", "bert", "word2vec", "char_rnn"])
 def test_every_recipe_takes_a_probe(name, place, tmp_path):
     flags = {
         "clip": [*TINY, "--dataset", write_pairs(place / "pairs"), "--probe_dataset", place / "pairs"],
+        "bert": "--max_steps 2 --size tiny --max_seq_length 8 --per_device_train_batch_size 8 --save_steps 0".split()
+        + ["--probe_dataset", tiny_encoders.texts(tmp_path / "texts")],
         "word2vec": "--max_steps 2 --per_device_train_batch_size 5 --dimension 8 --batched --save_steps 0".split()
         + ["--probe_dataset", tiny_encoders.texts(tmp_path / "texts")],
         "char_rnn": "--max_steps 2 --hidden_size 16 --per_device_train_batch_size 4 --save_steps 0".split()
