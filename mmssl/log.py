@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from mmssl import monitor
 from mmssl.arguments import TrainArgs
 from mmssl.checkpoint import CHECKPOINTS, NonFinite, last_good
-from mmssl.method import Output
+from mmssl.method import Method, Output
 
 MUST_BE_FINITE = ("loss", "grad_norm")
 
@@ -52,6 +52,16 @@ class Log:
             accelerator.init_trackers("mmssl", config=flags)
         self.bar = tqdm(
             total=total, initial=run.step, unit="step", dynamic_ncols=True, disable=not accelerator.is_main_process
+        )
+
+    def opening(self, method: Method, samples: int, resumed_from: Path | None) -> None:
+        """What is about to be trained, and where. samples: in one optimizer step of all processes."""
+        trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
+        processes, precision = self.accelerator.num_processes, self.args.precision.replace("no", "fp32")
+        self.say(
+            f"{processes} process{'es' * (processes > 1)} on {self.accelerator.device.type}, {precision}, "
+            f"{trainable:,} trainable parameters, {self.total:,} steps of {samples:,} {self.unit}"
+            + (f", resumed from {resumed_from}" if resumed_from else "")
         )
 
     def say(self, sentence: str) -> None:

@@ -116,7 +116,7 @@ def train(
         step = steps.skip_non_finite(step)
 
     log = Log(accelerator, run, args, bare.unit, total)
-    log.say(_opening(accelerator, bare, total, samples, found))
+    log.opening(bare, samples, found)
     for difference in differences:
         log.warn(difference)
 
@@ -137,7 +137,7 @@ def train(
             run.epoch, run.samples = run.epoch + 1, 0
 
     def assess() -> None:
-        if evaluate is None or (run.evaluations and run.evaluations[-1]["step"] == run.step):
+        if evaluate is None:
             return
         if accelerator.is_main_process:
             devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -260,13 +260,3 @@ def _apart(batches: Iterable[dict], device: torch.device) -> tuple[list[torch.Te
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _opening(accelerator: Accelerator, method: Method, total: int, per_step: int, found: Path | None) -> str:
-    trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    processes = f"{accelerator.num_processes} process" + "es" * (accelerator.num_processes > 1)
-    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
-    return (
-        f"{processes} on {accelerator.device.type}, {precision}, {trainable:,} trainable parameters, "
-        f"{total:,} steps of {per_step:,} {method.unit}" + (f", resumed from {found}" if found else "")
-    )
