@@ -92,7 +92,7 @@ class ClipArgs(TrainArgs):
     max_length: int = flag(77, "tokens of a caption, at most")
 
     per_device_train_batch_size: int = flag(64, "pairs per process in one micro-batch")
-    num_train_epochs: float = flag(84, "passes over the data")
+    num_train_epochs: float = flag(63, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(0.2, "on matrices only")
     adam_beta2: float = flag(0.98, "AdamW")

@@ -5,6 +5,23 @@ accelerate launch recipes/cpc_audio.py --dataset my_folder --output_dir runs/spe
 accelerate launch recipes/cpc_audio.py --dataset my_folder --output_dir runs/paper --sampling_rate 16000 \
     --hidden_size 512 --context_size 256 --conv_kernel 10 8 4 4 4 --conv_stride 5 4 2 2 2 --crop_seconds 1.28 \
     --per_device_train_batch_size 8 --learning_rate 2e-4                # the paper's sizes, section 3.1
+
+Free Spoken Digit Dataset (data_scripts/spoken_digits.py), 2,700 recordings of six speakers, eight minutes on one core:
+
+    accelerate launch recipes/cpc_audio.py --dataset spoken_digits --negatives speaker --speaker_column speaker \
+        --per_device_train_batch_size 64
+
+then recipes/transfer.py --mode linear --labels 100% --seeds 1, per cent; the rows name the speakers whose digits are
+tested, after training the probe on the other four (unlabelled, their recordings were in the pretraining):
+
+    seed                                 0      1      2    log-mel   untrained   chance
+    digits of jackson, theo           75.4   76.4   70.6       61.1        34.1     10.0
+    digits of nicolas, yweweler       81.7   82.7   80.4       64.3        41.2     10.0
+    digits of george, lucas           79.1   76.7   76.6       57.6        35.0     10.0
+    who speaks, the given split       97.0   98.0   98.3       99.0        86.7     16.7
+
+Tried, one short run each, k-NN on digits of unseen speakers: negatives of the same speaker 50, within the recording 41,
+across the batch 25 (untrained 32): to tell speakers apart is the easier task, and it is learned instead.
 """
 
 from __future__ import annotations
@@ -144,7 +161,8 @@ def finish(
         description=f"{cpc.__doc__.splitlines()[0]} A `CpcAudioModel` for recordings at {config.sampling_rate:,} Hz: "
         f"`last_hidden_state` has {config.frame_rate:g} frames a second, each of all that was heard up to then; "
         "`pooler_output` is their mean, one vector for a recording.",
-        data=f"{args.dataset}: {len(recordings.rows):,} recordings, {recordings.seconds / 60:.1f} minutes, no labels, "
+        data=f"{args.dataset}: {len(recordings.rows):,} recordings, {recordings.seconds / 60:.1f} minutes, "
+        f"{'who speaks told only which recordings to compare' if args.speaker_column else 'no labels'}, "
         f"and {len(held_out):,} held out. {voices.LICENCE if args.dataset == 'voices' else ''}",
         task="audio-classification",
         dataset=args.dataset,
