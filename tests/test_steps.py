@@ -13,12 +13,15 @@ import torch
 from accelerate import Accelerator
 from processes import Processes
 from small import Numbers, Small, sgd
+from tiny import bert, clip, mae
 from tiny.clip import VARIANTS, Pairs
 from torch.utils.data import default_collate
 from transformers import CLIPConfig, CLIPModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmssl import steps
 from mmssl.data.images import MEAN, STD, Affine
+from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
 from mmssl.methods.clip import CLIP
 
@@ -90,12 +93,18 @@ def test_accumulation_of_a_loss_that_compares_samples_is_refused():
         steps.standard(method, micro_batches(Pairs(), 8, 2), [sgd(method)], Accelerator(cpu=True), 1.0)
 
 
-def test_gradient_checkpointing_gives_the_same_gradient():
-    method = VARIANTS["info_nce"]().method
-    batches = micro_batches(Pairs(), 8, 1)
-    plain = gradient(method, steps.standard, batches)
-    method.model.gradient_checkpointing_enable()
-    assert_close(gradient(method, steps.standard, batches), plain)
+@pytest.mark.parametrize("variants", [clip.VARIANTS, bert.VARIANTS, mae.VARIANTS], ids=["clip", "bert", "mae"])
+def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(variants):
+    tiny = next(iter(variants.values()))()
+    batch = next(Loader(tiny.data, tiny.batch_size, tiny.collate_fn).epoch(0))
+    batch.pop("index", None)
+    calls = []
+    layer = next(m for m in tiny.method.modules() if isinstance(m, GradientCheckpointingLayer))
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    plain = gradient(tiny.method, steps.standard, [batch])
+    tiny.method.model.gradient_checkpointing_enable()
+    assert_close(gradient(tiny.method, steps.standard, [batch]), plain)
+    assert len(calls) == 1 + 2
 
 
 def test_gradient_is_clipped_to_the_norm_and_reported_before():
