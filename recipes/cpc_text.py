@@ -2,6 +2,16 @@
 
 accelerate launch recipes/cpc_text.py                                   # a hundred Wikipedia articles, built in
 accelerate launch recipes/cpc_text.py --dataset reviews.parquet --output_dir runs/reviews --min_count 5
+
+Pretrained on 14,943 unlabelled IMDb reviews (--min_count 5 --num_train_epochs 2, three minutes on one core), then
+recipes/transfer.py --mode linear --labels 100% --seeds 1, one run, per cent; word2vec: recipes/word2vec.py on the same
+reviews (--dimension 256 --num_train_epochs 5 --threads 1), its word vectors averaged:
+
+              CPC   untrained   word2vec   tf-idf   chance
+    IMDb     77.3        70.8       83.8     86.2     50.0
+    SST-2    70.4        62.6       78.1     78.7     50.9
+
+So it learns, but word2vec learns more of sentiment, and counting words more still.
 """
 
 from __future__ import annotations
