@@ -37,7 +37,7 @@ from mmssl.loop import total_steps, train
 from mmssl.methods.word2vec import Word2Vec
 
 WINDOW, NEGATIVE, SAMPLE, MIN_COUNT, RATE = 5, 5, 1e-3, 5, 0.025
-BATCH = 100  # thousand words to a step
+BATCH = 400  # thousand words to a step: with many, the threads seldom wait for each other
 
 
 def ours(text: corpus.Corpus, dimension: int, threads: int, epochs: int, seed: int = 0) -> tuple[float, Word2Vec]:
