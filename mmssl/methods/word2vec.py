@@ -43,7 +43,7 @@ except Exception as error:  # numba does not know this Python, or LLVM this proc
     WHY_NO_KERNEL, LANES = f"{type(error).__name__}: {error}", 1
 
 TURN = 10_000  # words that a thread trains on between two exchanges of its private rows
-HOT = 1000  # rows of which each thread has private copies, where there are several threads
+HOT = 300  # rows of which each thread has private copies, where there are several threads
 IN_FLIGHT = 4096  # windows of one batched update
 
 SNIPPETS = {
