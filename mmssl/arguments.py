@@ -96,11 +96,11 @@ class TrainArgs(Flags):
         return "bf16" if self.bf16 == "yes" or (self.bf16 == "auto" and fast_bf16(self.use_cpu)) else "no"
 
     def check_output_dir(self) -> None:
-        """Make it. Refuse to write where that fails, or over another run; call it before anything costly."""
+        """Refuse where it cannot be written, or to write over another run; call it before anything costly."""
         directory = Path(self.output_dir)
+        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=directory).close()
+            tempfile.TemporaryFile(dir=there).close()  # the directory is made later: a refused run leaves nothing
         except OSError as error:
             raise BadInput(f"--output_dir {directory} cannot be written to ({error}); choose another") from error
         if self.overwrite_output_dir or self.resume_from_checkpoint:
