@@ -226,7 +226,8 @@ def test_clip_refuses_a_folder_without_captions(clip, tmp_path, capsys, monkeypa
     (tmp_path / "photos").mkdir()
     for i in range(3):
         Image.fromarray(np.full((8, 8, 3), i, dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.png")
-    said = refuse(clip, [*TINY, "--dataset", tmp_path / "photos"], capsys, monkeypatch)
+    arguments = [*TINY, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "run"]
+    said = refuse(clip, arguments, capsys, monkeypatch)
     assert "no caption column among image: name it with --caption_column" in said
 
 
