@@ -19,7 +19,9 @@ nearly every flag, which helps zero-shot.
 
 Tried, on 200 emoji held out of the training part, one run each, R@10 with a standard error of 2.3 (the same 200):
 42 epochs without garbled words 34.3; 84 epochs 34.0; both with garbled words, 36.3 and 38.5; and with whole images at
-the end, 39.0 (R@1 16.3 against 12.2). On a second such 200, 42 epochs gave 38.0 without garbled words and 36.3 with. Stronger colour jitter, grey images and scaling: 32.8. Patches of 8 pixels: 34.7.
+the end, 39.0 (R@1 16.3 against 12.2). On a second such 200,
+42 epochs gave 38.0 without garbled words and 36.3 with.
+Stronger colour jitter, grey images and scaling: 32.8. Patches of 8 pixels: 34.7.
 Batches of 128: 36.8. More garbled words and one text layer: 35.5. Before that, with 1.6: batches of 32 instead of 64 at
 equal cost 30.1 against 33.1; half of all words dropped and equal captions as joint targets 25.0 against 27.8; averaged
 weights (EMA 0.98) between -1.5 and +0.4. On the test emoji themselves, looked at before
