@@ -7,6 +7,7 @@ van den Oord et al. 2018, arXiv:1807.03748, section 3.3.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -92,10 +93,12 @@ class CpcTextModel(PreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if input_ids.ndim == 2:
-            words, mean = self._sentences(input_ids, attention_mask)
+            weight = attention_mask[..., None].to(self.embedding.weight.dtype)
+            words = self.convolution((self.embedding(input_ids) * weight).mT).relu().mT * weight
+            mean = words.sum(1) / weight.sum(1).clamp(min=1)
             return CpcTextOutput(last_hidden_state=words, pooler_output=mean)
         there = attention_mask.any(-1)
-        _, mean = self._sentences(input_ids[there], attention_mask[there])
+        mean = self._packed(input_ids[there], attention_mask[there].bool())
         encoded = mean.new_zeros(*there.shape, mean.shape[-1])
         encoded[there] = mean
         context, _ = self.context(encoded)
@@ -103,8 +106,15 @@ class CpcTextModel(PreTrainedModel):
         pooled = (context * weight).sum(1) / weight.sum(1).clamp(min=1)
         return CpcTextOutput(last_hidden_state=context, pooler_output=pooled, encoded=encoded)
 
-    def _sentences(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(sentences, words, hidden) and its mean over words, (sentences, hidden)."""
-        weight = attention_mask[..., None].to(self.embedding.weight.dtype)
-        words = self.convolution((self.embedding(input_ids) * weight).mT).relu().mT * weight
-        return words, words.sum(1) / weight.sum(1).clamp(min=1)
+    def _packed(self, input_ids: Tensor, there: Tensor) -> Tensor:
+        """(sentences, words) -> (sentences, hidden): the mean, with nothing computed for padding, of which sentences of
+        unlike length have twice as much as words. All words stand in one row, zeros between the sentences."""
+        size = self.convolution.kernel_size[0]
+        kept = F.pad(there, (0, size // 2), value=True)
+        is_word = F.pad(there, (0, size // 2))[kept]
+        row = self.embedding(F.pad(input_ids, (0, size // 2))[kept]) * is_word[:, None]
+        row = F.pad(row, (0, 0, size // 2, size // 2))
+        seen = torch.cat([row[i : i + len(is_word)][is_word] for i in range(size)], 1)  # (words, size * embedding)
+        words = F.linear(seen, self.convolution.weight.transpose(1, 2).flatten(1), self.convolution.bias).relu()
+        count = there.sum(1)
+        return torch.segment_reduce(words.to(row.dtype), "sum", lengths=count, initial=0) / count[:, None]

@@ -16,6 +16,7 @@ from mmssl.errors import BadInput
 from mmssl.evaluation.prediction import Prediction
 from mmssl.methods.cpc import CPC, HIDDEN, across, within
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
+from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 
 
 class Batches(Dataset):
@@ -121,6 +122,19 @@ def test_changing_the_future_of_a_recording_changes_no_past_context():
         for name in ("encoded", "last_hidden_state"):
             assert torch.equal(one[name][:, : frame + 1], two[name][:, : frame + 1])
             assert not torch.allclose(one[name][:, frame + 1], two[name][:, frame + 1])
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_sentences_have_the_same_vectors_in_documents_and_by_themselves(kernel_size):
+    torch.manual_seed(0)
+    shape = {"embedding_size": 6, "hidden_size": 5, "context_size": 4, "kernel_size": kernel_size}
+    model = CpcTextModel(CpcTextConfig(vocab_size=20, **shape)).eval()
+    mask = torch.arange(7) < torch.tensor([[7, 1, 4], [2, 0, 0]])[..., None]  # two sentences are padding
+    ids = torch.randint(1, 20, mask.shape)
+    encoded = model(ids, mask.long()).encoded
+    alone = model(ids.flatten(0, 1), mask.flatten(0, 1).long()).pooler_output
+    torch.testing.assert_close(encoded.flatten(0, 1)[mask.any(-1).flatten()], alone[mask.any(-1).flatten()])
+    assert not encoded[1, 1:].any()
 
 
 def test_changing_a_later_sentence_changes_no_past_context():
