@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 FLOAT, INT = ir.FloatType(), ir.IntType(32)
-SCORES = 8  # lanes of the vector that `row_sums` returns
+SCORES = 16  # lanes of the vector that `row_sums` returns: two rows of eight
 
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
@@ -185,28 +185,32 @@ mantissa = _elementwise(_emit_mantissa, 1)  # in [1, 2)
 
 
 @intrinsic
-def row_sums(typingctx, a, b, c, d, e, f):
-    """The sums over the lanes of six vectors, as lanes 0 to 5 of one `SCORES`-wide vector; lanes 6 and 7 are zero."""
-    vectors = (a, b, c, d, e, f)
-    if not all(isinstance(vector, Vector) and vector == a for vector in vectors):
+def row_sums(typingctx, a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5):
+    """The sums over the lanes of twelve vectors as one `SCORES`-wide vector: those of a0 to a5 in lanes 0 to 5, those
+    of b0 to b5 in lanes 8 to 13; the others are zero."""
+    vectors = (a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5)
+    if not all(isinstance(vector, Vector) and vector == a0 for vector in vectors):
         return None
 
     def emit(context, builder, signature, arguments):
         def pick(u, v, lanes):
-            return builder.shuffle_vector(u, v, ir.Constant(ir.VectorType(INT, len(lanes)), lanes))
+            return builder.shuffle_vector(u, v, ir.Constant(ir.VectorType(INT, SCORES), lanes))
 
-        def halves(v):  # sixteen lanes to eight: lower half + upper half
-            if v.type.count == SCORES:
-                return v
-            return builder.fadd(pick(v, v, list(range(8))), pick(v, v, list(range(8, 16))))
+        def fold(u, v, distance):
+            """Lanes whose number has the bit `distance`: v, added to the lanes that far below; the others: u, added to
+            the lanes that far above. So half as many sums are left to do, of twice as many vectors."""
+            upper = [bool(lane & distance) for lane in range(SCORES)]
+            stay = [lane + SCORES * up for lane, up in enumerate(upper)]
+            move = [lane - distance + SCORES if up else lane + distance for lane, up in enumerate(upper)]
+            return builder.fadd(pick(u, v, stay), pick(u, v, move))
 
-        def neighbours(u, v):  # add neighbouring lanes, within each half of the register (where shuffles are cheap)
-            return builder.fadd(pick(u, v, [0, 2, 8, 10, 4, 6, 12, 14]), pick(u, v, [1, 3, 9, 11, 5, 7, 13, 15]))
+        def beside(u, v):  # u in the lower half, v in the upper
+            return fold(u, v, 8) if u.type.count == SCORES else pick(u, v, list(range(SCORES)))
 
-        a, b, c, d, e, f = map(halves, arguments)
-        nothing = ir.Constant(a.type, [0.0] * SCORES)
-        abcd = neighbours(neighbours(a, b), neighbours(c, d))
-        ef = neighbours(neighbours(e, f), nothing)
-        return builder.fadd(pick(abcd, ef, [0, 1, 2, 3, 8, 9, 10, 11]), pick(abcd, ef, [4, 5, 6, 7, 12, 13, 14, 15]))
+        r0, r1, r2, r3, r4, r5 = (beside(a, b) for a, b in zip(arguments[:6], arguments[6:], strict=True))
+        nothing = ir.Constant(r0.type, [0.0] * SCORES)
+        even = fold(fold(r0, r4, 4), fold(r2, nothing, 4), 2)
+        odd = fold(fold(r1, r5, 4), fold(r3, nothing, 4), 2)
+        return fold(even, odd, 1)
 
     return Vector(SCORES)(*vectors), emit

@@ -26,6 +26,7 @@ from numba import njit
 
 from mmssl.kernels.simd import (
     LANES,
+    SCORES,
     add,
     divide,
     exp,
@@ -53,25 +54,24 @@ def _row(word, hot, private):
 
 
 @njit(inline="always")
-def _context_rows(words, at, reach, hot, private, rows):
-    """Write the words around `at`, no further than `reach` and not across a sentence's end; return how many."""
-    found = 0
-    left = at - 1
-    while left >= 0 and left >= at - reach and words[left] >= 0:
-        left -= 1
-    right = at + 1
-    while right < len(words) and right <= at + reach and words[right] >= 0:
-        right += 1
-    for near in range(left + 1, right):
-        if near != at:
-            rows[found] = _row(words[near], hot, private)
-            found += 1
-    return found
+def _rows(words, hot, private, spare):
+    """The row of each word, 0 at the end of a sentence, and `spare` zeros."""
+    rows = np.zeros(len(words) + spare, np.int64)
+    for at in range(len(words)):
+        rows[at] = _row(max(words[at], 0), hot, private)
+    return rows
 
 
 @njit(inline="always")
-def _score_two(inputs, first, second, outputs, targets, scores):
-    """scores[0, k] = inputs[first] . outputs[target k], scores[1, k] = inputs[second] . outputs[target k]."""
+def _sentence_end(words, at):
+    while at < len(words) and words[at] >= 0:
+        at += 1
+    return at
+
+
+@njit(inline="always")
+def _score_two(inputs, first, second, outputs, targets):
+    """inputs[first] . outputs[target k] in lane k, inputs[second] . outputs[target k] in lane 8 + k."""
     t0, t1, t2, t3, t4, t5 = targets
     zero = splat(np.float32(0))
     a0, a1, a2, a3, a4, a5 = zero, zero, zero, zero, zero, zero
@@ -90,8 +90,7 @@ def _score_two(inputs, first, second, outputs, targets, scores):
         a4, b4 = fma(a, target, a4), fma(b, target, b4)
         target = load(outputs, t5, column)
         a5, b5 = fma(a, target, a5), fma(b, target, b5)
-    store(scores, 0, 0, row_sums(a0, a1, a2, a3, a4, a5))
-    store(scores, 1, 0, row_sums(b0, b1, b2, b3, b4, b5))
+    return row_sums(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5)
 
 
 @njit(inline="always")
@@ -134,7 +133,7 @@ def _minus_log(product, exponents, total, scratch):
     store(scratch, 0, 0, product)
     store(scratch, 1, 0, exponents)
     loss = 0.0
-    for k in range(8):
+    for k in range(SCORES):
         loss -= math.log(scratch[0, k]) + scratch[1, k] * math.log(2.0)
     store(scratch, 0, 0, total)
     return loss + 0.0 * scratch[0].sum()
@@ -142,11 +141,13 @@ def _minus_log(product, exponents, total, scratch):
 
 @njit(nogil=True)
 def _target_signs(negative):
-    """(tiles, 8): 1 for the centre word, which comes first, -1 for a negative, 0 for a lane without a word."""
-    signs = np.zeros((-(-(negative + 1) // TARGETS), 8), np.float32)
+    """(tiles, SCORES): 1 for the centre word, which comes first, -1 for a negative, 0 for a lane without a word; twice,
+    for two context words."""
+    signs = np.zeros((-(-(negative + 1) // TARGETS), SCORES), np.float32)
     for k in range(negative + 1):
         signs[k // TARGETS, k % TARGETS] = -1
     signs[0, 0] = 1
+    signs[:, 8:] = signs[:, :8]
     return signs
 
 
@@ -165,14 +166,11 @@ def _clash(centre, targets, tile):
 
 
 @njit(inline="always")
-def _prefetch_window(words, negatives, negative, inputs, outputs, hot, at):
-    centre = words[at]
-    if centre >= hot:
-        _prefetch_row(inputs, centre)
-        _prefetch_row(outputs, centre)
+def _prefetch_window(rows, negatives, negative, inputs, outputs, hot, private, at):
+    _prefetch_row(inputs, rows[at])
+    _prefetch_row(outputs, rows[at])
     for k in range(at * negative, (at + 1) * negative):
-        if negatives[k] >= hot:
-            _prefetch_row(outputs, negatives[k])
+        _prefetch_row(outputs, _row(negatives[k], hot, private))
 
 
 @njit(inline="always")
@@ -187,28 +185,38 @@ def train_windows(words, reach, negatives, negative, inputs, outputs, hot, priva
 
     The loss of a pair is -log sigmoid(score) of the centre word, less log sigmoid(-score) of each of its negatives.
     """
-    widest = 2 * max(1, reach.max()) if len(reach) else 2
-    rows = np.empty(widest + 1, np.int64)
-    step = np.zeros((widest + 1, 8), np.float32)
-    scores = np.empty((2, 8), np.float32)
+    widest = max(1, reach.max()) if len(reach) else 1
+    rows = _rows(words, hot, private, widest)
+    context = np.zeros(2 * widest + 1, np.int64)  # the rows of the words around
+    step = np.zeros((2 * widest + 1, 8), np.float32)  # of each context word, towards each target
+    scratch = np.empty((2, SCORES), np.float32)
     signs = _target_signs(negative)
-    without_clash = np.empty((1, 8), np.float32)
+    halves = np.ones((2, SCORES), np.float32)
+    halves[1, 8:] = 0  # an odd last context word has none beside it
     one, nought = splat_scores(np.float32(1)), splat_scores(np.float32(0))
     rate = splat_scores(np.float32(learning_rate))
     product, exponents = one, nought  # the product of all probabilities is product * 2 ** exponents
     total = nought  # their sum, in which a NaN shows
     loss, pairs = 0.0, 0
+    begin = end = 0  # of the sentence
     for at in range(len(words)):
         if at + AHEAD < len(words):
-            _prefetch_window(words, negatives, negative, inputs, outputs, hot, at + AHEAD)
+            _prefetch_window(rows, negatives, negative, inputs, outputs, hot, private, at + AHEAD)
         if words[at] < 0:
+            begin = at + 1
             continue
-        contexts = _context_rows(words, at, reach[at], hot, private, rows)
+        if at >= end:
+            end = _sentence_end(words, at)
+        left, right = max(begin, at - reach[at]), min(end, at + 1 + reach[at])
+        contexts = right - left - 1
         if contexts == 0:
             continue
-        rows[contexts] = rows[contexts - 1]  # contexts are scored in twos: an odd last one beside itself
+        for k in range(widest):  # always as many, so that no branch is to be guessed; what is too much is not read
+            context[k] = rows[left + k]
+        for k in range(widest):
+            context[at - left + k] = rows[at + 1 + k]
         pairs += contexts
-        centre = _row(words[at], hot, private)
+        centre = rows[at]
         noise = at * negative
         for tile in range(len(signs)):  # one, unless there are more than five negatives
             first = centre
@@ -226,30 +234,28 @@ def train_windows(words, reach, negatives, negative, inputs, outputs, hot, priva
             noise += TARGETS - 1
             sign = load_scores(signs, tile, 0)
             if _clash(centre, targets, tile):
-                for k in range(8):
-                    without_clash[0, k] = signs[tile, k]
+                for lane in range(SCORES):
+                    scratch[0, lane] = signs[tile, lane]
                 for k in range(TARGETS):
                     if targets[k] == centre and k + tile > 0:
-                        without_clash[0, k] = 0
-                sign = load_scores(without_clash, 0, 0)
-            present, minus, signed_rate = multiply(sign, sign), subtract(nought, sign), multiply(sign, rate)
+                        scratch[0, k] = scratch[0, k + 8] = 0
+                sign = load_scores(scratch, 0, 0)
             for c in range(0, contexts, 2):
-                _score_two(inputs, rows[c], rows[c + 1], outputs, targets, scores)
-                for half in range(2):
-                    if c + half < contexts:
-                        # probability of the truth: sigmoid(score) or sigmoid(-score); 1 in a lane without a word
-                        odds = multiply(present, exp(multiply(minus, load_scores(scores, half, 0))))
-                        probability = divide(one, add(one, odds))
-                        store(step, c + half, 0, multiply(signed_rate, subtract(one, probability)))
-                        total = add(total, probability)
-                        product = multiply(product, probability)
-                        exponents = add(exponents, exponent(product))
-                        product = mantissa(product)
-            _update(inputs, rows, contexts, outputs, targets, step)
+                sign = multiply(sign, load_scores(halves, c + 1 == contexts, 0))
+                # probability of the truth: sigmoid(score) or sigmoid(-score); 1 in a lane without a word
+                score = _score_two(inputs, context[c], context[c + 1], outputs, targets)
+                odds = multiply(multiply(sign, sign), exp(multiply(subtract(nought, sign), score)))
+                probability = divide(one, add(one, odds))
+                store(step, c, 0, multiply(multiply(sign, rate), subtract(one, probability)))
+                total = add(total, probability)
+                product = multiply(product, probability)
+                exponents = add(exponents, exponent(product))
+                product = mantissa(product)
+            _update(inputs, context, contexts, outputs, targets, step)
         if at % 4096 == 0:  # a float32 counts exponents exactly only up to 2^24
-            loss += _minus_log(product, exponents, total, scores)
+            loss += _minus_log(product, exponents, total, scratch)
             product, exponents = one, nought
-    return loss + _minus_log(product, exponents, total, scores), pairs
+    return loss + _minus_log(product, exponents, total, scratch), pairs
 
 
 @njit(nogil=True)

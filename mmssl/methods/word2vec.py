@@ -45,6 +45,7 @@ except Exception as error:  # numba does not know this Python, or LLVM this proc
 TURN = 10_000  # words that a thread trains on between two exchanges of its private rows
 HOT = 300  # rows of which each thread has private copies, where there are several threads
 IN_FLIGHT = 4096  # windows of one batched update
+CACHE_LINE = 64  # bytes
 
 SNIPPETS = {
     "With gensim": """
@@ -286,9 +287,11 @@ class Word2Vec(Method):
 
     def _table(self) -> Tensor:
         """Zeros of (words, dimension) that are the upper left corner of a table for the kernel: rows padded to whole
-        registers, the threads' private rows below."""
+        registers, the threads' private rows below, the first on the border of two cache lines, as then are all."""
         rows, width = self._shape
-        whole = torch.from_numpy(np.zeros((rows, width), np.float32))  # numpy asks the system for huge pages
+        whole = np.zeros(rows * width + CACHE_LINE // 4, np.float32)  # numpy asks the system for huge pages
+        start = -whole.ctypes.data % CACHE_LINE // 4
+        whole = torch.from_numpy(whole[start : start + rows * width]).view(rows, width)
         return whole[: len(self.words), : self.dimension]
 
     def _whole(self, parameter: nn.Parameter) -> np.ndarray:

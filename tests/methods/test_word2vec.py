@@ -54,6 +54,14 @@ def trained(directory, ids=None, *, max_steps=20, learning_rate=0.1, resume=None
     return method, train(method, loader, args, [optimizer], steps.in_place)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_begin_on_the_border_of_cache_lines_and_registers(threads):
+    method = Word2Vec(WORDS, COUNTS, 12, threads=threads)
+    for table in (method._whole(method.inputs), method._whole(method.outputs)):
+        assert table.ctypes.data % 64 == 0
+        assert table.strides == (4 * LANES, 4)
+
+
 def found_groups(method):
     """Share of words whose nearest word is of their own group."""
     unit = F.normalize(method.inputs.detach(), dim=1)
