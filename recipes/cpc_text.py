@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from mmssl import export, figures
@@ -31,6 +32,7 @@ from mmssl.evaluation.prediction import Prediction
 from mmssl.evaluation.probe import Probed
 from mmssl.loop import Summary, start, train
 from mmssl.methods import cpc
+from mmssl.methods.word2vec import load_vectors
 from mmssl.methods.word2vec import tokenizer as word_tokenizer
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 from mmssl.optim import adamw
@@ -44,7 +46,14 @@ class CpcTextArgs(TrainArgs):
     held_out: int = flag(1000, "documents kept for evaluation where the data has no test split (at most a tenth)")
     model_name_or_path: str | None = flag(None, "go on from this CPC: an earlier run, a directory or a Hub id")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
-    negatives: str = flag("across", "candidates: sentences of a document, or of a batch", ("within", "across"))
+    word_vectors: str | None = flag(
+        None, "begin with these vectors of words: a run of recipes/word2vec.py, its Hub id, or a word2vec file"
+    )
+    negatives: str = flag(
+        "all",
+        "candidates: sentences of the document, as far on in the batch's others, or all",
+        ("within", "across", "all"),
+    )
     prediction_steps: int = flag(3, "sentences ahead, at most")  # section 3.3
     sentences: int = flag(12, "of a document, at most, in a batch")
     max_words: int = flag(50, "of a sentence, at most")
@@ -69,7 +78,9 @@ class CpcTextArgs(TrainArgs):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
         if self.model_name_or_path:
-            self.refuse(sizes, "a checkpoint to start from: it has words and sizes of its own")
+            self.refuse((*sizes, "word_vectors"), "a checkpoint to start from: it has words and sizes of its own")
+        if self.word_vectors:
+            self.refuse(("embedding_size",), f"--word_vectors {self.word_vectors}, which have a size of their own")
         if self.kernel_size % 2 == 0:
             raise BadInput(f"--kernel_size {self.kernel_size} is even: no word would be in the middle")
         if self.sentences <= self.prediction_steps:
@@ -84,11 +95,22 @@ def build(args: CpcTextArgs, texts):
     if not words:
         raise BadInput(f"no word of {args.dataset} occurs {args.min_count} times; lower --min_count")
     tokenizer = word_tokenizer(words, plain=True)
+    vectors = load_vectors(args.word_vectors)[0] if args.word_vectors else None
     config = CpcTextConfig(
-        vocab_size=len(tokenizer), embedding_size=args.embedding_size, hidden_size=args.hidden_size,
-        context_size=args.context_size, kernel_size=args.kernel_size, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), embedding_size=vectors.vector_size if vectors else args.embedding_size,
+        hidden_size=args.hidden_size, context_size=args.context_size, kernel_size=args.kernel_size,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    return CpcTextModel(config), tokenizer
+    model = CpcTextModel(config)
+    if vectors:
+        known = [word for word in words if word in vectors]
+        if not known:
+            raise BadInput(f"--word_vectors {args.word_vectors}: none of its words occurs in {args.dataset}")
+        print(f"{len(known):,} of {len(words):,} words begin with the vectors of {args.word_vectors}")
+        rows = tokenizer.convert_tokens_to_ids(known)
+        with torch.no_grad():
+            model.embedding.weight[rows] = torch.from_numpy(vectors[known])
+    return model, tokenizer
 
 
 def main(args: CpcTextArgs) -> None:

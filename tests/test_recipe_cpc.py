@@ -11,8 +11,11 @@ import datasets
 import numpy as np
 import pytest
 import soundfile
+from gensim.models import KeyedVectors
 from processes import Processes
+from safetensors.torch import load_file
 from test_recipe_mae import at_home
+from transformers import AutoTokenizer
 
 TINY = "--max_steps 4 --save_steps 0 --use_cpu"
 AUDIO = f"--hidden_size 8 --context_size 6 --prediction_steps 3 --per_device_train_batch_size 8 {TINY}"
@@ -234,6 +237,19 @@ def test_a_handful_of_recordings_of_one_kind_goes_through(place):
     assert "figures/map.png" not in files_of(place / "few")
 
 
+def test_text_begins_with_the_vectors_of_words_it_is_given(place):
+    rng = np.random.default_rng(0)
+    vectors = KeyedVectors(8)
+    vectors.add_vectors([*WORDS[:5], "unheard"], rng.normal(0, 1, (6, 8)).astype(np.float32))
+    vectors.save_word2vec_format(place / "vectors.txt")
+    sizes = TEXT.replace("--embedding_size 8", "") + " --learning_rate 0"
+    said = text(place, "vectors", "--word_vectors", place / "vectors.txt", sizes=sizes).succeed()
+    assert f"5 of {len(WORDS)} words begin with the vectors of" in said
+    rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
+    table = load_file(place / "vectors" / "model.safetensors")["embedding.weight"]
+    np.testing.assert_allclose(table[rows], vectors[WORDS[:5]], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -242,6 +258,7 @@ def test_a_handful_of_recordings_of_one_kind_goes_through(place):
         ("--min_count 1000", "occurs 1000 times; lower --min_count"),
         ("--vocab_size 0", "--vocab_size is 0; it must be 1 or more"),
         ("--negatives speaker", "invalid choice: 'speaker'"),
+        ("--word_vectors ./none", "--embedding_size has no effect with --word_vectors ./none"),
         ("--prediction_steps 10 --sentences 12", "no document of 11 sentences or more: lower --prediction_steps"),
         ("--model_name_or_path ./none", "--embedding_size, --hidden_size, --context_size have no effect"),
     ],

@@ -73,7 +73,7 @@ with torch.no_grad():
 }
 
 PREDICTIONS = "pretraining/predict.safetensors"
-NEGATIVES = ("within", "across", "speaker")
+NEGATIVES = ("within", "across", "speaker", "all")
 HIDDEN = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
 
 
@@ -117,13 +117,27 @@ def across(
     return scores, true, time < frames[:, None]
 
 
+def everywhere(
+    prediction: Tensor, encoded: Tensor, frames: Tensor, k: int, all_encoded: Tensor, all_frames: Tensor, first: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates are all moments of all sequences: the most, and the hardest. As `across` otherwise; scores (batch,
+    time - k, sequences * time)."""
+    time = torch.arange(encoded.shape[1], device=encoded.device)
+    candidate = (time < all_frames[:, None]).flatten()
+    scores = prediction[:, :-k] @ all_encoded.flatten(0, 1).T / encoded.shape[-1] ** 0.5
+    scores = scores.masked_fill(~candidate, HIDDEN)
+    sequence = torch.arange(first, first + len(encoded), device=encoded.device)[:, None]
+    return scores, sequence * len(time) + time[k:], time[k:] < frames[:, None]
+
+
 class CPC(Method):
     """
     model: gives `encoded` (batch, time, dim) and `last_hidden_state` (batch, time, context), neither of which may
            depend on what comes later; its `frames(lengths)` says how many of them are no padding; `with_a_head` names
            the classes for fine-tuning that its file defines.
     steps: how far it predicts: 1 to `steps` ahead.
-    negatives: "within" the sequence, "across" the batch, or across the sequences of the same "speaker" in the batch.
+    negatives: "within" the sequence; "across" the batch, the same moment of its sequences; across those of the same
+           "speaker"; "all" moments of the batch.
     """
 
     def __init__(self, model: PreTrainedModel, steps: int = 12, negatives: str = "within", unit: str = "sequences"):
@@ -152,6 +166,8 @@ class CPC(Method):
             if self.negatives == "within":
                 return [within(p, encoded, frames, k) for k, p in enumerate(predictions, 1)]
             others = everyone["encoded"].float(), everyone["frames"], first
+            if self.negatives == "all":
+                return [everywhere(p, encoded, frames, k, *others) for k, p in enumerate(predictions, 1)]
             alike = speaker[:, None] == everyone["speaker"] if self.negatives == "speaker" else None
             return [across(p, encoded, frames, k, *others, alike) for k, p in enumerate(predictions, 1)]
 

@@ -25,7 +25,7 @@ class CpcTextConfig(PreTrainedConfig):
     context_size: int = 2400
     kernel_size: int = 1
     pad_token_id: int = 0
-    initializer_range: float = 0.02
+    initializer_range: float = 0.05
 
 
 @dataclass
@@ -61,7 +61,7 @@ class CpcTextModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
+            init.normal_(module.weight, std=self.config.initializer_range)  # small: what is learned must outgrow it
             init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.Conv1d):
             init.kaiming_normal_(module.weight, nonlinearity="relu")

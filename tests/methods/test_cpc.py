@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from mmssl.errors import BadInput
 from mmssl.evaluation.prediction import Prediction
-from mmssl.methods.cpc import CPC, HIDDEN, across, within
+from mmssl.methods.cpc import CPC, HIDDEN, across, everywhere, within
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 
@@ -52,7 +52,9 @@ def test_scores_are_those_of_two_loops_written_out(k):
     prediction, encoded, frames = sequences()
     inside, _, valid = within(prediction, encoded, frames, k)
     between, _, also_valid = across(prediction, encoded, frames, k, encoded, frames, 0)
-    assert torch.equal(valid, also_valid) and valid.sum() == (frames - k).clamp(min=0).sum()
+    anywhere, _, everywhere_valid = everywhere(prediction, encoded, frames, k, encoded, frames, 0)
+    assert torch.equal(valid, also_valid) and torch.equal(valid, everywhere_valid)
+    assert valid.sum() == (frames - k).clamp(min=0).sum()
     for b, t in valid.nonzero().tolist():
         for s in range(6):
             expected = prediction[b, t] @ encoded[b, s] / 5**0.5 if s < frames[b] else torch.tensor(HIDDEN)
@@ -60,6 +62,9 @@ def test_scores_are_those_of_two_loops_written_out(k):
         for a in range(4):
             expected = prediction[b, t] @ encoded[a, t + k] / 5**0.5 if t + k < frames[a] else torch.tensor(HIDDEN)
             torch.testing.assert_close(between[b, t, a], expected)
+            for s in range(6):
+                expected = prediction[b, t] @ encoded[a, s] / 5**0.5 if s < frames[a] else torch.tensor(HIDDEN)
+                torch.testing.assert_close(anywhere[b, t, 6 * a + s], expected)
 
 
 def test_the_true_one_is_where_it_is_said_to_be():
@@ -69,6 +74,7 @@ def test_the_true_one_is_where_it_is_said_to_be():
     for scores, true, valid in (
         within(perfect, perfect.roll(k, 1), frames, k),
         across(perfect, perfect.roll(k, 1), frames, k, perfect.roll(k, 1), frames, 0),
+        everywhere(perfect, perfect.roll(k, 1), frames, k, perfect.roll(k, 1), frames, 0),
     ):
         assert (scores.argmax(-1) == true)[valid].all()
         assert cross_entropy(scores[valid], true[valid]) < 1e-6
@@ -194,7 +200,7 @@ def test_before_training_accuracy_is_chance():
     tiny = VARIANTS["text"]()
     evaluation = Prediction(tiny.data, batch_size=8)
     found = evaluation(tiny.method)
-    assert found == pytest.approx(evaluation.chances) and found["accuracy"] == pytest.approx(12.5)
+    assert found == pytest.approx(evaluation.chances) and found["accuracy"] == pytest.approx(100 / (8 * 5))
 
 
 @pytest.mark.parametrize("variant", ["across", "speaker"])

@@ -66,7 +66,7 @@ def text() -> Tiny:
     words = tokenizer(WORDS, plain=True)
     torch.manual_seed(0)
     shape = {"vocab_size": len(words), "embedding_size": 8, "hidden_size": 16, "context_size": 12, "kernel_size": 3}
-    method = CPC(CpcTextModel(CpcTextConfig(**shape, pad_token_id=words.pad_token_id)), steps=2, negatives="across")
+    method = CPC(CpcTextModel(CpcTextConfig(**shape, pad_token_id=words.pad_token_id)), steps=2, negatives="all")
     data = Documents(documents(), words, sentences=5, fewest=3, seed=0)
     return Tiny(method, data, batch_size=8, processor=words, example={"text": ["A0 b1, unknown.", "c2"]})
 
