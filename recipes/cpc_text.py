@@ -62,7 +62,7 @@ class CpcTextArgs(TrainArgs):
     embedding_size: int = flag(128, "of words; the paper: 620")
     hidden_size: int = flag(256, "of sentences; the paper: 2400")
     context_size: int = flag(256, "of the GRU; the paper: 2400")
-    kernel_size: int = flag(3, "words that the convolution sees at a time, odd")
+    kernel_size: int = flag(1, "words that the convolution sees at a time, odd")
 
     num_train_epochs: float = flag(20, "passes over the data")
     per_device_train_batch_size: int = flag(32, "documents per process")
