@@ -50,8 +50,8 @@ class CpcTextArgs(TrainArgs):
         None, "begin with these vectors of words: a run of recipes/word2vec.py, its Hub id, or a word2vec file"
     )
     negatives: str = flag(
-        "all",
-        "candidates: sentences of the document, as far on in the batch's others, or all",
+        "across",
+        "candidates: sentences of the document, as far on in the batch's others, or all of the batch, which teach more",
         ("within", "across", "all"),
     )
     prediction_steps: int = flag(3, "sentences ahead, at most")  # section 3.3

@@ -81,7 +81,7 @@ def test_the_card_s_snippets_run_where_mmssl_is_not_installed(bert, place):
 @pytest.mark.parametrize(
     "flags",
     [
-        "--architecture modernbert --tokenizer bpe --vocab_size 300 --masking spans --cross_documents False",
+        "--architecture bert --tokenizer bpe --vocab_size 300 --masking spans --cross_documents False",
         "--streaming --held_out 4",
         "--masking words --dropout 0.1 --gradient_checkpointing",
     ],
