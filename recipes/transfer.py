@@ -6,8 +6,9 @@ python recipes/transfer.py --model_name_or_path runs/bert --dataset sst2.parquet
 python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode few_shot --ways 5 --shots 1 5
 
 Columns: this checkpoint; the same architecture untrained (fine-tuned: from scratch, as long and as hard); raw features
-(pixels, tf-idf, log-mel) under the same probe; chance. Mean and standard deviation over seeds, each with labels of its
-own. Where the checkpoint is a directory with a model card, the table and its figure are added to the card.
+(pixels, tf-idf, log-mel) under the same probe (fine-tuned: the linear one); chance. Mean and standard deviation over
+seeds, each with labels of its own. Where the checkpoint is a directory with a model card, the table and its figure are
+added to the card.
 """
 
 from __future__ import annotations

@@ -100,15 +100,21 @@ class Transfer:
 
     def _probe(self, name: str, classify: Callable) -> Iterator[tuple[str, str, float]]:
         for column, layer, x, z in self._features():
-            for amount, seeds in self.subsets.items():
-                for seed, rows in enumerate(self._distinct(seeds)):
-                    predicted = classify(x[rows.numpy()], self.train.label[rows].numpy(), z, seed=seed)
-                    yield f"{name}, {_labels(amount)}{layer}", column, self._accuracy(torch.from_numpy(predicted))
+            for amount in self.subsets:
+                for accuracy in self._classify(classify, amount, x, z):
+                    yield f"{name}, {_labels(amount)}{layer}", column, accuracy
         for amount in self.subsets:
             yield f"{name}, {_labels(amount)}", CHANCE, self.chance
 
+    def _classify(self, classify: Callable, amount: str, x: np.ndarray, z: np.ndarray) -> Iterator[float]:
+        """Accuracy on the test features z for each choice of so many training features."""
+        for seed, rows in enumerate(self._distinct(self.subsets[amount])):
+            predicted = classify(x[rows.numpy()], self.train.label[rows].numpy(), z, seed=seed)
+            yield self._accuracy(torch.from_numpy(predicted))
+
     def _finetune(self) -> Iterator[tuple[str, str, float]]:
         args, augmentation = self.args, AUGMENTATIONS[self.args.augmentation]
+        raw = raw_features(self.train, self.test)
         for amount, seeds in self.subsets.items():
             for seed, rows in enumerate(seeds):
                 for column in (OURS, UNTRAINED):
@@ -121,6 +127,8 @@ class Transfer:
                         frozen=args.freeze_layers if column == OURS else 0, use_cpu=args.use_cpu,
                     )  # fmt: skip
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
+            for accuracy in self._classify(linear_probe, amount, *raw):
+                yield f"fine-tuned, {_labels(amount)}", self.raw_name, accuracy
             yield f"fine-tuned, {_labels(amount)}", CHANCE, self.chance
 
     def _few_shot(self) -> Iterator[tuple[str, str, float]]:

@@ -90,7 +90,8 @@ def test_fine_tuning_stands_beside_training_from_scratch(recipe, tmp_path):
     flags = {"mode": ["finetune"], "labels": ["10"], "seeds": 2, "max_steps": 3, "freeze_layers": 1}
     results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
     (values,) = results.values()
-    assert len(values[judging.OURS]) == len(values[judging.UNTRAINED]) == 2 and judging.CHANCE in values
+    assert len(values[judging.OURS]) == len(values[judging.UNTRAINED]) == len(values["raw pixels"]) == 2
+    assert judging.CHANCE in values
 
 
 def test_overlap_is_said_and_written_on_the_card(recipe, tmp_path, capsys):
