@@ -5,7 +5,7 @@ python benchmarks/word2vec.py speed --text english5m.txt.gz --dimension 100 --pa
 python benchmarks/word2vec.py raw --text english5m.txt.gz --pairs 5                        text to vectors, 5 epochs
 python benchmarks/word2vec.py quality --text english5m.txt.gz --seeds 0 1 2                3 epochs
 
-torchrun --nproc_per_node 2 benchmarks/word2vec.py ours --threads 1 --text english5m.txt.gz    processes that average
+torchrun --nproc_per_node 2 benchmarks/word2vec.py ours --threads 1 --text english5m.txt.gz    quality of processes
 python benchmarks/word2vec.py peak --threads 1 --text english5m.txt.gz                       share of the machine's peak
 
 gensim runs in its fastest mode: `corpus_file`, an unpacked text on disk, `workers` threads without the interpreter's
@@ -38,28 +38,27 @@ from mmssl.data import corpus
 from mmssl.data.loader import Loader
 from mmssl.data.skip_grams import Pieces
 from mmssl.evaluation import word_similarity
-from mmssl.loop import total_steps, train
+from mmssl.loop import train
 from mmssl.methods.word2vec import Word2Vec
 
 WINDOW, NEGATIVE, SAMPLE, MIN_COUNT, RATE = 5, 5, 1e-3, 5, 0.025
 EPOCHS = 3  # for quality
 BATCH = 400  # thousand words to a step: with many, the threads seldom wait for each other
+BATCH_OF_PROCESSES = 50  # the same, where processes meet after each step
 
 
 def ours(
     text: corpus.Corpus, dimension: int, threads: int, epochs: int, seed: int = 0, rate: float = RATE
 ) -> tuple[float, Word2Vec]:
     """Words per second through the shared loop, and what was trained. rate: the first; it falls linearly to zero."""
+    batch = BATCH if PartialState().num_processes == 1 else BATCH_OF_PROCESSES
     with tempfile.TemporaryDirectory() as place:
         args = TrainArgs(
-            output_dir=place, num_train_epochs=epochs, per_device_train_batch_size=BATCH, learning_rate=rate,
+            output_dir=place, num_train_epochs=epochs, per_device_train_batch_size=batch, learning_rate=rate,
             lr_scheduler_type="linear", save_steps=0, seed=seed, use_cpu=True, bf16="no",
         )  # fmt: skip
-        loader = Loader(Pieces(text.ids), BATCH, lambda batch: batch, seed=seed)
-        method = Word2Vec(
-            text.words, text.counts, dimension, WINDOW, NEGATIVE, SAMPLE, seed, threads, total_steps=total_steps(loader,
-            args)
-        )  # fmt: skip
+        loader = Loader(Pieces(text.ids), batch, lambda batch: batch, seed=seed)
+        method = Word2Vec(text.words, text.counts, dimension, WINDOW, NEGATIVE, SAMPLE, seed, threads)
         optimizer = torch.optim.SGD(method.parameters(), lr=rate)
         summary = train(method, loader, args, [optimizer], steps.in_place)
     tokens = summary.samples_seen * Pieces.PIECE

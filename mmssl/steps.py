@@ -98,15 +98,18 @@ def in_place(
     max_grad_norm: float,
 ) -> Output:
     """The method moves its own parameters, by `train_on(**batch, learning_rate) -> Output`: no graph, no gradient. The
-    optimizer carries the learning rate. Processes average their parameters where `averages_now()` says so."""
-    bare = unwrap(method)
+    optimizer carries the learning rate. With several processes, all begin a step alike, and end it alike: with the sum
+    of what each has changed, parameters by `share(processes)` of it."""
+    bare, processes = unwrap(method), accelerator.num_processes
     rate = optimizers[0].param_groups[0]["lr"]
+    state = [tensor for tensor in (*bare.parameters(), *bare.buffers()) if tensor.is_floating_point()]
+    before = [tensor.detach().clone() for tensor in state] if processes > 1 else []
     output = _mean([bare.train_on(**batch, learning_rate=rate) for batch in micro_batches])
     bare.after_step()
-    if bare.averages_now() and accelerator.num_processes > 1:
-        with torch.no_grad():
-            for parameter in bare.parameters():
-                parameter.copy_(accelerator.reduce(parameter.detach().contiguous(), "mean"))
+    with torch.no_grad():
+        for tensor, start in zip(state, before, strict=False):
+            learned = accelerator.reduce((tensor - start).contiguous(), "sum")
+            tensor.copy_(start + (learned * bare.share(processes) if tensor.requires_grad else learned))
     return output
 
 

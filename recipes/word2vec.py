@@ -25,7 +25,7 @@ from mmssl.data.skip_grams import Pieces
 from mmssl.errors import BadInput
 from mmssl.evaluation import word_similarity
 from mmssl.evaluation.probe import FIGURE, Probed
-from mmssl.loop import Summary, start, total_steps, train
+from mmssl.loop import Summary, start, train
 from mmssl.methods import word2vec
 
 OF_GRADIENTS = ("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "max_skipped_steps", "bf16",
@@ -52,9 +52,8 @@ class Word2VecArgs(TrainArgs):
         os.cpu_count() or 1, "1: every run with these flags gives the same vectors; more: lock-free, not so"
     )
     batched: bool = flag(False, "the form for GPUs (row-wise Adagrad); taken where there is a GPU")
-    average_every: int = flag(10, "steps between averagings of the tables, where there are several processes")
 
-    per_device_train_batch_size: int = flag(50, "thousand words per process and step")
+    per_device_train_batch_size: int = flag(50, "thousand words per process and step; processes meet after each")
     num_train_epochs: float = flag(30, "passes over the text; 3 to 5 for ten million words and more")
     learning_rate: float = flag(0.025, "first one; falls linearly to zero")
     lr_scheduler_type: str = flag("linear", "how it falls", ("cosine", "linear", "constant"))
@@ -65,7 +64,7 @@ class Word2VecArgs(TrainArgs):
         self.refuse(("dataloader_num_workers",), "an array on disk that batches are slices of")
         if self.batched:
             self.refuse(("threads",), "--batched, which has torch's own threads")
-        for name in ("min_count", "max_words", "dimension", "window", "negative", "threads", "average_every"):
+        for name in ("min_count", "max_words", "dimension", "window", "negative", "threads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
 
@@ -83,8 +82,7 @@ def main(args: Word2VecArgs) -> None:
         words, counts = word2vec.with_words(words, counts, vectors.index_to_key)
     loader = Loader(Pieces(text.ids), args.per_device_train_batch_size, seed=args.seed)
     method = word2vec.Word2Vec(
-        words, counts, args.dimension, args.window, args.negative, args.sample, args.seed, args.threads, batched,
-        args.average_every, total_steps(loader, args),
+        words, counts, args.dimension, args.window, args.negative, args.sample, args.seed, args.threads, batched
     )  # fmt: skip
     if vectors is not None:
         known = method.start_from(vectors, outputs)

@@ -43,6 +43,7 @@ except Exception as error:  # numba does not know this Python, or LLVM this proc
     WHY_NO_KERNEL, LANES = f"{type(error).__name__}: {error}", 1
 
 TURN = 10_000  # words that a thread trains on between two exchanges of its private rows
+SETTLED = 400  # meetings after which a word has gone most of the way to where its surroundings draw it
 HOT = 300  # rows of which each thread has private copies, where there are several threads
 IN_FLIGHT = 4096  # windows of one batched update
 CACHE_LINE = 64  # bytes
@@ -170,7 +171,6 @@ class Word2Vec(Method):
     sample:    words of a larger share of the text than this are thinned out; 0 thins none.
     threads:   of the kernel; more than one train without locks: fast, and no two runs alike.
     batched:   the form for GPUs; also what happens where the kernel cannot be compiled.
-    average_every: steps between averagings of the processes' tables; total_steps: the last step is one, too.
     """
 
     unit = "thousand words"  # the pieces of data.skip_grams.Pieces
@@ -186,13 +186,10 @@ class Word2Vec(Method):
         seed: int = 0,
         threads: int = 1,
         batched: bool = False,
-        average_every: int = 10,
-        total_steps: int = 0,
     ) -> None:
         super().__init__()
         self.words, self.counts, self.dimension, self.window, self.negative = words, counts, dimension, window, negative
         self.seed, self.threads, self.batched = seed, threads, batched or bool(WHY_NO_KERNEL)
-        self.average_every, self.total_steps = average_every, total_steps
         self.keep = keep_probability(counts, sample)
         self.noise = noise_pool(counts, np.random.default_rng([seed, 1]))
         self.hot = min(HOT, len(words)) if threads > 1 and not self.batched else 0
@@ -216,16 +213,27 @@ class Word2Vec(Method):
     @torch.no_grad()
     def train_on(self, ids: Tensor, learning_rate: float) -> Output:
         """One pass over the windows of `ids`, tables changed in place. ids: as in `forward`."""
+        frequency = torch.from_numpy(self.counts / max(1, self.counts.sum()) * self.keep[:-1])
+        self.met = frequency * ids.numel()
         if self.batched:
             total, pairs = self._train_batched(ids, learning_rate)
         else:
             total, pairs = self._train_threads(ids.numpy().ravel(), learning_rate)
         return self._output(total, pairs)
 
-    def averages_now(self) -> bool:
-        """Counts the steps; True after every `average_every` and after the last."""
+    def after_step(self) -> None:
+        """Count it: the random choices of the next one depend on that."""
         self.step += 1
-        return (self.total_steps - int(self.step)) % self.average_every == 0
+
+    def share(self, processes: int) -> Tensor:
+        """(words, 1): how much of the sum of what the processes have learned of each word in a step to keep, so that
+        it is what they would have learned one after the other.
+
+        A word met n times moves by a = 1 - exp(-n / SETTLED) of its way, so that after all of them 1 - (1 - a) ** N of
+        it are done; the sum is N a. Of rare words that is all of it, of frequent ones 1 / N, the mean.
+        """
+        a = -torch.expm1(-self.met / SETTLED).clamp(max=-1e-9)
+        return ((1 - (1 - a) ** processes) / (processes * a))[:, None].float().to(self.inputs.device)
 
     def _train_threads(self, ids: np.ndarray, learning_rate: float) -> tuple[float, int]:
         inputs, outputs = self._whole(self.inputs), self._whole(self.outputs)

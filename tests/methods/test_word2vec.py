@@ -227,10 +227,21 @@ def test_what_is_not_a_vector_file_is_named(tmp_path):
         load_vectors(tmp_path)
 
 
+def test_processes_keep_all_that_they_learned_of_rare_words_and_the_mean_of_frequent_ones():
+    counts = np.array([10**8, 10**5, 1])
+    method = Word2Vec(["often", "sometimes", "once"], counts, 4, sample=0)
+    method.train_on(torch.full((1, 10**6), SENTENCE_END, dtype=torch.int32), 0.0)
+    often, sometimes, once = method.share(4).squeeze(1).tolist()
+    assert often == pytest.approx(1 / 4, rel=1e-3) and once == pytest.approx(1, rel=1e-3)
+    a = 1 - np.exp(-method.met[1].item() / word2vec.SETTLED)
+    assert 1 / 4 < sometimes < 1 and sometimes == pytest.approx(sum(a * (1 - a) ** i for i in range(4)) / (4 * a))
+    assert torch.equal(method.share(1), torch.ones(3, 1))
+
+
 def train_and_compare(directory, batched):
     """In each of several processes."""
     start(TrainArgs(output_dir=str(directory), use_cpu=True))
-    method, _ = trained(directory, max_steps=15, average_every=4, total_steps=15, batched=batched)
+    method, _ = trained(directory, max_steps=15, batched=batched)
     mine = method.inputs.detach().contiguous()
     tables = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(tables, mine)
@@ -238,6 +249,6 @@ def train_and_compare(directory, batched):
 
 
 @pytest.mark.parametrize("batched", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_two_processes_end_with_one_averaged_table_that_has_learned(tmp_path, batched):
+def test_two_processes_end_with_one_table_that_has_learned(tmp_path, batched):
     job = Processes(train_and_compare, tmp_path / "run", batched, log=tmp_path / "log.txt", world=2)
     assert job.succeed().count("RESULT 2 True 1.0") == 2
