@@ -3,6 +3,16 @@
 accelerate launch recipes/bert.py                                         # a hundred Wikipedia articles, built in
 accelerate launch recipes/bert.py --dataset my_text.txt --size small      # your own text, a tokenizer trained on it
 accelerate launch recipes/bert.py --dataset my_text.txt --model_name_or_path google-bert/bert-base-uncased   # go on
+
+ModernBERT is the default because it learns in a fraction of BERT's steps. On 13,943 unlabelled IMDb reviews
+(--max_seq_length 256 --per_device_train_batch_size 16 --num_train_epochs 4, one core), loss of training after
+
+                            300     600     900 steps
+    ModernBERT 4x256       5.54    4.82    4.41
+    BERT 4x256             6.44    6.27    6.16
+
+and of held-out text 3.79, accuracy 36.8 % (unigram 6.60, 4.1 %), after 2,310 steps, half an hour (that run was cut to
+two epochs half-way, by --resume_from_checkpoint auto --num_train_epochs 2).
 """
 
 from __future__ import annotations
