@@ -3,6 +3,25 @@
 accelerate launch recipes/mae.py                                   # scikit-learn's digits, built in
 accelerate launch recipes/mae.py --dataset my_folder --image_size 64 --patch_size 8 --size tiny --augmentation crop_flip
 accelerate launch recipes/mae.py --model_name_or_path facebook/vit-mae-base --dataset my_folder   # go on from there
+
+Pretrained without labels on 20,000 images of CIFAR-10 (--image_size 32 --patch_size 4 --augmentation crop_flip
+--num_train_epochs 40, half an hour of one core) and on 10,000 of Fashion-MNIST (--image_size 28 ... --num_train_epochs
+60, 18 minutes), then judged on 4,000 others by recipes/transfer.py --labels 1% 10% 100%, three seeds, per cent:
+
+                                                       MAE     untrained    raw pixels   chance
+    CIFAR-10, --mode linear                1%   34.1 ± 0.9    23.5 ± 2.1    27.4 ± 1.4     10.0
+                                          10%   47.8 ± 0.1    35.4 ± 0.2    35.8 ± 0.3
+                                         100%         53.3          42.4          41.0
+    CIFAR-10, --mode finetune              1%   35.9 ± 0.5    26.0 ± 1.8
+      --augmentation crop_flip            10%   45.4 ± 0.8    30.2 ± 1.2
+      (300 steps of 64: one pass)        100%   46.1 ± 0.4    29.7 ± 1.0
+    Fashion-MNIST, --mode linear           1%   65.6 ± 5.3    39.4 ± 2.4    64.6 ± 3.8      9.9
+                                          10%   77.6 ± 0.4    66.1 ± 1.4    80.0 ± 0.9
+                                         100%         82.3          75.3          84.0
+      --pooling concat                     1%   70.5 ± 2.6    65.1 ± 1.6    64.6 ± 3.8
+                                          10%   82.0 ± 1.2    79.5 ± 0.3    80.0 ± 0.9
+Clothes are photographed in one pose, so that where something is tells much: the mean over tokens forgets it, and loses
+to pixels; all tokens, one after the other, do not.
 """
 
 from __future__ import annotations
