@@ -13,6 +13,16 @@ ModernBERT is the default because it learns in a fraction of BERT's steps. On 13
 
 and of held-out text 3.79, accuracy 36.8 % (unigram 6.60, 4.1 %), after 2,310 steps, half an hour (that run was cut to
 two epochs half-way, by --resume_from_checkpoint auto --num_train_epochs 2).
+
+So short a pretraining does not pay yet where few labels are to be enough. The same encoder under recipes/transfer.py
+--labels 50 500, three seeds, per cent (from scratch: as long; tf-idf under the linear probe):
+
+                                                      pretrained   from scratch        tf-idf
+    SST-2, --mode finetune --batch_size 16
+      --max_steps 120                 100 labels    58.3 ± 1.4     57.6 ± 3.5    57.2 ± 2.6
+                                    1,000 labels    65.2 ± 2.2     67.8 ± 1.4    68.0 ± 1.8
+    IMDb, --mode linear               100 labels    57.7 ± 1.3     59.9 ± 0.7    71.9 ± 0.9
+                                    1,000 labels    66.5 ± 0.6     66.5 ± 1.6    81.4 ± 0.5
 """
 
 from __future__ import annotations
