@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -96,12 +97,22 @@ class Transfer:
             )
             for layer, (x, z) in enumerate(zip(train, test, strict=True)):
                 yield column, f", layer {layer}" * (self.args.layers == "all"), x.numpy(), z.numpy()
-        yield self.raw_name, "", *raw_features(self.train, self.test)
+        yield self.raw_name, "", *self._raw
+
+    @cached_property
+    def _raw(self) -> tuple[np.ndarray, np.ndarray]:
+        return raw_features(self.train, self.test)
+
+    @cached_property
+    def _raw_linear(self) -> dict[str, list[float]]:
+        """The linear probe on raw features, for each amount of labels: beside fine-tuning, too."""
+        return {amount: list(self._classify(linear_probe, amount, *self._raw)) for amount in self.subsets}
 
     def _probe(self, name: str, classify: Callable) -> Iterator[tuple[str, str, float]]:
         for column, layer, x, z in self._features():
             for amount in self.subsets:
-                for accuracy in self._classify(classify, amount, x, z):
+                known = column == self.raw_name and classify is linear_probe
+                for accuracy in self._raw_linear[amount] if known else self._classify(classify, amount, x, z):
                     yield f"{name}, {_labels(amount)}{layer}", column, accuracy
         for amount in self.subsets:
             yield f"{name}, {_labels(amount)}", CHANCE, self.chance
@@ -114,7 +125,6 @@ class Transfer:
 
     def _finetune(self) -> Iterator[tuple[str, str, float]]:
         args, augmentation = self.args, AUGMENTATIONS[self.args.augmentation]
-        raw = raw_features(self.train, self.test)
         for amount, seeds in self.subsets.items():
             for seed, rows in enumerate(seeds):
                 for column in (OURS, UNTRAINED):
@@ -127,7 +137,7 @@ class Transfer:
                         frozen=args.freeze_layers if column == OURS else 0, use_cpu=args.use_cpu,
                     )  # fmt: skip
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
-            for accuracy in self._classify(linear_probe, amount, *raw):
+            for accuracy in self._raw_linear[amount]:
                 yield f"fine-tuned, {_labels(amount)}", self.raw_name, accuracy
             yield f"fine-tuned, {_labels(amount)}", CHANCE, self.chance
 
