@@ -39,12 +39,19 @@ def test_classes_are_numbered_alike_in_both_parts_and_named(tmp_path, tokenizer)
             assert set(text.split()) <= set(tiny_encoders.WORDS[part.names[label]].split())
 
 
-def test_a_test_split_whose_labels_are_secret_is_passed_over(tmp_path, tokenizer):
+def test_a_test_split_whose_labels_are_secret_is_passed_over(tmp_path, tokenizer, capsys):
     write(tmp_path / "glue", [0, 1] * 20)
     write(tmp_path / "glue", [-1] * 12, name="test")
     write(tmp_path / "glue", [1, 0] * 4, texts=[f"other {i}" for i in range(8)], name="validation")
     train, test = labelled.load(str(tmp_path / "glue"), "text", tokenizer)
     assert len(train) == 40 and test.inputs.texts[0] == "other 0"
+    assert "the test data is passed over: its labels are all -1" in capsys.readouterr().out
+
+
+def test_several_labels_of_a_row_are_not_taken_for_secret_ones(tmp_path):
+    write(tmp_path / "tags", [[-1], [-1]] * 10)
+    write(tmp_path / "tags", [[-1], [-1]], name="test")
+    assert len(sources.load(str(tmp_path / "tags"))["test"]) == 2
 
 
 def test_built_in_digits_are_labelled_images_of_both_parts():
