@@ -109,17 +109,16 @@ class CpcTextModel(PreTrainedModel):
     def _packed(self, input_ids: Tensor, there: Tensor) -> Tensor:
         """(sentences, words) -> (sentences, hidden): the mean, with nothing computed for padding, of which sentences of
         unlike length have twice as much as words."""
-        size, bias = self.convolution.kernel_size[0], self.convolution.bias
-        weight, count = self.convolution.weight.transpose(1, 2).flatten(1), there.sum(1)
+        size, count = self.convolution.kernel_size[0], there.sum(1)
         if size == 1:  # what becomes of a word does not depend on its neighbours: once for each that occurs
             occurring, place = input_ids[there].unique(return_inverse=True)
-            words = F.linear(self.embedding(occurring), weight, bias).relu().to(self.embedding.weight.dtype)
-            return F.embedding_bag(place, words, offsets=count.cumsum(0) - count, mode="mean")
-        # all words in one row, zeros between the sentences
-        kept = F.pad(there, (0, size // 2), value=True)
-        is_word = F.pad(there, (0, size // 2))[kept]
-        row = self.embedding(F.pad(input_ids, (0, size // 2))[kept]) * is_word[:, None]
-        row = F.pad(row, (0, 0, size // 2, size // 2))
-        seen = torch.cat([row[i : i + len(is_word)][is_word] for i in range(size)], 1)  # (words, size * embedding)
-        words = F.linear(seen, weight, bias).relu()
-        return torch.segment_reduce(words.to(row.dtype), "sum", lengths=count, initial=0) / count[:, None]
+            seen = self.embedding(occurring)
+        else:  # all words in one row, zeros between the sentences, and of each word those that the convolution sees
+            kept, is_word = (F.pad(there, (0, size // 2), value=gap) for gap in (True, False))
+            is_word, place = is_word[kept], torch.arange(int(count.sum()), device=there.device)
+            row = self.embedding(F.pad(input_ids, (0, size // 2))[kept]) * is_word[:, None]
+            row = F.pad(row, (0, 0, size // 2, size // 2))
+            seen = torch.cat([row[i : i + len(is_word)][is_word] for i in range(size)], 1)  # (words, size * embedding)
+        words = F.linear(seen, self.convolution.weight.transpose(1, 2).flatten(1), self.convolution.bias).relu()
+        words = words.to(seen.dtype)  # of autocast's bf16 no means are taken
+        return F.embedding_bag(place, words, offsets=count.cumsum(0) - count, mode="mean")
