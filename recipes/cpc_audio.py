@@ -57,8 +57,12 @@ class CpcAudioArgs(TrainArgs):
     held_out: int = flag(1000, "recordings kept for evaluation where the data has no test split (at most a tenth)")
     model_name_or_path: str | None = flag(None, "go on from this CPC: an earlier run, a directory or a Hub id")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
-    negatives: str = flag("within", "candidates: moments within a recording, across the batch's, or across those of the"
-                          " same speaker", cpc.NEGATIVES)  # fmt: skip
+    negatives: str = flag(
+        "within",
+        "candidates: moments within the recording, the same moment across the batch's or across those of the same "
+        "speaker, or all of the batch",
+        cpc.NEGATIVES,
+    )
     prediction_steps: int = flag(12, "frames ahead, at most")
     sampling_rate: int = flag(8000, "Hz; recordings of another rate are resampled")
     crop_seconds: float = flag(0.64, "of a recording, at most, in a batch")
