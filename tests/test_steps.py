@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
-import sys
-from functools import partial
-from pathlib import Path
+from itertools import accumulate
 
 import pytest
 import torch
 from accelerate import Accelerator
-from processes import Processes
 from small import Numbers, Small, sgd
 from tiny import bert, clip, mae
 from tiny.clip import VARIANTS, Pairs
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import default_collate
 from transformers import CLIPConfig, CLIPModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -115,8 +112,9 @@ def test_gradient_is_clipped_to_the_norm_and_reported_before():
     assert output.metrics["grad_norm"] > 1e-2 and moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
 
 
-def peak(place: Path, pairs: int, chunk: int) -> None:
-    """Bytes by which memory grew at most during one step of `pairs` pairs in micro-batches of `chunk`."""
+def peak(pairs: int, chunk: int) -> int:
+    """Bytes of tensors that were alive at most during one step of `pairs` pairs in micro-batches of `chunk`, beyond
+    those before it."""
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision, text = tower | {"image_size": 64, "patch_size": 4}, tower | {"vocab_size": 50, "eos_token_id": 49}
     method = CLIP(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)), MEAN, STD)
@@ -124,28 +122,18 @@ def peak(place: Path, pairs: int, chunk: int) -> None:
     ids = torch.full((pairs, 6), 49)
     batch = {"pixel_values": pixels, "input_ids": ids, "attention_mask": ids * 0 + 1}
     batches = [{k: v[i : i + chunk] for k, v in batch.items()} for i in range(0, pairs, chunk)]
-    step = partial(steps.grad_cache if chunk < pairs else steps.standard, method)
-    optimizers, accelerator = [sgd(method)], Accelerator(cpu=True)
-    steps.standard(method, [{k: v[:2] for k, v in batch.items()}], optimizers, accelerator, 1.0)  # what is needed once
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = memory("VmRSS")
-    step(batches, optimizers, accelerator, 1.0)
-    place.write_text(json.dumps(memory("VmHWM") - before))
+    step = steps.grad_cache if chunk < pairs else steps.standard
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step(method, batches, [sgd(method)], Accelerator(cpu=True), 1.0)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
-def memory(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("chunk", [32, pytest.param(256, marks=pytest.mark.slow)])
-def test_memory_of_gradient_cache_follows_the_chunk_not_the_batch(tmp_path, chunk):
+def test_memory_of_gradient_cache_follows_the_chunk_not_the_batch(chunk):
     grown = {}
     for pairs, part in ((chunk, chunk), (4 * chunk, 4 * chunk), (16 * chunk, chunk)):
-        place = tmp_path / f"{pairs}_{part}"
-        Processes(peak, place, pairs, part, log=tmp_path / "log.txt").succeed()
-        grown[pairs, part] = json.loads(place.read_text())
+        grown[pairs, part] = peak(pairs, part)
         print(f"{pairs} pairs in micro-batches of {part}: {grown[pairs, part] / 1e6:.0f} MB")
     assert grown[4 * chunk, 4 * chunk] > 3 * grown[chunk, chunk]  # a whole batch costs in proportion
     # of the batch there remain the embeddings and the similarities of all pairs, of which the loss holds a few copies
