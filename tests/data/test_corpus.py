@@ -11,6 +11,7 @@ from datasets import Dataset
 from mmssl.data import corpus, text_blocks, wikipedia
 from mmssl.data.skip_grams import Pieces
 from mmssl.errors import BadInput
+from mmssl.kernels import word_table
 
 SPACES = " \t\x0b\x0c\r\x1c\x1f\u0085\u00a0\u1680\u2003\u2028\u202f\u205f\u3000"
 TEXT = "the cat sat\nthe dog\n\nthe cat ran é日本 end"
@@ -52,7 +53,7 @@ def test_blocks_and_threads_change_nothing(tmp_path, monkeypatch, threads):
 
 
 def test_a_table_that_grows_keeps_its_words():
-    table = corpus.Table()
+    table = word_table.Table()
     words = [f"word{i}" for i in range(200_000)]
     ids, longest = table.number(np.frombuffer(" ".join(words).encode(), np.uint8))
     again, _ = table.number(np.frombuffer(" ".join(words[::-1]).encode(), np.uint8))
@@ -63,7 +64,7 @@ def test_a_table_that_grows_keeps_its_words():
 def test_without_numba_the_numbers_are_the_same(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text(TEXT)
     compiled = load(tmp_path / "a.txt", tmp_path / "cache")
-    monkeypatch.setattr(corpus, "COMPILED", False)
+    monkeypatch.setattr(word_table, "COMPILED", False)
     plain = load(tmp_path / "a.txt", tmp_path / "other")
     assert plain.words == compiled.words and (plain.ids == compiled.ids).all()
     assert (plain.counts == compiled.counts).all()

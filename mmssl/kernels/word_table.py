@@ -1,0 +1,165 @@
+"""Words of a text to numbers, in the order of first sight: a hash table, and the loop that cuts bytes into words and
+looks them up, compiled by numba. A word is what stands between white space, exactly as `str.split()` has it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+try:
+    from numba import njit
+
+    COMPILED = True
+except Exception:  # no numba for this Python or processor: words are cut by str.split(), some thirty times slower
+
+    def njit(**options):
+        return lambda function: function
+
+    COMPILED = False
+
+SENTENCE_END = -1  # the number of a line's end
+
+
+class Table:
+    """A hash table from the bytes of a word to its number, in order of first sight; open addressing, grown at half
+    full."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.slots = np.full(1 << 17, -1, np.int32)  # the word in each slot
+        self.hashes = np.empty(1 << 16, np.uint64)  # of each word
+        self.counts = np.zeros(1 << 16, np.int64)
+        self.ends = np.zeros((1 << 16) + 1, np.int64)  # word i is letters[ends[i] : ends[i + 1]]
+        self.letters = np.empty(1 << 20, np.uint8)
+
+    def number(self, text: np.ndarray) -> tuple[np.ndarray, int]:
+        """The words of text (uint8) as numbers, with SENTENCE_END at the line ends, and the length of its longest
+        line."""
+        if not COMPILED:
+            return self._number_in_python(text.tobytes())
+        ids = np.empty(len(text) // 2 + 2, np.int32)
+        at = found = line = longest = 0
+        while True:
+            at, found, line, longest, self.size, full = _number_words(
+                text, at, ids, found, line, longest, self.slots, self.hashes, self.counts, self.ends, self.letters,
+                self.size
+            )  # fmt: skip
+            if not full:
+                return ids[:found], longest
+            self._grow(len(text))
+
+    def words(self) -> list[bytes]:
+        letters, ends = self.letters.tobytes(), self.ends[: self.size + 1].tolist()
+        return [letters[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+    def _grow(self, room: int) -> None:
+        if 2 * self.size >= len(self.slots) - 2:
+            self.slots = np.full(2 * len(self.slots), -1, np.int32)
+            for name in ("hashes", "counts", "ends"):
+                before = getattr(self, name)
+                after = np.zeros(2 * len(before), before.dtype)
+                after[: len(before)] = before
+                setattr(self, name, after)
+            _rehash(self.slots, self.hashes, self.size)
+        letters = np.empty(2 * len(self.letters) + room, np.uint8)
+        letters[: len(self.letters)] = self.letters
+        self.letters = letters
+
+    def _number_in_python(self, text: bytes) -> tuple[np.ndarray, int]:
+        if self.size == 0:
+            self.known: dict[bytes, int] = {}
+        ids, longest = [], 0
+        *lines, rest = text.decode().split("\n")
+        for line, end in [*((line, [SENTENCE_END]) for line in lines), (rest, [])]:
+            words = line.split()
+            longest = max(longest, len(words))
+            ids += [self.known.setdefault(word.encode(), len(self.known)) for word in words] + end
+        ids = np.array(ids, np.int32)
+        counts = np.bincount(ids[ids >= 0], minlength=len(self.known))
+        counts[: self.size] += self.counts[: self.size]
+        self.size, self.counts = len(self.known), counts
+        self.letters = np.frombuffer(b"".join(self.known), np.uint8)
+        self.ends = np.concatenate([[0], np.cumsum([len(word) for word in self.known])]).astype(np.int64)
+        return ids, longest
+
+
+@njit(nogil=True)
+def _space(text, at):
+    """The length in bytes of the white space that begins at `at`, 0 for none: the characters that str.split() splits
+    at."""
+    first = text[at]
+    if first <= 32:
+        return 1 if first == 32 or 9 <= first <= 13 or 28 <= first <= 31 else 0
+    if first < 0xC2:
+        return 0
+    left = len(text) - at
+    if first == 0xC2:  # next line, no-break space
+        return 2 if left > 1 and (text[at + 1] == 0x85 or text[at + 1] == 0xA0) else 0
+    if left < 3:
+        return 0
+    second, third = text[at + 1], text[at + 2]
+    if first == 0xE2:  # en quad to hair space, line and paragraph separators, narrow no-break and mathematical space
+        if second == 0x80 and (third <= 0x8A or third == 0xA8 or third == 0xA9 or third == 0xAF):
+            return 3
+        return 3 if second == 0x81 and third == 0x9F else 0
+    if first == 0xE1:  # ogham space mark
+        return 3 if second == 0x9A and third == 0x80 else 0
+    return 3 if first == 0xE3 and second == 0x80 and third == 0x80 else 0  # ideographic space
+
+
+@njit(nogil=True)
+def _number_words(text, at, ids, found, line, longest, slots, hashes, counts, ends, letters, size):
+    """Number words from text[at] on, until the text ends or the table is full. Returns where everything stands."""
+    mask = np.uint64(len(slots) - 1)
+    while at < len(text):
+        if 2 * size >= len(slots) - 2 or ends[size] + (len(text) - at) > len(letters):
+            return at, found, line, longest, size, True
+        space = _space(text, at)
+        if space:
+            if text[at] == 10:
+                ids[found] = SENTENCE_END
+                found += 1
+                longest = max(longest, line)
+                line = 0
+            at += space
+            continue
+        start = at
+        key = np.uint64(14695981039346656037)  # FNV-1a
+        while at < len(text) and not _space(text, at):
+            key = (key ^ np.uint64(text[at])) * np.uint64(1099511628211)
+            at += 1
+        key ^= key >> np.uint64(32)
+        slot = key & mask
+        word = slots[slot]
+        while word >= 0:
+            if hashes[word] == key and ends[word + 1] - ends[word] == at - start:
+                same = True
+                for i in range(at - start):
+                    if letters[ends[word] + i] != text[start + i]:
+                        same = False
+                        break
+                if same:
+                    break
+            slot = (slot + np.uint64(1)) & mask
+            word = slots[slot]
+        if word < 0:
+            word = size
+            slots[slot], hashes[word] = word, key
+            for i in range(at - start):
+                letters[ends[word] + i] = text[start + i]
+            ends[word + 1] = ends[word] + at - start
+            size += 1
+        counts[word] += 1
+        ids[found] = word
+        found += 1
+        line += 1
+    return at, found, line, max(longest, line), size, False
+
+
+@njit(nogil=True)
+def _rehash(slots, hashes, size):
+    mask = np.uint64(len(slots) - 1)
+    for word in range(size):
+        slot = hashes[word] & mask
+        while slots[slot] >= 0:
+            slot = (slot + np.uint64(1)) & mask
+        slots[slot] = word
