@@ -18,6 +18,20 @@ def write_mean_pooling(directory: Path, dimension: int, max_length: int | None =
         "1_Pooling/config.json": {"word_embedding_dimension": dimension, "pooling_mode_mean_tokens": True},
         "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
     }
+    _write(directory, files)
+
+
+def write_static_embedding(directory: Path) -> None:
+    """The same for a table of word vectors, which the directory's model and tokenizer files hold."""
+    kind = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
+    files = {
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": kind}],
+        "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+    }
+    _write(directory, files)
+
+
+def _write(directory: Path, files: dict[str, object]) -> None:
     for name, content in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(json.dumps(content, indent=2))

@@ -98,18 +98,20 @@ def in_place(
     max_grad_norm: float,
 ) -> Output:
     """The method moves its own parameters, by `train_on(**batch, learning_rate) -> Output`: no graph, no gradient. The
-    optimizer carries the learning rate. With several processes, all begin a step alike, and end it alike: with the sum
-    of what each has changed, parameters by `share(processes)` of it."""
+    optimizer carries the learning rate. Several processes begin a step alike and end it alike: with the sum of what
+    each has changed, of parameters `share(processes, micro_batches)` of it."""
     bare, processes = unwrap(method), accelerator.num_processes
     rate = optimizers[0].param_groups[0]["lr"]
     state = [tensor for tensor in (*bare.parameters(), *bare.buffers()) if tensor.is_floating_point()]
     before = [tensor.detach().clone() for tensor in state] if processes > 1 else []
     output = _mean([bare.train_on(**batch, learning_rate=rate) for batch in micro_batches])
     bare.after_step()
-    with torch.no_grad():
-        for tensor, start in zip(state, before, strict=False):
-            learned = accelerator.reduce((tensor - start).contiguous(), "sum")
-            tensor.copy_(start + (learned * bare.share(processes) if tensor.requires_grad else learned))
+    if processes > 1:
+        share = bare.share(processes, micro_batches)
+        with torch.no_grad():
+            for tensor, start in zip(state, before, strict=True):
+                learned = accelerator.reduce((tensor - start).contiguous(), "sum")
+                tensor.copy_(start + (learned * share if tensor.requires_grad else learned))
     return output
 
 

@@ -35,10 +35,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 
-from mmssl import export, figures
+from mmssl import export, figures, word_vectors
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import documents, sentences, wikipedia
 from mmssl.data.loader import Loader
@@ -48,8 +47,6 @@ from mmssl.evaluation.prediction import Prediction
 from mmssl.evaluation.probe import Probed
 from mmssl.loop import Summary, start, train
 from mmssl.methods import cpc
-from mmssl.methods.word2vec import load_vectors
-from mmssl.methods.word2vec import tokenizer as word_tokenizer
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 from mmssl.optim import adamw
 
@@ -110,22 +107,19 @@ def build(args: CpcTextArgs, texts):
     words = sentences.vocabulary(texts, args.vocab_size, args.min_count)
     if not words:
         raise BadInput(f"no word of {args.dataset} occurs {args.min_count} times; lower --min_count")
-    tokenizer = word_tokenizer(words, plain=True)
-    vectors = load_vectors(args.word_vectors)[0] if args.word_vectors else None
+    tokenizer = word_vectors.tokenizer(words, plain=True)
+    vectors = word_vectors.load(args.word_vectors)[0] if args.word_vectors else None
     config = CpcTextConfig(
-        vocab_size=len(tokenizer), embedding_size=vectors.vector_size if vectors else args.embedding_size,
+        vocab_size=len(tokenizer), embedding_size=vectors.vector_size if vectors is not None else args.embedding_size,
         hidden_size=args.hidden_size, context_size=args.context_size, kernel_size=args.kernel_size,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = CpcTextModel(config)
-    if vectors:
-        known = [word for word in words if word in vectors]
+    if vectors is not None:
+        known = word_vectors.take_over(model.embedding.weight, words, vectors)
         if not known:
             raise BadInput(f"--word_vectors {args.word_vectors}: none of its words occurs in {args.dataset}")
-        print(f"{len(known):,} of {len(words):,} words begin with the vectors of {args.word_vectors}")
-        rows = tokenizer.convert_tokens_to_ids(known)
-        with torch.no_grad():
-            model.embedding.weight[rows] = torch.from_numpy(vectors[known])
+        print(f"{known:,} of {len(words):,} words begin with the vectors of {args.word_vectors}")
     return model, tokenizer
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from mmssl import export, figures, steps
+from mmssl import export, figures, steps, word_vectors
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import corpus, wikipedia
 from mmssl.data.loader import Loader
@@ -78,8 +78,8 @@ def main(args: Word2VecArgs) -> None:
         text = read(args)
     words, counts, vectors, outputs = text.words, text.counts, None, None
     if args.init_vectors:
-        vectors, outputs = word2vec.load_vectors(args.init_vectors)
-        words, counts = word2vec.with_words(words, counts, vectors.index_to_key)
+        vectors, outputs = word_vectors.load(args.init_vectors)
+        words, counts = word_vectors.with_words(words, counts, vectors.index_to_key)
     loader = Loader(Pieces(text.ids), args.per_device_train_batch_size, seed=args.seed)
     method = word2vec.Word2Vec(
         words, counts, args.dimension, args.window, args.negative, args.sample, args.seed, args.threads, batched
@@ -89,7 +89,7 @@ def main(args: Word2VecArgs) -> None:
         print(f"{known:,} of {len(words):,} words begin with the vectors of {args.init_vectors}")
     optimizer = torch.optim.SGD(method.parameters(), lr=args.learning_rate)  # carries the rate; it never steps
     torch.set_num_threads(1)  # torch's idle threads would spin beside the kernel's
-    tokenizer = word2vec.tokenizer(method.words, args.plain == "yes")
+    tokenizer = word_vectors.tokenizer(method.words, args.plain == "yes")
     uploads = export.Uploads(args, method, tokenizer)
     probed = Probed(evaluate, args, method, tokenizer)
     summary = train(method, loader, args, [optimizer], steps.in_place, probed, uploads)

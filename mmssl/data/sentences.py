@@ -25,7 +25,7 @@ def split(text: str) -> list[str]:
 
 
 def vocabulary(texts: Iterable[str], size: int, min_count: int) -> list[str]:
-    """The most frequent words, lower-cased letters and digits as `methods.word2vec.tokenizer` cuts them."""
+    """The most frequent words, lower-cased letters and digits as `word_vectors.tokenizer` cuts them."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(re.sub(r"[\W_]+", " ", text.lower()).split())

@@ -133,9 +133,9 @@ def _groups(lists: tuple[str, str, str, str]) -> tuple[tuple[list[str], list[str
 
 
 if __name__ == "__main__":
-    from mmssl.methods.word2vec import load_vectors
+    from mmssl.word_vectors import load
 
-    loaded, _ = load_vectors(sys.argv[1])
+    loaded, _ = load(sys.argv[1])
     for measure, value in evaluate(loaded).items():
         print(f"{measure:24} {value:.3f}")
     print(bias_report(loaded))

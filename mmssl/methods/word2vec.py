@@ -13,8 +13,8 @@ Three forms of the same mathematics:
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,18 +22,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gensim.models import KeyedVectors
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
+from mmssl import sentences
 from mmssl.data.skip_grams import Draws, draw, keep_probability, noise_pool
 from mmssl.distributed import rank
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput
 from mmssl.method import Method, Output
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
+from mmssl.word_vectors import take_over
 
 try:
     from mmssl.kernels import word2vec as kernel
@@ -65,18 +63,6 @@ model = AutoModel.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 print(model(**tokenizer([{word!r}], return_tensors="pt")).pooler_output.shape)
 """,
-}
-
-SENTENCE_TRANSFORMERS = {  # the files that make the directory a SentenceTransformer as well
-    "modules.json": [
-        {
-            "idx": 0,
-            "name": "0",
-            "path": "",
-            "type": "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding",
-        }
-    ],
-    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
 }
 
 
@@ -213,8 +199,6 @@ class Word2Vec(Method):
     @torch.no_grad()
     def train_on(self, ids: Tensor, learning_rate: float) -> Output:
         """One pass over the windows of `ids`, tables changed in place. ids: as in `forward`."""
-        frequency = torch.from_numpy(self.counts / max(1, self.counts.sum()) * self.keep[:-1])
-        self.met = frequency * ids.numel()
         if self.batched:
             total, pairs = self._train_batched(ids, learning_rate)
         else:
@@ -225,14 +209,16 @@ class Word2Vec(Method):
         """Count it: the random choices of the next one depend on that."""
         self.step += 1
 
-    def share(self, processes: int) -> Tensor:
-        """(words, 1): how much of the sum of what the processes have learned of each word in a step to keep, so that
-        it is what they would have learned one after the other.
+    def share(self, processes: int, micro_batches: Sequence[dict[str, Tensor]]) -> Tensor:
+        """(words, 1): how much of the sum of what so many processes have learned of each word, each from as much text
+        as these, to keep, so that it is what they would have learned one after the other.
 
         A word met n times moves by a = 1 - exp(-n / SETTLED) of its way, so that after all of them 1 - (1 - a) ** N of
         it are done; the sum is N a. Of rare words that is all of it, of frequent ones 1 / N, the mean.
         """
-        a = -torch.expm1(-self.met / SETTLED).clamp(max=-1e-9)
+        text = sum(batch["ids"].numel() for batch in micro_batches)
+        met = text * torch.from_numpy(self.counts / self.counts.sum() * self.keep[:-1])
+        a = -torch.expm1(-met / SETTLED).clamp(max=-1e-9)
         return ((1 - (1 - a) ** processes) / (processes * a))[:, None].float().to(self.inputs.device)
 
     def _train_threads(self, ids: np.ndarray, learning_rate: float) -> tuple[float, int]:
@@ -315,13 +301,9 @@ class Word2Vec(Method):
         """Take over the vectors of words that both know (and their outputs, from our own export). Returns how many."""
         if vectors.vector_size != self.dimension:
             raise BadInput(f"the vectors to start from have {vectors.vector_size} dimensions; set --dimension to that")
-        mine = [i for i, word in enumerate(self.words) if word in vectors.key_to_index]
-        theirs = [vectors.key_to_index[self.words[i]] for i in mine]
-        with torch.no_grad():
-            self.inputs[mine] = torch.from_numpy(np.array(vectors.vectors[theirs], np.float32)).to(self.inputs)
-            if outputs is not None:
-                self.outputs[mine] = outputs[theirs].to(self.outputs)
-        return len(mine)
+        if outputs is not None:
+            take_over(self.outputs, self.words, vectors, outputs)
+        return take_over(self.inputs, self.words, vectors)
 
     def keyed_vectors(self) -> KeyedVectors:
         """The word vectors as gensim knows them."""
@@ -346,8 +328,7 @@ class Word2Vec(Method):
         Word2VecConfig.register_for_auto_class()
         Word2VecModel.register_for_auto_class("AutoModel")
         model.save_pretrained(directory)
-        for name, content in SENTENCE_TRANSFORMERS.items():
-            (directory / name).write_text(json.dumps(content, indent=2))
+        sentences.write_static_embedding(directory)
         vectors = self.keyed_vectors()
         vectors.save_word2vec_format(directory / "vectors.bin", fvocab=directory / "counts.txt", binary=True)
         vectors.save_word2vec_format(directory / "vectors.txt", binary=False)
@@ -355,50 +336,3 @@ class Word2Vec(Method):
         save_file(
             {"outputs": self.outputs.detach().cpu().contiguous()}, directory / "pretraining" / "outputs.safetensors"
         )
-
-
-def load_vectors(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
-    """Vectors to go on from, and their outputs where there are any: our own export (a directory or a Hub id), or a
-    word2vec file, text or binary (.bin), also .gz, as gensim, fastText and GloVe with a header write it. Raises
-    BadInput."""
-    path = Path(path)
-    if not path.exists() and len(path.parts) == 2:
-        try:
-            path = Path(snapshot_download(str(path), allow_patterns=["vectors.bin", "pretraining/*"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise BadInput(f"{path}: no such file or directory, and the Hub gave: {first_line(error)}") from error
-    outputs = path / "pretraining" / "outputs.safetensors"
-    file = path / "vectors.bin" if path.is_dir() else path
-    if not file.is_file():
-        raise BadInput(f"{path}: no word vectors here (a word2vec file, or a directory with vectors.bin)")
-    try:
-        vectors = KeyedVectors.load_word2vec_format(file, binary=file.name.removesuffix(".gz").endswith(".bin"))
-    except (ValueError, EOFError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{file} is not in word2vec format: {error}. From gensim: "
-            "model.wv.save_word2vec_format('vectors.bin', binary=True)"
-        ) from error
-    return vectors, load_file(outputs)["outputs"] if outputs.exists() else None
-
-
-def with_words(words: list[str], counts: np.ndarray, more: list[str]) -> tuple[list[str], np.ndarray]:
-    """The vocabulary of a text, and behind it the words of `more` that the text lacks: they keep their vectors."""
-    known = set(words)
-    added = [word for word in more if word not in known]
-    return words + added, np.concatenate([counts, np.zeros(len(added), np.int64)])
-
-
-def tokenizer(words: list[str], plain: bool) -> PreTrainedTokenizerFast:
-    """Words to rows of the table, as `data.corpus` cuts them: at white space; with `plain`, lower-cased letters and
-    digits."""
-    table = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate([*words, "<unk>", "<pad>"])}, unk_token="<unk>")
-    )
-    if plain:
-        table.normalizer = normalizers.Sequence(
-            [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}]+"), " ")]
-        )
-    table.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=table, unk_token="<unk>", pad_token="<pad>", model_input_names=["input_ids", "attention_mask"]
-    )

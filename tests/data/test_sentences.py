@@ -8,7 +8,7 @@ import torch
 from mmssl.data.loader import Loader
 from mmssl.data.sentences import Documents, split, vocabulary
 from mmssl.errors import BadInput
-from mmssl.methods.word2vec import tokenizer
+from mmssl.word_vectors import tokenizer
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
 

@@ -20,6 +20,7 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
+from mmssl import word_vectors
 from mmssl.data import labelled
 from mmssl.errors import BadInput
 from mmssl.evaluation import encoder as encoders
@@ -163,7 +164,8 @@ def test_a_recogniser_of_speech_is_judged_on_audio_though_it_has_a_tokenizer(tmp
 
 
 def test_an_architecture_of_our_own_needs_no_code_from_its_directory(tmp_path):
-    method, tokenizer = word2vec.Word2Vec(["a", "b"], np.array([2, 1]), 8), word2vec.tokenizer(["a", "b"], plain=True)
+    words = ["a", "b"]
+    method, tokenizer = word2vec.Word2Vec(words, np.array([2, 1]), 8), word_vectors.tokenizer(words, plain=True)
     method.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     assert type(encoders.load(str(tmp_path)).model) is Word2VecModel

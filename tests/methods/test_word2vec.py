@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from accelerate import Accelerator
 from gensim.models import KeyedVectors
 from processes import Processes
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from mmssl import steps
+from mmssl import steps, word_vectors
 from mmssl.arguments import TrainArgs
 from mmssl.data.corpus import SENTENCE_END
 from mmssl.data.loader import Loader
@@ -24,12 +25,9 @@ from mmssl.methods import word2vec
 from mmssl.methods.word2vec import (
     LANES,
     Word2Vec,
-    load_vectors,
     loss,
-    tokenizer,
     update_batch,
     update_window,
-    with_words,
 )
 
 GROUPS, SIZE = 6, 5  # words of one group stand together; vectors should find the groups
@@ -155,7 +153,7 @@ def test_a_table_that_a_move_has_packed_is_laid_out_anew():
 def test_one_directory_serves_transformers_and_gensim(tmp_path):
     method = Word2Vec(WORDS, COUNTS, 12)
     method.save_pretrained(tmp_path)
-    tokenizer(WORDS, plain=True).save_pretrained(tmp_path)
+    word_vectors.tokenizer(WORDS, plain=True).save_pretrained(tmp_path)
     script = """
 import sys
 sys.modules["mmssl"] = None
@@ -179,7 +177,7 @@ print(model(**tokenizer(["A0, unknown b1!", "a0"], padding=True, return_tensors=
 
 def test_the_directory_loads_without_remote_code_where_mmssl_is_imported(tmp_path):
     Word2Vec(WORDS, COUNTS, 12).save_pretrained(tmp_path)
-    tokenizer(WORDS, plain=False).save_pretrained(tmp_path)
+    word_vectors.tokenizer(WORDS, plain=False).save_pretrained(tmp_path)
     assert type(AutoModel.from_pretrained(tmp_path)).__name__ == "Word2VecModel"
     assert AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=False)("a0 zzz")["input_ids"] == [0, len(WORDS)]
 
@@ -188,7 +186,7 @@ def test_the_directory_is_a_sentence_transformer(tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     method = Word2Vec(WORDS, COUNTS, 12)
     method.save_pretrained(tmp_path)
-    tokenizer(WORDS, plain=False).save_pretrained(tmp_path)
+    word_vectors.tokenizer(WORDS, plain=False).save_pretrained(tmp_path)
     encoded = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu").encode(["a0", "a0 b1"])
     np.testing.assert_allclose(encoded[0], method.inputs[0].detach().numpy(), atol=1e-6)
 
@@ -196,20 +194,20 @@ def test_the_directory_is_a_sentence_transformer(tmp_path):
 def test_training_goes_on_from_our_own_export_and_from_gensim(tmp_path):
     first, _ = trained(tmp_path / "run", max_steps=3)
     first.save_pretrained(tmp_path / "export")
-    vectors, outputs = load_vectors(tmp_path / "export")
+    vectors, outputs = word_vectors.load(tmp_path / "export")
     again = Word2Vec(WORDS, COUNTS, 12)
     assert again.start_from(vectors, outputs) == len(WORDS)
     torch.testing.assert_close(again.inputs, first.inputs)
     assert torch.equal(again.outputs, first.outputs)
     vectors.save_word2vec_format(str(tmp_path / "v.txt.gz"))
-    vectors, outputs = load_vectors(tmp_path / "v.txt.gz")
+    vectors, outputs = word_vectors.load(tmp_path / "v.txt.gz")
     assert outputs is None and Word2Vec(WORDS, COUNTS, 12).start_from(vectors) == len(WORDS)
     with pytest.raises(BadInput, match="12 dimensions"):
         Word2Vec(WORDS, COUNTS, 10).start_from(vectors)
 
 
 def test_words_that_the_new_text_lacks_keep_their_vectors():
-    words, counts = with_words(WORDS, COUNTS, ["old", "a0"])
+    words, counts = word_vectors.with_words(WORDS, COUNTS, ["old", "a0"])
     assert words[-1] == "old" and len(words) == len(WORDS) + 1 and counts[-1] == 0
     old = KeyedVectors(12)
     old.add_vectors(["old", "a0"], np.ones((2, 12), np.float32))
@@ -222,20 +220,30 @@ def test_words_that_the_new_text_lacks_keep_their_vectors():
 def test_what_is_not_a_vector_file_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("hello world, not vectors\n")
     with pytest.raises(BadInput, match=r"a\.txt is not in word2vec format"):
-        load_vectors(tmp_path / "a.txt")
+        word_vectors.load(tmp_path / "a.txt")
     with pytest.raises(BadInput, match="no word vectors here"):
-        load_vectors(tmp_path)
+        word_vectors.load(tmp_path)
 
 
 def test_processes_keep_all_that_they_learned_of_rare_words_and_the_mean_of_frequent_ones():
     counts = np.array([10**8, 10**5, 1])
     method = Word2Vec(["often", "sometimes", "once"], counts, 4, sample=0)
-    method.train_on(torch.full((1, 10**6), SENTENCE_END, dtype=torch.int32), 0.0)
-    often, sometimes, once = method.share(4).squeeze(1).tolist()
+    text = [{"ids": torch.zeros(1, 10**6 // 2)}] * 2
+    often, sometimes, once = method.share(4, text).squeeze(1).tolist()
     assert often == pytest.approx(1 / 4, rel=1e-3) and once == pytest.approx(1, rel=1e-3)
-    a = 1 - np.exp(-method.met[1].item() / word2vec.SETTLED)
+    a = 1 - np.exp(-(10**6) * counts[1] / counts.sum() / word2vec.SETTLED)
     assert 1 / 4 < sometimes < 1 and sometimes == pytest.approx(sum(a * (1 - a) ** i for i in range(4)) / (4 * a))
-    assert torch.equal(method.share(1), torch.ones(3, 1))
+    assert torch.equal(method.share(1, text), torch.ones(3, 1))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_micro_batches_are_trained_on_one_after_the_other(batched):
+    one, other = (Word2Vec(WORDS, COUNTS, 12, sample=0, batched=batched) for _ in range(2))
+    parts = [{"ids": torch.from_numpy(part)[None]} for part in np.split(text(4_000), 4)]
+    steps.in_place(one, parts, [torch.optim.SGD(one.parameters(), lr=0.1)], Accelerator(cpu=True), 0.0)
+    for part in parts:
+        other.train_on(**part, learning_rate=0.1)
+    assert torch.equal(one.inputs, other.inputs) and torch.equal(one.outputs, other.outputs)
 
 
 def train_and_compare(directory, batched):

@@ -9,9 +9,9 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from mmssl.data.sentences import Documents
 from mmssl.methods.cpc import CPC
-from mmssl.methods.word2vec import tokenizer
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
+from mmssl.word_vectors import tokenizer
 from tiny import Tiny
 
 RATE = 800  # Hz

@@ -8,7 +8,8 @@ import torch
 from mmssl import steps
 from mmssl.data.corpus import SENTENCE_END
 from mmssl.data.skip_grams import Pieces
-from mmssl.methods.word2vec import Word2Vec, tokenizer
+from mmssl.methods.word2vec import Word2Vec
+from mmssl.word_vectors import tokenizer
 from tiny import Tiny
 
 GROUPS, SIZE = 6, 5

@@ -1,0 +1,74 @@
+"""Word vectors: read from files, put into a table, and the tokenizer whose ids are the table's rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from gensim.models import KeyedVectors
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from mmssl.errors import BadInput, first_line
+
+
+def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
+    """Vectors to go on from, and their outputs where there are any: our own export (a directory or a Hub id), or a
+    word2vec file, text or binary (.bin), also .gz, as gensim, fastText and GloVe with a header write it. Raises
+    BadInput."""
+    path = Path(path)
+    if not path.exists() and len(path.parts) == 2:
+        try:
+            path = Path(snapshot_download(str(path), allow_patterns=["vectors.bin", "pretraining/*"]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise BadInput(f"{path}: no such file or directory, and the Hub gave: {first_line(error)}") from error
+    outputs = path / "pretraining" / "outputs.safetensors"
+    file = path / "vectors.bin" if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"{path}: no word vectors here (a word2vec file, or a directory with vectors.bin)")
+    try:
+        vectors = KeyedVectors.load_word2vec_format(file, binary=file.name.removesuffix(".gz").endswith(".bin"))
+    except (ValueError, EOFError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{file} is not in word2vec format: {error}. From gensim: "
+            "model.wv.save_word2vec_format('vectors.bin', binary=True)"
+        ) from error
+    return vectors, load_file(outputs)["outputs"] if outputs.exists() else None
+
+
+def with_words(words: list[str], counts: np.ndarray, more: list[str]) -> tuple[list[str], np.ndarray]:
+    """The vocabulary of a text, and behind it the words of `more` that the text lacks: they keep their vectors."""
+    known = set(words)
+    added = [word for word in more if word not in known]
+    return words + added, np.concatenate([counts, np.zeros(len(added), np.int64)])
+
+
+def take_over(table: Tensor, words: list[str], vectors: KeyedVectors, values: Tensor | None = None) -> int:
+    """Give the rows of `table`, (words, dim), that belong to words of `vectors` their vectors, or their rows of
+    `values`. Returns how many."""
+    mine = [i for i, word in enumerate(words) if word in vectors.key_to_index]
+    theirs = [vectors.key_to_index[words[i]] for i in mine]
+    with torch.no_grad():
+        table[mine] = (torch.from_numpy(vectors.vectors) if values is None else values)[theirs].to(table)
+    return len(mine)
+
+
+def tokenizer(words: list[str], plain: bool) -> PreTrainedTokenizerFast:
+    """Words to rows of the table, as `data.corpus` cuts them: at white space; with `plain`, lower-cased letters and
+    digits."""
+    table = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate([*words, "<unk>", "<pad>"])}, unk_token="<unk>")
+    )
+    if plain:
+        table.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}]+"), " ")]
+        )
+    table.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=table, unk_token="<unk>", pad_token="<pad>", model_input_names=["input_ids", "attention_mask"]
+    )
