@@ -6,7 +6,7 @@ accelerate launch recipes/cpc_text.py --dataset reviews.parquet --output_dir run
 Pretrained on 14,943 unlabelled IMDb reviews, beginning with word vectors of the same reviews (recipes/word2vec.py
 --dimension 256 --num_train_epochs 5 --threads 1), as follows, seven minutes on one core:
 
-    recipes/cpc_text.py --dataset unsup15k.parquet --min_count 5 --word_vectors runs/word2vec --negatives all \
+    recipes/cpc_text.py --dataset unsup15k.parquet --min_count 5 --init_vectors runs/word2vec --negatives all \
         --hidden_size 2048 --context_size 512 --num_train_epochs 3
 
 then recipes/transfer.py --mode linear --labels 100% --seeds 1, one run, per cent:
@@ -59,7 +59,7 @@ class CpcTextArgs(TrainArgs):
     held_out: int = flag(1000, "documents kept for evaluation where the data has no test split (at most a tenth)")
     model_name_or_path: str | None = flag(None, "go on from this CPC: an earlier run, a directory or a Hub id")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
-    word_vectors: str | None = flag(
+    init_vectors: str | None = flag(
         None, "begin with these vectors of words: a run of recipes/word2vec.py, its Hub id, or a word2vec file"
     )
     negatives: str = flag(
@@ -91,9 +91,9 @@ class CpcTextArgs(TrainArgs):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
         if self.model_name_or_path:
-            self.refuse((*sizes, "word_vectors"), "a checkpoint to start from: it has words and sizes of its own")
-        if self.word_vectors:
-            self.refuse(("embedding_size",), f"--word_vectors {self.word_vectors}, which have a size of their own")
+            self.refuse((*sizes, "init_vectors"), "a checkpoint to start from: it has words and sizes of its own")
+        if self.init_vectors:
+            self.refuse(("embedding_size",), f"--init_vectors {self.init_vectors}, which have a size of their own")
         if self.kernel_size % 2 == 0:
             raise BadInput(f"--kernel_size {self.kernel_size} is even: no word would be in the middle")
         if self.sentences <= self.prediction_steps:
@@ -108,7 +108,7 @@ def build(args: CpcTextArgs, texts):
     if not words:
         raise BadInput(f"no word of {args.dataset} occurs {args.min_count} times; lower --min_count")
     tokenizer = word_vectors.tokenizer(words, plain=True)
-    vectors = word_vectors.load(args.word_vectors)[0] if args.word_vectors else None
+    vectors = word_vectors.load(args.init_vectors)[0] if args.init_vectors else None
     config = CpcTextConfig(
         vocab_size=len(tokenizer), embedding_size=vectors.vector_size if vectors is not None else args.embedding_size,
         hidden_size=args.hidden_size, context_size=args.context_size, kernel_size=args.kernel_size,
@@ -118,8 +118,8 @@ def build(args: CpcTextArgs, texts):
     if vectors is not None:
         known = word_vectors.take_over(model.embedding.weight, words, vectors)
         if not known:
-            raise BadInput(f"--word_vectors {args.word_vectors}: none of its words occurs in {args.dataset}")
-        print(f"{known:,} of {len(words):,} words begin with the vectors of {args.word_vectors}")
+            raise BadInput(f"--init_vectors {args.init_vectors}: none of its words occurs in {args.dataset}")
+        print(f"{known:,} of {len(words):,} words begin with the vectors of {args.init_vectors}")
     return model, tokenizer
 
 

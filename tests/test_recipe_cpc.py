@@ -243,7 +243,7 @@ def test_text_begins_with_the_vectors_of_words_it_is_given(place):
     vectors.add_vectors([*WORDS[:5], "unheard"], rng.normal(0, 1, (6, 8)).astype(np.float32))
     vectors.save_word2vec_format(place / "vectors.txt")
     sizes = TEXT.replace("--embedding_size 8", "") + " --learning_rate 0"
-    said = text(place, "vectors", "--word_vectors", place / "vectors.txt", sizes=sizes).succeed()
+    said = text(place, "vectors", "--init_vectors", place / "vectors.txt", sizes=sizes).succeed()
     assert f"5 of {len(WORDS)} words begin with the vectors of" in said
     rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
     table = load_file(place / "vectors" / "model.safetensors")["embedding.weight"]
@@ -258,7 +258,7 @@ def test_text_begins_with_the_vectors_of_words_it_is_given(place):
         ("--min_count 1000", "occurs 1000 times; lower --min_count"),
         ("--vocab_size 0", "--vocab_size is 0; it must be 1 or more"),
         ("--negatives speaker", "invalid choice: 'speaker'"),
-        ("--word_vectors ./none", "--embedding_size has no effect with --word_vectors ./none"),
+        ("--init_vectors ./none", "--embedding_size has no effect with --init_vectors ./none"),
         ("--prediction_steps 10 --sentences 12", "no document of 11 sentences or more: lower --prediction_steps"),
         ("--model_name_or_path ./none", "--embedding_size, --hidden_size, --context_size have no effect"),
     ],
