@@ -16,14 +16,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -32,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmssl import random_state
 from mmssl.errors import BadInput
 
 CHECKPOINTS = "checkpoints"
@@ -65,7 +64,7 @@ def save(
             raise NonFinite(f"{name} is not finite after step {step}; not saved. {last_good(directory)}")
     final, partial = directory / f"step_{step:08d}", directory / f"partial_{step:08d}"
     own_buffers = _differing_buffers(method)
-    random_states = gather_object([_random_state(accelerator.device)])
+    random_states = gather_object([random_state.of_everything(accelerator.device)])
 
     def write_shared() -> None:
         shutil.rmtree(partial, ignore_errors=True)
@@ -117,7 +116,7 @@ def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], acceler
     for i, (optimizer, groups) in enumerate(zip(optimizers, state["groups"], strict=True)):
         _restore(method, optimizer, load_file(path / f"optimizer_{i}.safetensors"), groups)
     if accelerator.process_index < len(state["random_states"]):
-        _set_random_state(state["random_states"][accelerator.process_index], accelerator.device)
+        random_state.set_everything(state["random_states"][accelerator.process_index], accelerator.device)
     return state["progress"]
 
 
@@ -300,32 +299,3 @@ def _sha256(file: Path) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _random_state(device: torch.device) -> dict:
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    on_cpu = device.type == "cpu"
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), position, has_gauss, cached],
-        "torch": _hex(torch.get_rng_state()),
-        "device": None if on_cpu else _hex(torch.get_device_module(device).get_rng_state()),
-    }
-
-
-def _set_random_state(state: dict, device: torch.device) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(_byte_tensor(state["torch"]))
-    if device.type != "cpu" and state["device"]:
-        torch.get_device_module(device).set_rng_state(_byte_tensor(state["device"]))
-
-
-def _hex(tensor: Tensor) -> str:
-    return tensor.numpy().tobytes().hex()
-
-
-def _byte_tensor(text: str) -> Tensor:
-    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

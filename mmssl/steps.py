@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmssl import random_state
 from mmssl.distributed import unwrap
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
@@ -58,7 +59,7 @@ def grad_cache(
     draws, cached = [], []
     with torch.no_grad():
         for batch in micro_batches:
-            draws.append(_random_state(accelerator.device))
+            draws.append(random_state.of_torch(accelerator.device))
             cached.append(method(embed_only=True, **batch))
     whole = {name: torch.cat([chunk[name] for chunk in cached]) for name in cached[0]}
     embeddings = {
@@ -77,7 +78,7 @@ def grad_cache(
 
     for i, batch in enumerate(micro_batches):
         with no_sync_before_last(method, i, len(micro_batches), accelerator):
-            _set_random_state(draws[i], accelerator.device)
+            random_state.set_torch(draws[i], accelerator.device)
             again = method(embed_only=True, **batch)
             # d/d(theta) of <embedding, constant g> is the chain rule from the embedding down
             surrogate = sum((again[name] * chunks[name][i]).sum() for name in embeddings)
@@ -190,13 +191,3 @@ def _mean(outputs: list[Output]) -> Output:
         features=outputs[-1].features,
         trivial_loss=sum(trivial) / len(trivial) if trivial else None,
     )
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
