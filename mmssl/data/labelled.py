@@ -39,6 +39,26 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.label)
 
+    def at(self, rows: Tensor) -> Labelled:
+        """Some of the examples."""
+        digest = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+        return Labelled(Rows(self.inputs, rows), self.label[rows], self.names, f"{self.identity} {digest}")
+
+
+class Rows(Dataset):
+    """Some of the inputs."""
+
+    def __init__(self, inputs: Dataset, rows: Tensor) -> None:
+        self.inputs, self.rows = inputs, rows
+        if hasattr(inputs, "lengths"):
+            self.lengths = inputs.lengths[rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        return self.inputs.__getitems__(self.rows[torch.as_tensor(indices)].tolist())
+
 
 class Texts(Dataset):
     """Texts, tokenised once."""

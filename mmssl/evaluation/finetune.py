@@ -1,4 +1,8 @@
-"""Fine-tuning through the shared loop: an encoder and a linear head, the first layers slower or not at all."""
+"""Fine-tuning through the shared loop: an encoder and a linear head, the first layers slower or not at all.
+
+The head begins as the linear probe of the encoder's features (Kumar et al. 2022, arXiv:2202.10054): an untrained head
+would first drag the features out of shape.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,10 @@ import math
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.pipeline import Pipeline
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import Dataset
@@ -16,31 +22,46 @@ from torch.utils.data import Dataset
 from mmssl.arguments import TrainArgs
 from mmssl.data.labelled import Labelled
 from mmssl.data.loader import Loader
-from mmssl.evaluation.encoder import Encoder
+from mmssl.evaluation import linear_probe
+from mmssl.evaluation.encoder import Encoder, features
 from mmssl.loop import train
 from mmssl.method import Method, Output
 
 
 class Classifier(Method):
-    """frozen: how many of the first layers stay as they are; the embeddings count as one."""
+    """
+    probe:  a linear probe of the encoder's features, which the head begins as.
+    frozen: how many of the first layers stay as they are; the embeddings count as one.
+    """
 
     unit = "examples"
 
-    def __init__(self, encoder: Encoder, width: int, classes: int, frozen: int = 0) -> None:
+    def __init__(self, encoder: Encoder, probe: Pipeline, classes: int, frozen: int = 0) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(width, classes)
-        nn.init.normal_(self.head.weight, std=0.01)  # He et al. 2021, appendix A.1 of MAE: begin undecided
-        nn.init.zeros_(self.head.bias)
+        scaler, regression = probe
+        self.encoder, self.head = encoder, nn.Linear(len(scaler.mean_), classes)
+        self.register_buffer("mean", torch.tensor(scaler.mean_, dtype=torch.float32))
+        self.register_buffer("deviation", torch.tensor(scaler.scale_, dtype=torch.float32))
+        weight, bias = regression.coef_, regression.intercept_
+        if len(weight) == 1:  # of two classes scikit-learn keeps the difference
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(weight))
+            self.head.bias.copy_(torch.from_numpy(bias))
         for name, parameter in encoder.model.named_parameters():
             if layer_of(name, encoder.model) < frozen:
                 parameter.requires_grad_(False)
 
     def forward(self, label: Tensor, **inputs: Tensor) -> Output:
         """label: (batch,). inputs: what the encoder takes."""
-        logits = self.head(self.encoder(**inputs)).float()
+        logits = self.logits(**inputs)
         accuracy = (logits.argmax(1) == label).float().mean()
         loss = F.cross_entropy(logits, label)
         return Output(loss, {"accuracy": accuracy.detach()}, trivial_loss=math.log(logits.shape[1]))
+
+    def logits(self, **inputs: Tensor) -> Tensor:
+        """(batch, classes), fp32."""
+        return self.head((self.encoder(**inputs) - self.mean) / self.deviation).float()
 
     def save_pretrained(self, directory: str | Path) -> None:
         """The fine-tuned encoder, without the head."""
@@ -48,23 +69,21 @@ class Classifier(Method):
 
 
 class Batches(Dataset):
-    """Some of the examples, with their labels."""
+    """Examples with their labels."""
 
-    def __init__(self, data: Labelled, rows: Tensor) -> None:
-        self.data, self.rows = data, rows
+    def __init__(self, data: Labelled) -> None:
+        self.data = data
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.data)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        rows = self.rows[torch.as_tensor(indices)]
-        return {**self.data.inputs.__getitems__(rows.tolist()), "label": self.data.label[rows]}
+        return {**self.data.inputs.__getitems__(indices), "label": self.data.label[torch.as_tensor(indices)]}
 
 
 def finetune(
     encoder: Encoder,
     train_data: Labelled,
-    rows: Tensor,
     test_data: Labelled,
     *,
     steps: int,
@@ -76,19 +95,21 @@ def finetune(
     seed: int = 0,
     use_cpu: bool = False,
 ) -> Tensor:
-    """(test examples,) classes predicted by a copy of `encoder` that was trained on `rows` of the training data. The
-    weights after the last step are used: nothing is chosen on the test data."""
+    """(test examples,) classes predicted by a copy of `encoder` that was trained on the training data. The weights
+    after the last step are used: nothing is chosen on the test data."""
     torch.manual_seed(seed)
     encoder = copy.deepcopy(encoder)
-    classifier = Classifier(encoder, _width(encoder, train_data), len(train_data.names), frozen)
+    [known] = features(encoder, train_data, cached=False)
+    probe = linear_probe.fit(known.numpy(), train_data.label.numpy(), seed)
+    classifier = Classifier(encoder, probe, len(train_data.names), frozen)
     optimizer = AdamW(groups(classifier, learning_rate, layer_decay, weight_decay), betas=(0.9, 0.999))
-    batch_size = min(batch_size, len(rows))
+    batch_size = min(batch_size, len(train_data))
     with tempfile.TemporaryDirectory() as place:
         args = TrainArgs(
             output_dir=place, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=learning_rate,
             warmup_steps=0.1, save_steps=0, seed=seed, logging_steps=50, use_cpu=use_cpu,
         )  # fmt: skip
-        train(classifier, Loader(Batches(train_data, rows), batch_size, seed=seed), args, [optimizer])
+        train(classifier, Loader(Batches(train_data), batch_size, seed=seed), args, [optimizer])
     return predict(classifier, test_data, batch_size=max(64, batch_size))
 
 
@@ -102,7 +123,7 @@ def predict(classifier: Classifier, data: Labelled, batch_size: int) -> Tensor:
     found = []
     for some in order.split(batch_size):
         inputs = {name: value.to(device) for name, value in data.inputs.__getitems__(some.tolist()).items()}
-        found.append(classifier.head(classifier.encoder(**inputs)).argmax(1).cpu())
+        found.append(classifier.logits(**inputs).argmax(1).cpu())
     return torch.cat(found)[order.argsort()]
 
 
@@ -145,10 +166,3 @@ def _stack(model: nn.Module) -> tuple[str, int]:
     """(name, length) of the longest list of modules: the layers of a transformer; ("", 0) where there is none."""
     lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=lambda found: found[1], default=("", 0))
-
-
-@torch.no_grad()
-def _width(encoder: Encoder, data: Labelled) -> int:
-    encoder.eval()
-    device = next(encoder.parameters()).device
-    return encoder(**{name: value.to(device) for name, value in data.inputs.__getitems__([0, 1]).items()}).shape[1]

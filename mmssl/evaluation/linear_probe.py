@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mmssl.evaluation.knn import Matrix
@@ -19,15 +20,21 @@ TOLERANCE = 1e-6  # largest component of the gradient of the mean loss at which 
 
 
 def linear_probe(train: Matrix, label: np.ndarray, test: Matrix, seed: int = 0) -> np.ndarray:
-    """(test examples,) classes. The strength that is best on a fifth of the training data, then all of it.
+    """(test examples,) classes: what `fit` has learned from train, (examples, width), dense or sparse, and label."""
+    return fit(train, label, seed).predict(test)
 
-    train, test: (examples, width), dense or sparse; scaled here to unit deviation over the training data. With fewer
-    than five labels in a class nothing can be set aside, and C is 1 / width. Warns where the solver did not converge.
+
+def fit(train: Matrix, label: np.ndarray, seed: int = 0) -> Pipeline:
+    """A scaler to unit deviation over the training data, and a LogisticRegression: the strength that is best on a
+    fifth of the training data, then all of it.
+
+    With fewer than five labels in a class nothing can be set aside, and C is 1 / width. Warns where the solver did not
+    converge.
     """
-    scaler = StandardScaler(with_mean=not hasattr(train, "tocsr")).fit(train)
-    train, test = scaler.transform(train), scaler.transform(test)
+    scaler = StandardScaler(with_mean=not hasattr(train, "tocsr"))
+    train = scaler.fit_transform(train)
     c = choose_c(train, label, seed) if np.bincount(label)[np.unique(label)].min() >= 5 else 1 / train.shape[1]
-    return _fit(train, label, c).predict(test)
+    return make_pipeline(scaler, _fit(train, label, c))
 
 
 def choose_c(train: Matrix, label: np.ndarray, seed: int) -> float:

@@ -131,7 +131,7 @@ class Transfer:
                     encoder = self.encoders[OURS] if column == OURS else self.encoders[OURS].untrained(seed)
                     encoder.augment = augmentation
                     predicted = finetune(
-                        encoder, self.train, rows, self.test, steps=args.max_steps, batch_size=args.batch_size,
+                        encoder, self.train.at(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
                         learning_rate=args.learning_rate, weight_decay=args.weight_decay, seed=seed,
                         layer_decay=args.layer_decay if column == OURS else 1.0,
                         frozen=args.freeze_layers if column == OURS else 0, use_cpu=args.use_cpu,

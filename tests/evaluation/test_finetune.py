@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny_encoders
 import torch
@@ -10,8 +11,14 @@ from accelerate import PartialState
 from mmssl.data import labelled
 from mmssl.evaluation import encoder as encoders
 from mmssl.evaluation import finetune as tuning
+from mmssl.evaluation import linear_probe
 
 DATA = {"vit": "images", "bert": "texts", "wav2vec": "sounds"}
+
+
+def probe(width: int, classes: int):
+    rows = np.random.default_rng(0).normal(size=(4 * classes, width))
+    return linear_probe.fit(rows, np.arange(4 * classes) % classes)
 
 
 @pytest.fixture(autouse=True)
@@ -32,17 +39,34 @@ def made(request, tmp_path_factory):
 def test_fine_tuning_learns_what_a_class_is_and_leaves_the_encoder_as_it_was(made):
     train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
     before = {name: value.clone() for name, value in made.encoder.state_dict().items()}
-    rows = torch.arange(len(train))
     predicted = tuning.finetune(
-        made.encoder, train, rows, test, steps=25, batch_size=16, learning_rate=1e-2, layer_decay=0.75, use_cpu=True
+        made.encoder, train, test, steps=25, batch_size=16, learning_rate=1e-2, layer_decay=0.75, use_cpu=True
     )
     assert (predicted == test.label).float().mean() > 0.8
     assert all(torch.equal(value, before[name]) for name, value in made.encoder.state_dict().items())
 
 
+@pytest.mark.parametrize("names", [2, 3])
+def test_the_head_begins_as_the_linear_probe_of_these_very_rows(made, names):
+    train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
+    train.label = torch.arange(len(train)) % names
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(train) // 2]
+    some = train.at(rows)
+    assert torch.equal(some.label, train.label[rows]) and some.identity != train.identity
+    [x], [z] = (encoders.features(made.encoder, part, cached=False) for part in (some, test))
+    theirs = train.inputs.__getitems__(rows[:3].tolist())
+    assert all(torch.equal(value, theirs[name]) for name, value in some.inputs.__getitems__([0, 1, 2]).items())
+    probe = linear_probe.fit(x.numpy(), some.label.numpy())
+    classifier = tuning.Classifier(made.encoder, probe, names)
+    assert np.array_equal(tuning.predict(classifier, test, 64).numpy(), probe.predict(z.numpy()))
+    with torch.no_grad():
+        chance = classifier.logits(**test.inputs.__getitems__(range(len(test)))).softmax(1)
+    np.testing.assert_allclose(chance.numpy(), probe.predict_proba(z.numpy()), atol=1e-5)
+
+
 def test_each_layer_learns_at_its_own_rate_and_every_parameter_at_one(made):
     model = made.encoder.model
-    classifier = tuning.Classifier(made.encoder, 32, 3)
+    classifier = tuning.Classifier(made.encoder, probe(32, 3), 3)
     rates = {
         id(parameter): group["lr"]
         for group in tuning.groups(classifier, 1.0, 0.5, 0.1)
@@ -57,13 +81,13 @@ def test_each_layer_learns_at_its_own_rate_and_every_parameter_at_one(made):
 
 
 def test_biases_and_norms_do_not_decay(made):
-    for group in tuning.groups(tuning.Classifier(made.encoder, 32, 3), 1.0, 0.5, 0.1):
+    for group in tuning.groups(tuning.Classifier(made.encoder, probe(32, 3), 3), 1.0, 0.5, 0.1):
         assert {parameter.ndim >= 2 for parameter in group["params"]} == {group["weight_decay"] > 0}
 
 
 def test_frozen_layers_are_the_first_ones(tmp_path):
     encoder = encoders.load(tiny_encoders.vit(tmp_path))
-    tuning.Classifier(encoder, 32, 2, frozen=2)
+    tuning.Classifier(encoder, probe(32, 2), 2, frozen=2)
     frozen = {name for name, p in encoder.model.named_parameters() if not p.requires_grad}
     expected = {n for n, _ in encoder.model.named_parameters() if n.startswith(("embeddings", "layers.0"))}
     assert frozen == expected
