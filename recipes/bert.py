@@ -33,7 +33,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from mmssl import export
+from mmssl import export, word_vectors
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import documents, masking, packed, wikipedia
 from mmssl.data.loader import Loader
@@ -61,6 +61,9 @@ class BertArgs(TrainArgs):
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     architecture: str = flag("modernbert", "from scratch; it learns in a fraction of bert's steps", bert.ARCHITECTURES)
     size: str = flag("mini", "from scratch: layers and width, 2x128 4x256 4x512 8x512 12x768 24x1024", (*bert.SIZES,))
+    init_vectors: str | None = flag(
+        None, "begin with these vectors of words: a run of recipes/word2vec.py, its Hub id, or a word2vec file"
+    )
     tokenizer_name: str | None = flag(None, "take this checkpoint's tokenizer; default: train one on the text")
     tokenizer: str = flag("wordpiece", "to train: lower-cased pieces of words, or bytes with case", (*TOKENIZERS,))
     vocab_size: int = flag(8192, "of the tokenizer to train")
@@ -84,7 +87,7 @@ class BertArgs(TrainArgs):
         tokenizer = ("tokenizer", "vocab_size")
         if self.model_name_or_path:
             of_its_own = "a checkpoint to start from: it has sizes and a tokenizer of its own"
-            self.refuse((*tokenizer, "tokenizer_name", "architecture", "size"), of_its_own)
+            self.refuse((*tokenizer, "tokenizer_name", "architecture", "size", "init_vectors"), of_its_own)
         if self.tokenizer_name:
             self.refuse(tokenizer, f"--tokenizer_name {self.tokenizer_name}")
         if self.max_seq_length < 8:
@@ -103,7 +106,24 @@ def build(args: BertArgs, texts):
         tokenizer = bert.load_tokenizer(args.tokenizer_name, args.max_seq_length)
     else:
         tokenizer = TOKENIZERS[args.tokenizer](texts, args.vocab_size, args.max_seq_length)
-    return bert.from_scratch(tokenizer, args.architecture, args.size), tokenizer
+    model = bert.from_scratch(tokenizer, args.architecture, args.size)
+    if args.init_vectors:
+        begin_with(model, tokenizer, args.init_vectors)
+    return model, tokenizer
+
+
+def begin_with(model, tokenizer, name: str) -> None:
+    """Give the words of the vocabulary the vectors of `name`. Raises BadInput where they do not fit."""
+    vectors, width = word_vectors.load(name)[0], model.config.hidden_size
+    if vectors.vector_size != width:
+        raise BadInput(
+            f"--init_vectors {name}: vectors of {vectors.vector_size} dimensions for a model {width} wide; choose "
+            f"another --size, or train them with recipes/word2vec.py --dimension {width}"
+        )
+    known = bert.begin_with(model, tokenizer, vectors)
+    if not known:
+        raise BadInput(f"--init_vectors {name}: none of its words is a token of the vocabulary")
+    print(f"{known:,} of {len(tokenizer):,} tokens begin with the vectors of {name}")
 
 
 def main(args: BertArgs) -> None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gensim.models import KeyedVectors
 from processes import Processes
 from test_recipe_mae import at_home
+from transformers import AutoModel, AutoTokenizer
 
 WORDS = "time year people way day man thing woman life child world school state family student group country".split()
 SIZE = "--size tiny --vocab_size 200"
@@ -98,9 +101,29 @@ def test_bert_goes_on_from_what_it_left(bert, place):
     assert after["before training"]["loss"] == pytest.approx(before["trained"]["loss"], rel=1e-4)
 
 
+def write_vectors(file: Path, words: list[str], width: int) -> Path:
+    vectors = KeyedVectors(width)
+    vectors.add_vectors(words, np.random.default_rng(0).normal(size=(len(words), width)).astype(np.float32))
+    vectors.save_word2vec_format(file)
+    return file
+
+
+def test_bert_begins_with_the_vectors_of_words_it_is_given(place):
+    file = write_vectors(place / "vectors.txt", [*WORDS[:5], "unheard"], 128)
+    said = recipe(place, "vectors", *SIZE.split(), "--init_vectors", file, "--learning_rate", 0).succeed()
+    assert re.search(r"5 of [\d,]+ tokens begin with the vectors of ", said)
+    rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
+    table = AutoModel.from_pretrained(place / "vectors").get_input_embeddings().weight
+    expected = KeyedVectors.load_word2vec_format(file)[WORDS[:5]]
+    np.testing.assert_allclose(table[rows].detach().numpy(), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        ("--init_vectors {place}/few.txt", "vectors of 16 dimensions for a model 128 wide; choose another --size, or"),
+        ("--init_vectors {place}/other.txt", "none of its words is a token of the vocabulary"),
+        ("--init_vectors a --model_name_or_path b", "--size, --init_vectors, --vocab_size have no effect with a"),
         ("--streaming --max_steps -1", "a stream has no length; give the run one with --max_steps"),
         ("--model_name_or_path a --tokenizer_name b", "--size, --tokenizer_name, --vocab_size have no effect with a"),
         ("--tokenizer_name b --dropout 0.1", "--vocab_size has no effect with --tokenizer_name b"),
@@ -115,6 +138,7 @@ def test_bert_goes_on_from_what_it_left(bert, place):
 )
 def test_bert_refuses_in_one_sentence(bert, place, flags, said):
     (place / "greek.txt").write_text("αβγ δε ζηθ\n" * 200)
+    write_vectors(place / "few.txt", WORDS, 16), write_vectors(place / "other.txt", ["unheard"], 128)
     sizes = [] if "--dataset" in flags else SIZE.split()
     run = recipe(place, "refused", *sizes, *flags.format(place=place).split())
     assert run.wait() == [2]

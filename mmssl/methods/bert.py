@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from gensim.models import KeyedVectors
 from torch import Tensor, nn
 from transformers import (
     AutoModelForMaskedLM,
@@ -26,6 +27,7 @@ from mmssl import pretrained, sentences
 from mmssl.data import masking
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Method, Output
+from mmssl.word_vectors import take_over
 
 SIZES = {  # layers, width; the miniatures of Turc et al. 2019, arXiv:1908.08962, and BERT's own
     "tiny": (2, 128),
@@ -191,6 +193,26 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: st
     else:
         config = BertConfig(intermediate_size=4 * width, **given)
     return AutoModelForMaskedLM.from_config(config)
+
+
+@torch.no_grad()
+def begin_with(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vectors: KeyedVectors) -> int:
+    """Give the embeddings of tokens that are whole words the vectors of these words, and all others noise of the same
+    deviation. Returns how many words have one."""
+    table = model.get_input_embeddings().weight
+    words = whole_words(tokenizer)
+    known = torch.tensor([word in vectors.key_to_index for word in words])
+    if known.any():
+        take_over(table, words, vectors)
+        table[~known] = torch.randn_like(table[~known]) * table[known].std()
+    return int(known.sum())
+
+
+def whole_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """For each id the lower-case word that its token is, or "" where it is a piece that goes on with a word."""
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    begins = next((sign for sign in "Ġ▁" if any(token.startswith(sign) for token in tokens)), "")  # BPE, SentencePiece
+    return [token[len(begins) :].lower() if token.startswith(begins) else "" for token in tokens]
 
 
 def from_pretrained(

@@ -3,10 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from gensim.models import KeyedVectors
 from tiny import bert as tiny
 from transformers import (
     AutoModel,
@@ -21,6 +23,7 @@ from transformers import (
 )
 
 from mmssl.data import masking
+from mmssl.data.text import train_bpe
 from mmssl.errors import BadInput
 from mmssl.methods import bert
 
@@ -232,6 +235,27 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="--model_name_or_path .*GPT2"):
         bert.from_pretrained(str(tmp_path), 16)
+
+
+@pytest.mark.parametrize("architecture", bert.ARCHITECTURES)
+def test_whole_words_begin_with_their_vectors_and_pieces_with_noise_of_the_same_size(architecture):
+    model, tokenizer, vectors = tiny.model(architecture), tiny.tokenizer(), KeyedVectors(32)
+    values = np.random.default_rng(0).normal(0, 3, (len(tiny.WORDS), 32)).astype(np.float32)
+    vectors.add_vectors([*tiny.WORDS[:-1], "unheard"], values)
+    assert bert.begin_with(model, tokenizer, vectors) == len(tiny.WORDS) - 1
+    table = model.get_input_embeddings().weight
+    rows = tokenizer.convert_tokens_to_ids(tiny.WORDS)
+    np.testing.assert_array_equal(table[rows[:-1]].detach().numpy(), values[:-1])
+    rest = table[[i for i in range(len(table)) if i not in rows[:-1]]]
+    assert rest.std().item() == pytest.approx(3, rel=0.1)
+    assert model.get_output_embeddings().weight is table  # tied, as it was
+
+
+def test_which_tokens_are_whole_words():
+    assert bert.whole_words(tiny.tokenizer())[5:7] == ["the", "cat"]
+    tokenizer = train_bpe(["The cat sat, the cat ran"] * 9, 290, 16)
+    words = dict(zip(tokenizer.convert_ids_to_tokens(range(len(tokenizer))), bert.whole_words(tokenizer), strict=True))
+    assert words["Ġcat"] == "cat" and words["at"] == words["[CLS]"] == ""
 
 
 @pytest.mark.parametrize("architecture", bert.ARCHITECTURES)
