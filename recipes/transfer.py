@@ -9,6 +9,9 @@ Columns: this checkpoint; the same architecture untrained (fine-tuned: from scra
 (pixels, tf-idf, log-mel) under the same probe (fine-tuned: the linear one); chance. Mean and standard deviation over
 seeds, each with labels of its own. Where the checkpoint is a directory with a model card, the table and its figure are
 added to the card.
+
+Fine-tuning begins with the linear probe as its head. A new head loses to that probe where labels are few: word2vec on
+IMDb, 100 and 1,000 labels, three seeds, 68.2 and 66.9; so 76.2 and 83.0; the probe alone 73.2 and 82.2.
 """
 
 from __future__ import annotations
