@@ -182,7 +182,7 @@ class Theirs:
             weight_decay=recipe.weight_decay,
             dataloader_drop_last=True,
             bf16=self.bf16,
-            use_cpu=self.args.use_cpu,
+            use_cpu=self.args.use_cpu or not torch.accelerator.is_available(),  # it refuses bf16 otherwise
             save_strategy="no",
             disable_tqdm=True,
         )

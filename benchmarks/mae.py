@@ -130,7 +130,7 @@ class Theirs:
             dataloader_drop_last=True,
             remove_unused_columns=False,
             bf16=self.bf16,
-            use_cpu=self.args.use_cpu,
+            use_cpu=self.args.use_cpu or not torch.accelerator.is_available(),  # it refuses bf16 otherwise
             save_strategy="no",
             disable_tqdm=True,
         )

@@ -32,6 +32,7 @@ from itertools import islice
 from pathlib import Path
 
 from accelerate import PartialState
+from gensim.models import KeyedVectors
 
 from mmssl import export, word_vectors
 from mmssl.arguments import TrainArgs, command, flag
@@ -102,28 +103,30 @@ def build(args: BertArgs, texts):
     """(model, tokenizer): a checkpoint, or from scratch with a tokenizer trained on `texts` or taken from another."""
     if args.model_name_or_path:
         return bert.from_pretrained(args.model_name_or_path, args.max_seq_length, args.trust_remote_code)
+    vectors = load_vectors(args) if args.init_vectors else None
     if args.tokenizer_name:
         tokenizer = bert.load_tokenizer(args.tokenizer_name, args.max_seq_length)
     else:
         tokenizer = TOKENIZERS[args.tokenizer](texts, args.vocab_size, args.max_seq_length)
     model = bert.from_scratch(tokenizer, args.architecture, args.size)
-    if args.init_vectors:
-        begin_with(model, tokenizer, args.init_vectors)
+    if vectors is not None:
+        known = bert.begin_with(model, tokenizer, vectors)
+        if not known:
+            raise BadInput(f"--init_vectors {args.init_vectors}: none of its words is a token of the vocabulary")
+        if PartialState().is_main_process:
+            print(f"{known:,} of {len(tokenizer):,} tokens begin with the vectors of {args.init_vectors}")
     return model, tokenizer
 
 
-def begin_with(model, tokenizer, name: str) -> None:
-    """Give the words of the vocabulary the vectors of `name`. Raises BadInput where they do not fit."""
-    vectors, width = word_vectors.load(name)[0], model.config.hidden_size
+def load_vectors(args: BertArgs) -> KeyedVectors:
+    """Those of --init_vectors. Raises BadInput where they are not as wide as the model."""
+    vectors, (_, width) = word_vectors.load(args.init_vectors)[0], bert.SIZES[args.size]
     if vectors.vector_size != width:
         raise BadInput(
-            f"--init_vectors {name}: vectors of {vectors.vector_size} dimensions for a model {width} wide; choose "
-            f"another --size, or train them with recipes/word2vec.py --dimension {width}"
+            f"--init_vectors {args.init_vectors}: vectors of {vectors.vector_size} dimensions for a model {width} "
+            f"wide; choose another --size, or train them with recipes/word2vec.py --dimension {width}"
         )
-    known = bert.begin_with(model, tokenizer, vectors)
-    if not known:
-        raise BadInput(f"--init_vectors {name}: none of its words is a token of the vocabulary")
-    print(f"{known:,} of {len(tokenizer):,} tokens begin with the vectors of {name}")
+    return vectors
 
 
 def main(args: BertArgs) -> None:

@@ -1,7 +1,7 @@
 """Fine-tuning through the shared loop: an encoder and a linear head, the first layers slower or not at all.
 
-The head begins as the linear probe of the encoder's features (Kumar et al. 2022, arXiv:2202.10054): an untrained head
-would first drag the features out of shape.
+LP-FT (Kumar et al. 2022, arXiv:2202.10054): the head begins as the linear probe of the encoder's features, and a new
+one cannot drag them out of shape. Differs: the features are standardised before the head, as they were for the probe.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import math
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.pipeline import Pipeline
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import Dataset
@@ -30,27 +30,35 @@ from mmssl.method import Method, Output
 
 class Classifier(Method):
     """
-    probe:  a linear probe of the encoder's features, which the head begins as.
+    scaler: to unit deviation of the encoder's features, as they are before the training.
+    probe:  the linear probe of what the scaler gives, which the head begins as; None: a new head.
     frozen: how many of the first layers stay as they are; the embeddings count as one.
     """
 
     unit = "examples"
 
-    def __init__(self, encoder: Encoder, probe: Pipeline, classes: int, frozen: int = 0) -> None:
+    def __init__(
+        self, encoder: Encoder, scaler: StandardScaler, probe: LogisticRegression | None, classes: int, frozen: int = 0
+    ) -> None:
         super().__init__()
-        scaler, regression = probe
         self.encoder, self.head = encoder, nn.Linear(len(scaler.mean_), classes)
         self.register_buffer("mean", torch.tensor(scaler.mean_, dtype=torch.float32))
         self.register_buffer("deviation", torch.tensor(scaler.scale_, dtype=torch.float32))
-        weight, bias = regression.coef_, regression.intercept_
-        if len(weight) == 1:  # of two classes scikit-learn keeps the difference
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(weight))
-            self.head.bias.copy_(torch.from_numpy(bias))
+        nn.init.normal_(self.head.weight, std=0.01)  # He et al. 2021, appendix A.1 of MAE: begin undecided
+        nn.init.zeros_(self.head.bias)
+        if probe is not None:
+            self._begin_as(probe)
         for name, parameter in encoder.model.named_parameters():
             if layer_of(name, encoder.model) < frozen:
                 parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def _begin_as(self, probe: LogisticRegression) -> None:
+        weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
+        if len(weight) == 1:  # of two classes scikit-learn keeps the difference
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        self.head.weight[probe.classes_] = weight.float()
+        self.head.bias[probe.classes_] = bias.float()
 
     def forward(self, label: Tensor, **inputs: Tensor) -> Output:
         """label: (batch,). inputs: what the encoder takes."""
@@ -60,7 +68,7 @@ class Classifier(Method):
         return Output(loss, {"accuracy": accuracy.detach()}, trivial_loss=math.log(logits.shape[1]))
 
     def logits(self, **inputs: Tensor) -> Tensor:
-        """(batch, classes), fp32."""
+        """(batch, classes)."""
         return self.head((self.encoder(**inputs) - self.mean) / self.deviation).float()
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -92,16 +100,20 @@ def finetune(
     layer_decay: float = 1.0,
     weight_decay: float = 0.05,
     frozen: int = 0,
+    linear_probing: bool = True,
     seed: int = 0,
     use_cpu: bool = False,
 ) -> Tensor:
     """(test examples,) classes predicted by a copy of `encoder` that was trained on the training data. The weights
-    after the last step are used: nothing is chosen on the test data."""
+    after the last step are used: nothing is chosen on the test data. linear_probing: comes first; else a new head."""
     torch.manual_seed(seed)
     encoder = copy.deepcopy(encoder)
-    [known] = features(encoder, train_data, cached=False)
-    probe = linear_probe.fit(known.numpy(), train_data.label.numpy(), seed)
-    classifier = Classifier(encoder, probe, len(train_data.names), frozen)
+    [inputs] = features(encoder, train_data)
+    if linear_probing:
+        scaler, probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed)
+    else:
+        scaler, probe = StandardScaler().fit(inputs.numpy()), None
+    classifier = Classifier(encoder, scaler, probe, len(train_data.names), frozen)
     optimizer = AdamW(groups(classifier, learning_rate, layer_decay, weight_decay), betas=(0.9, 0.999))
     batch_size = min(batch_size, len(train_data))
     with tempfile.TemporaryDirectory() as place:

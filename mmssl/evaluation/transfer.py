@@ -128,13 +128,14 @@ class Transfer:
         for amount, seeds in self.subsets.items():
             for seed, rows in enumerate(seeds):
                 for column in (OURS, UNTRAINED):
-                    encoder = self.encoders[OURS] if column == OURS else self.encoders[OURS].untrained(seed)
+                    ours = column == OURS
+                    encoder = self.encoders[OURS] if ours else self.encoders[OURS].untrained(seed).to(self.device)
                     encoder.augment = augmentation
                     predicted = finetune(
                         encoder, self.train.at(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
                         learning_rate=args.learning_rate, weight_decay=args.weight_decay, seed=seed,
-                        layer_decay=args.layer_decay if column == OURS else 1.0,
-                        frozen=args.freeze_layers if column == OURS else 0, use_cpu=args.use_cpu,
+                        layer_decay=args.layer_decay if ours else 1.0, frozen=args.freeze_layers if ours else 0,
+                        linear_probing=ours, use_cpu=args.use_cpu,
                     )  # fmt: skip
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
             for accuracy in self._raw_linear[amount]:

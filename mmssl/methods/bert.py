@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from gensim.models import KeyedVectors
+from tokenizers.models import WordPiece
 from torch import Tensor, nn
 from transformers import (
     AutoModelForMaskedLM,
@@ -197,22 +198,30 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: st
 
 @torch.no_grad()
 def begin_with(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vectors: KeyedVectors) -> int:
-    """Give the embeddings of tokens that are whole words the vectors of these words, and all others noise of the same
-    deviation. Returns how many words have one."""
+    """Give the embeddings of tokens that are whole words the vectors of these words, and all others, but padding's,
+    noise of the same deviation. Returns how many words have one."""
     table = model.get_input_embeddings().weight
-    words = whole_words(tokenizer)
-    known = torch.tensor([word in vectors.key_to_index for word in words])
-    if known.any():
-        take_over(table, words, vectors)
-        table[~known] = torch.randn_like(table[~known]) * table[known].std()
-    return int(known.sum())
+    known = vectors.key_to_index
+    words = [word if word in known else word.lower() for word in whole_words(tokenizer)]
+    others = torch.tensor([word not in known for word in words])
+    others[tokenizer.pad_token_id] = False
+    found = take_over(table, words, vectors)
+    if found:
+        deviation = table[[i for i, word in enumerate(words) if word in known]].std()
+        table[others] = torch.randn_like(table[others]) * deviation
+    return found
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """For each id the lower-case word that its token is, or "" where it is a piece that goes on with a word."""
-    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    begins = next((sign for sign in "Ġ▁" if any(token.startswith(sign) for token in tokens)), "")  # BPE, SentencePiece
-    return [token[len(begins) :].lower() if token.startswith(begins) else "" for token in tokens]
+    """For each id the word that its token is, or "" where it is special or a piece that goes on with a word."""
+    tokens, special = tokenizer.convert_ids_to_tokens(range(len(tokenizer))), set(tokenizer.all_special_tokens)
+    if isinstance(tokenizer.backend_tokenizer.model, WordPiece):
+        return ["" if token.startswith("##") or token in special else token for token in tokens]
+    # byte-level and SentencePiece tokens begin with the blank before a word
+    return [
+        tokenizer.convert_tokens_to_string([token]).strip() if token[0] in "Ġ▁" and token not in special else ""
+        for token in tokens
+    ]
 
 
 def from_pretrained(

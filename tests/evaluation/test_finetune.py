@@ -39,11 +39,32 @@ def made(request, tmp_path_factory):
 def test_fine_tuning_learns_what_a_class_is_and_leaves_the_encoder_as_it_was(made):
     train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
     before = {name: value.clone() for name, value in made.encoder.state_dict().items()}
-    predicted = tuning.finetune(
-        made.encoder, train, test, steps=25, batch_size=16, learning_rate=1e-2, layer_decay=0.75, use_cpu=True
-    )
+    given = {"steps": 25, "batch_size": 16, "learning_rate": 1e-2, "layer_decay": 0.75, "use_cpu": True}
+    predicted = tuning.finetune(made.encoder, train, test, linear_probing=False, **given)
     assert (predicted == test.label).float().mean() > 0.8
     assert all(torch.equal(value, before[name]) for name, value in made.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("linear_probing", [True, False])
+def test_it_begins_at_the_linear_probe_or_undecided(made, linear_probing):
+    train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
+    train.label = torch.arange(len(train)) % 3  # nothing to do with what is seen: whoever knows them has fitted them
+    train.names = ["0", "1", "2"]
+    given = {"steps": 1, "batch_size": 16, "learning_rate": 0.0, "use_cpu": True}
+    predicted = tuning.finetune(made.encoder, train, test, linear_probing=linear_probing, **given)
+    [x], [z] = (encoders.features(made.encoder, part, cached=False) for part in (train, test))
+    probed = linear_probe.linear_probe(x.numpy(), train.label.numpy(), z.numpy())
+    assert np.array_equal(predicted.numpy(), probed) == linear_probing
+
+
+def test_the_probe_fills_the_rows_of_the_classes_that_it_knows():
+    rows = np.random.default_rng(0).normal(size=(20, 8))
+    scaler, regression = linear_probe.fit(rows, 2 * (np.arange(20) % 2))
+    encoder = torch.nn.Module()
+    encoder.model = torch.nn.Linear(1, 1)
+    classifier = tuning.Classifier(encoder, scaler, regression, 3)
+    expected = regression.coef_[0] / 2
+    np.testing.assert_allclose(classifier.head.weight[[0, 2]].detach(), [-expected, expected], rtol=1e-5)
 
 
 @pytest.mark.parametrize("names", [2, 3])
@@ -57,16 +78,16 @@ def test_the_head_begins_as_the_linear_probe_of_these_very_rows(made, names):
     theirs = train.inputs.__getitems__(rows[:3].tolist())
     assert all(torch.equal(value, theirs[name]) for name, value in some.inputs.__getitems__([0, 1, 2]).items())
     probe = linear_probe.fit(x.numpy(), some.label.numpy())
-    classifier = tuning.Classifier(made.encoder, probe, names)
+    classifier = tuning.Classifier(made.encoder, *probe, names)
     assert np.array_equal(tuning.predict(classifier, test, 64).numpy(), probe.predict(z.numpy()))
     with torch.no_grad():
-        chance = classifier.logits(**test.inputs.__getitems__(range(len(test)))).softmax(1)
-    np.testing.assert_allclose(chance.numpy(), probe.predict_proba(z.numpy()), atol=1e-5)
+        likely = classifier.logits(**test.inputs.__getitems__(range(len(test)))).softmax(1)
+    np.testing.assert_allclose(likely.numpy(), probe.predict_proba(z.numpy()), atol=1e-5)
 
 
 def test_each_layer_learns_at_its_own_rate_and_every_parameter_at_one(made):
     model = made.encoder.model
-    classifier = tuning.Classifier(made.encoder, probe(32, 3), 3)
+    classifier = tuning.Classifier(made.encoder, *probe(32, 3), 3)
     rates = {
         id(parameter): group["lr"]
         for group in tuning.groups(classifier, 1.0, 0.5, 0.1)
@@ -81,13 +102,13 @@ def test_each_layer_learns_at_its_own_rate_and_every_parameter_at_one(made):
 
 
 def test_biases_and_norms_do_not_decay(made):
-    for group in tuning.groups(tuning.Classifier(made.encoder, probe(32, 3), 3), 1.0, 0.5, 0.1):
+    for group in tuning.groups(tuning.Classifier(made.encoder, *probe(32, 3), 3), 1.0, 0.5, 0.1):
         assert {parameter.ndim >= 2 for parameter in group["params"]} == {group["weight_decay"] > 0}
 
 
 def test_frozen_layers_are_the_first_ones(tmp_path):
     encoder = encoders.load(tiny_encoders.vit(tmp_path))
-    tuning.Classifier(encoder, probe(32, 2), 2, frozen=2)
+    tuning.Classifier(encoder, *probe(32, 2), 2, frozen=2)
     frozen = {name for name, p in encoder.model.named_parameters() if not p.requires_grad}
     expected = {n for n, _ in encoder.model.named_parameters() if n.startswith(("embeddings", "layers.0"))}
     assert frozen == expected
