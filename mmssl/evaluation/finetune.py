@@ -1,7 +1,8 @@
 """Fine-tuning through the shared loop: an encoder and a linear head, the first layers slower or not at all.
 
 LP-FT (Kumar et al. 2022, arXiv:2202.10054): the head begins as the linear probe of the encoder's features, and a new
-one cannot drag them out of shape. Differs: the features are standardised before the head, as they were for the probe.
+one cannot drag them out of shape. From scratch there is nothing to probe: a new head, on the features as they are.
+Differs: before a probed head the features stay standardised, as they were for the probe.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -30,35 +32,37 @@ from mmssl.method import Method, Output
 
 class Classifier(Method):
     """
-    scaler: to unit deviation of the encoder's features, as they are before the training.
-    probe:  the linear probe of what the scaler gives, which the head begins as; None: a new head.
+    width:  of the encoder's features.
     frozen: how many of the first layers stay as they are; the embeddings count as one.
+    probe:  the linear probe of the features, which the head begins as; None: a new head.
     """
 
     unit = "examples"
 
     def __init__(
-        self, encoder: Encoder, scaler: StandardScaler, probe: LogisticRegression | None, classes: int, frozen: int = 0
+        self, encoder: Encoder, width: int, classes: int, frozen: int = 0, probe: Pipeline | None = None
     ) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(len(scaler.mean_), classes)
-        self.register_buffer("mean", torch.tensor(scaler.mean_, dtype=torch.float32))
-        self.register_buffer("deviation", torch.tensor(scaler.scale_, dtype=torch.float32))
+        self.encoder, self.head = encoder, nn.Linear(width, classes)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
         nn.init.normal_(self.head.weight, std=0.01)  # He et al. 2021, appendix A.1 of MAE: begin undecided
         nn.init.zeros_(self.head.bias)
         if probe is not None:
-            self._begin_as(probe)
+            self._begin_as(*probe)
         for name, parameter in encoder.model.named_parameters():
             if layer_of(name, encoder.model) < frozen:
                 parameter.requires_grad_(False)
 
     @torch.no_grad()
-    def _begin_as(self, probe: LogisticRegression) -> None:
-        weight, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
+    def _begin_as(self, scaler: StandardScaler, regression: LogisticRegression) -> None:
+        self.mean.copy_(torch.from_numpy(scaler.mean_))
+        self.deviation.copy_(torch.from_numpy(scaler.scale_))
+        weight, bias = torch.from_numpy(regression.coef_), torch.from_numpy(regression.intercept_)
         if len(weight) == 1:  # of two classes scikit-learn keeps the difference
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-        self.head.weight[probe.classes_] = weight.float()
-        self.head.bias[probe.classes_] = bias.float()
+        self.head.weight[regression.classes_] = weight.float()
+        self.head.bias[regression.classes_] = bias.float()
 
     def forward(self, label: Tensor, **inputs: Tensor) -> Output:
         """label: (batch,). inputs: what the encoder takes."""
@@ -108,12 +112,9 @@ def finetune(
     after the last step are used: nothing is chosen on the test data. linear_probing: comes first; else a new head."""
     torch.manual_seed(seed)
     encoder = copy.deepcopy(encoder)
-    [inputs] = features(encoder, train_data)
-    if linear_probing:
-        scaler, probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed)
-    else:
-        scaler, probe = StandardScaler().fit(inputs.numpy()), None
-    classifier = Classifier(encoder, scaler, probe, len(train_data.names), frozen)
+    [inputs] = features(encoder, train_data if linear_probing else train_data.at(torch.arange(2)))
+    probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed) if linear_probing else None
+    classifier = Classifier(encoder, inputs.shape[1], len(train_data.names), frozen, probe)
     optimizer = AdamW(groups(classifier, learning_rate, layer_decay, weight_decay), betas=(0.9, 0.999))
     batch_size = min(batch_size, len(train_data))
     with tempfile.TemporaryDirectory() as place:

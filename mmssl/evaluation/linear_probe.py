@@ -26,7 +26,7 @@ def linear_probe(train: Matrix, label: np.ndarray, test: Matrix, seed: int = 0) 
 
 def fit(train: Matrix, label: np.ndarray, seed: int = 0) -> Pipeline:
     """A scaler to unit deviation over the training data, and a LogisticRegression: the strength that is best on a
-    fifth of the training data, then all of it.
+    fifth of the training data, then all of it. train: (examples, width), dense or sparse. label: (examples,).
 
     With fewer than five labels in a class nothing can be set aside, and C is 1 / width. Warns where the solver did not
     converge.

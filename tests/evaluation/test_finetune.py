@@ -16,11 +16,6 @@ from mmssl.evaluation import linear_probe
 DATA = {"vit": "images", "bert": "texts", "wav2vec": "sounds"}
 
 
-def probe(width: int, classes: int):
-    rows = np.random.default_rng(0).normal(size=(4 * classes, width))
-    return linear_probe.fit(rows, np.arange(4 * classes) % classes)
-
-
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory, monkeypatch):
     PartialState(cpu=True)
@@ -59,11 +54,11 @@ def test_it_begins_at_the_linear_probe_or_undecided(made, linear_probing):
 
 def test_the_probe_fills_the_rows_of_the_classes_that_it_knows():
     rows = np.random.default_rng(0).normal(size=(20, 8))
-    scaler, regression = linear_probe.fit(rows, 2 * (np.arange(20) % 2))
+    probe = linear_probe.fit(rows, 2 * (np.arange(20) % 2))
     encoder = torch.nn.Module()
     encoder.model = torch.nn.Linear(1, 1)
-    classifier = tuning.Classifier(encoder, scaler, regression, 3)
-    expected = regression.coef_[0] / 2
+    classifier = tuning.Classifier(encoder, 8, 3, probe=probe)
+    expected = probe[1].coef_[0] / 2
     np.testing.assert_allclose(classifier.head.weight[[0, 2]].detach(), [-expected, expected], rtol=1e-5)
 
 
@@ -78,7 +73,7 @@ def test_the_head_begins_as_the_linear_probe_of_these_very_rows(made, names):
     theirs = train.inputs.__getitems__(rows[:3].tolist())
     assert all(torch.equal(value, theirs[name]) for name, value in some.inputs.__getitems__([0, 1, 2]).items())
     probe = linear_probe.fit(x.numpy(), some.label.numpy())
-    classifier = tuning.Classifier(made.encoder, *probe, names)
+    classifier = tuning.Classifier(made.encoder, x.shape[1], names, probe=probe)
     assert np.array_equal(tuning.predict(classifier, test, 64).numpy(), probe.predict(z.numpy()))
     with torch.no_grad():
         likely = classifier.logits(**test.inputs.__getitems__(range(len(test)))).softmax(1)
@@ -87,7 +82,7 @@ def test_the_head_begins_as_the_linear_probe_of_these_very_rows(made, names):
 
 def test_each_layer_learns_at_its_own_rate_and_every_parameter_at_one(made):
     model = made.encoder.model
-    classifier = tuning.Classifier(made.encoder, *probe(32, 3), 3)
+    classifier = tuning.Classifier(made.encoder, 32, 3)
     rates = {
         id(parameter): group["lr"]
         for group in tuning.groups(classifier, 1.0, 0.5, 0.1)
@@ -102,13 +97,13 @@ def test_each_layer_learns_at_its_own_rate_and_every_parameter_at_one(made):
 
 
 def test_biases_and_norms_do_not_decay(made):
-    for group in tuning.groups(tuning.Classifier(made.encoder, *probe(32, 3), 3), 1.0, 0.5, 0.1):
+    for group in tuning.groups(tuning.Classifier(made.encoder, 32, 3), 1.0, 0.5, 0.1):
         assert {parameter.ndim >= 2 for parameter in group["params"]} == {group["weight_decay"] > 0}
 
 
 def test_frozen_layers_are_the_first_ones(tmp_path):
     encoder = encoders.load(tiny_encoders.vit(tmp_path))
-    tuning.Classifier(encoder, *probe(32, 2), 2, frozen=2)
+    tuning.Classifier(encoder, 32, 2, frozen=2)
     frozen = {name for name, p in encoder.model.named_parameters() if not p.requires_grad}
     expected = {n for n, _ in encoder.model.named_parameters() if n.startswith(("embeddings", "layers.0"))}
     assert frozen == expected

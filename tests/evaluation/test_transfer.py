@@ -94,6 +94,20 @@ def test_fine_tuning_stands_beside_training_from_scratch(recipe, tmp_path):
     assert judging.CHANCE in values
 
 
+def test_fine_tuning_sees_the_labels_it_is_allowed_and_no_others(recipe, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(encoder, train_data, test_data, *, linear_probing, **given):
+        seen.append((sorted(train_data.label.bincount().tolist()), linear_probing))
+        return test_data.label
+
+    monkeypatch.setattr(judging, "finetune", spy)
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    judge(recipe, directory, data, tmp_path / "out", ("mode", ["finetune"]), ("labels", ["5"]), ("seeds", 1))
+    [(counts, ours), (again, scratch)] = seen
+    assert counts == again == [5] * len(counts) and (ours, scratch) == (True, False)
+
+
 def test_overlap_is_said_and_written_on_the_card(recipe, tmp_path, capsys):
     directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
     (tmp_path / "model" / "README.md").write_text(CARD)
