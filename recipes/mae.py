@@ -5,28 +5,33 @@ accelerate launch recipes/mae.py --dataset my_folder --image_size 64 --patch_siz
 accelerate launch recipes/mae.py --model_name_or_path facebook/vit-mae-base --dataset my_folder   # go on from there
 
 Pretrained without labels on 20,000 images of CIFAR-10 (--image_size 32 --patch_size 4 --augmentation crop_flip
---num_train_epochs 40, half an hour of one core) and on 10,000 of Fashion-MNIST (--image_size 28 ... --num_train_epochs
-60, 18 minutes), then judged on 4,000 others by recipes/transfer.py --labels 1% 10% 100%, three seeds, per cent:
+--num_train_epochs 40, half an hour of one core) and on 10,000 of Fashion-MNIST (--image_size 28 --patch_size 4
+--augmentation none --norm_pix_loss False --num_train_epochs 80, 25 minutes), then judged on 4,000 others by
+recipes/transfer.py --labels 1% 10% 100%, three seeds, per cent (fine-tuning: untrained is from scratch):
 
                                                        MAE     untrained    raw pixels   chance
     CIFAR-10, --mode linear                1%   34.1 ± 0.9    23.5 ± 2.1    27.4 ± 1.4     10.0
                                           10%   47.8 ± 0.1    35.4 ± 0.2    35.8 ± 0.3
                                          100%         53.3          42.4          41.0
-    CIFAR-10, --mode finetune              1%   35.9 ± 0.5    26.0 ± 1.8
-      --augmentation crop_flip            10%   45.4 ± 0.8    30.2 ± 1.2
-      (300 steps of 64: one pass)        100%   46.1 ± 0.4    29.7 ± 1.0
-    Fashion-MNIST, --mode linear           1%   65.6 ± 5.3    39.4 ± 2.4    64.6 ± 3.8      9.9
-                                          10%   77.6 ± 0.4    66.1 ± 1.4    80.0 ± 0.9
-                                         100%         82.3          75.3          84.0
-      --pooling concat                     1%   70.5 ± 2.6    65.1 ± 1.6    64.6 ± 3.8
-                                          10%   82.0 ± 1.2    79.5 ± 0.3    80.0 ± 0.9
-    Fashion-MNIST, --mode finetune         1%   65.3 ± 0.6    48.1 ± 2.0    64.6 ± 3.8
-      --augmentation crop_flip            10%   72.6 ± 0.1    39.4 ± 3.0    80.0 ± 0.9
-      --batch_size 32 (300 steps)        100%   71.8 ± 0.7    41.0 ± 4.5    84.0
+    Fashion-MNIST, --mode linear           1%   69.4 ± 4.9    39.4 ± 2.4    64.6 ± 3.8      9.9
+                                          10%   81.1 ± 0.4    66.1 ± 1.4    80.0 ± 0.9
+                                         100%         84.6          75.3          84.0
+      --pooling concat                     1%   71.2 ± 4.5    65.1 ± 1.6    64.6 ± 3.8
+                                          10%   82.6 ± 0.2    79.5 ± 0.3    80.0 ± 0.9
+                                         100%         87.1          84.7          84.0
+    Fashion-MNIST, --mode finetune         1%   71.9 ± 5.0    @F1    64.6 ± 3.8
+      --augmentation none --batch_size 32 10%   82.9 ± 0.5    @F2    80.0 ± 0.9
+      (300 steps)                        100%   85.0 ± 0.2    @F3          84.0
 
-Beside fine-tuning, raw pixels are under the linear probe. 300 steps are too few to reach it: from scratch still less.
-Clothes are photographed in one pose, so that where something is tells much: the mean over tokens forgets it, and loses
-to pixels; all tokens, one after the other, do not.
+Beside fine-tuning, raw pixels are under the linear probe. 300 steps are few: from scratch one is far from done.
+Clothes are photographed in one pose, so that where something is tells much: crops and mirror images, made for pictures
+of anything, cost more than they give, and so do standardised targets. On 2,000 of the training images, after 25 epochs
+on the others, 10 % of the labels, linear, mean and concat (raw pixels 78.5):
+
+    crop_flip                                        72.9    78.5
+    none                                             74.9    81.7
+    none, --learning_rate 3e-3                       73.6    79.0
+    none, --learning_rate 3e-3 --norm_pix_loss False 76.1    81.7
 """
 
 from __future__ import annotations
