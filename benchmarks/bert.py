@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 from transformers.utils import logging
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import best_device, command, flag
 from mmssl.data import documents, masking, packed
 from mmssl.data.loader import Loader
 from mmssl.data.text import train_wordpiece
@@ -182,7 +182,7 @@ class Theirs:
             weight_decay=recipe.weight_decay,
             dataloader_drop_last=True,
             bf16=self.bf16,
-            use_cpu=self.args.use_cpu or not torch.accelerator.is_available(),  # it refuses bf16 otherwise
+            use_cpu=best_device(self.args.use_cpu).type == "cpu",  # it refuses bf16 there unless it is told
             save_strategy="no",
             disable_tqdm=True,
         )

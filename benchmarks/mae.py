@@ -26,7 +26,7 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments, ViTMAEForPreTraining
 from transformers.utils import logging
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import best_device, command, flag
 from mmssl.data import images, pairs, sources
 from mmssl.data.decoded import undecoded
 from mmssl.data.loader import Loader
@@ -130,7 +130,7 @@ class Theirs:
             dataloader_drop_last=True,
             remove_unused_columns=False,
             bf16=self.bf16,
-            use_cpu=self.args.use_cpu or not torch.accelerator.is_available(),  # it refuses bf16 otherwise
+            use_cpu=best_device(self.args.use_cpu).type == "cpu",  # it refuses bf16 there unless it is told
             save_strategy="no",
             disable_tqdm=True,
         )

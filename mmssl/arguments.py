@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from transformers import HfArgumentParser
 
 from mmssl.checkpoint import CHECKPOINTS, complete_checkpoints
@@ -154,13 +155,17 @@ def command(main: Callable[[Args], None], args_class: type[Args], description: s
         sys.exit(2)
 
 
+def best_device(use_cpu: bool = False) -> torch.device:
+    """The accelerator; the CPU where there is none, or where it is to be left alone."""
+    on_cpu = use_cpu or not torch.accelerator.is_available()
+    return torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
+
+
 def fast_bf16(use_cpu: bool = False) -> bool:
     """True where bf16 matrix products are faster than fp32: recent CUDA devices, CPUs with AMX.
 
     Measured on CPUs without it: half to a third of fp32's speed with AVX512-BF16, a 150th with AVX2.
     """
-    import torch  # not at the top: --help answers without it
-
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported()

@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmssl.arguments import TrainArgs
+from mmssl.arguments import TrainArgs, best_device
 from mmssl.loop import Summary
 
 CARD, METRICS = "README.md", "metrics.json"
@@ -203,8 +203,8 @@ def hardware(args: TrainArgs) -> str:
     processes, precision = PartialState().num_processes, args.precision.replace("no", "fp32")
     if torch.cuda.is_available() and not args.use_cpu:
         return f"{processes} x {torch.cuda.get_device_name()}, {precision}"
-    if torch.accelerator.is_available() and not args.use_cpu:
-        return f"{torch.accelerator.current_accelerator().type} ({platform.machine()}), {precision}"
+    if (kind := best_device(args.use_cpu).type) != "cpu":
+        return f"{kind} ({platform.machine()}), {precision}"
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), {precision}"
 
 

@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from mmssl import checkpoint, steps
-from mmssl.arguments import TrainArgs
+from mmssl.arguments import TrainArgs, best_device
 from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
 from mmssl.log import Log
@@ -61,7 +61,7 @@ def start(args: TrainArgs) -> None:
     """What comes before anything costly: the processes, the output directory, the seed. Every recipe's first line."""
     _refuse_sharding()
     # the others wait while one evaluates; NCCL's own patience is ten minutes
-    state = PartialState(cpu=_on_cpu(args), timeout=timedelta(hours=6))
+    state = PartialState(cpu=best_device(args.use_cpu).type == "cpu", timeout=timedelta(hours=6))
     args.check_output_dir()
     state.wait_for_everyone()  # nobody may delete what another has yet to check
     if args.overwrite_output_dir and not args.resume_from_checkpoint and state.is_main_process:
@@ -221,7 +221,7 @@ def attention(accelerator: Accelerator) -> AbstractContextManager:
 def _accelerator(args: TrainArgs) -> Accelerator:
     AcceleratorState._reset_state()  # one process may train twice, the second time in another precision
     return Accelerator(
-        cpu=_on_cpu(args),
+        cpu=best_device(args.use_cpu).type == "cpu",
         mixed_precision=args.precision,
         # the flags decide this, never what a launcher or its configuration left in the environment
         dynamo_backend="no",
@@ -235,10 +235,6 @@ def _accelerator(args: TrainArgs) -> Accelerator:
             )
         ],
     )
-
-
-def _on_cpu(args: TrainArgs) -> bool:
-    return args.use_cpu or not torch.accelerator.is_available()
 
 
 def _refuse_sharding() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmssl import pretrained
-from mmssl.arguments import Flags, flag
+from mmssl.arguments import Flags, best_device, flag
 from mmssl.card import number as shown
 from mmssl.data import pairs, sources
 from mmssl.data.images import as_rgb, undecoded
@@ -59,8 +59,7 @@ class ImageTextEncoder:
         self.model.eval()
         if not (hasattr(self.model, "get_image_features") and hasattr(self.model, "get_text_features")):
             raise BadInput(f"--model_name_or_path {name}: a {type(self.model).__name__} embeds no image–text pairs")
-        on_gpu = torch.accelerator.is_available() and not use_cpu
-        self.device = torch.accelerator.current_accelerator() if on_gpu else torch.device("cpu")
+        self.device = best_device(use_cpu)
         self.model.to(self.device)
         if self.processor.tokenizer.pad_token is None:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import best_device, command, flag
 from mmssl.data import documents, draws, masking, packed
 from mmssl.evaluation.features import print_table
 from mmssl.methods.bert import BERT, from_pretrained
@@ -123,8 +123,7 @@ class MaskedLMArgs:
 
 def main(args: MaskedLMArgs) -> None:
     model, tokenizer = from_pretrained(args.model_name_or_path, args.max_seq_length, args.trust_remote_code)
-    on_gpu = torch.accelerator.is_available() and not args.use_cpu
-    method = BERT(model.to(torch.accelerator.current_accelerator()) if on_gpu else model, tokenizer).eval()
+    method = BERT(model.to(best_device(args.use_cpu)), tokenizer).eval()
     train, test = documents.load(args.dataset, args.text_column, held_out=args.held_out)
     held_out = packed.Packed(*packed.number(test, tokenizer), tokenizer, args.max_seq_length)
     counts = packed.counts(packed.number(train, tokenizer)[0], len(tokenizer))

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from mmssl import card, figures
+from mmssl.arguments import best_device
 from mmssl.data import images, labelled
 from mmssl.errors import BadInput
 from mmssl.evaluation import encoder as encoders
@@ -56,8 +57,7 @@ class Transfer:
             for amount in args.labels
         }
         self.warnings = self._overlap()
-        on_gpu = torch.accelerator.is_available() and not args.use_cpu
-        self.device = torch.accelerator.current_accelerator() if on_gpu else torch.device("cpu")
+        self.device = best_device(args.use_cpu)
         self.raw_name = NAMES[ours.modality]
         self.encoders = {OURS: ours.to(self.device), UNTRAINED: ours.untrained().to(self.device)}
         most_frequent = torch.bincount(self.train.label).argmax()
@@ -165,7 +165,7 @@ class Transfer:
 
 def main(args) -> None:
     """Compute, print, draw, and write down: `results.json` in output_dir, and the checkpoint's card."""
-    PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())
+    PartialState(cpu=best_device(args.use_cpu).type == "cpu")
     transfer = Transfer(args)
     table = transfer.run()
     columns = [OURS, UNTRAINED, transfer.raw_name, CHANCE]
