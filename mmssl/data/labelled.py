@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from mmssl.data import pairs, sources, waves
 from mmssl.data.pictures import Pictures
@@ -29,35 +29,28 @@ MAX_UNUSABLE = 0.1  # share of the rows
 @dataclass
 class Labelled:
     """inputs: a map-style Dataset whose __getitems__ gives what evaluation.encoder.Encoder takes. label: (examples,).
-    names: of the classes. identity: changes with the data."""
+    names: of the classes. identity: changes with the data. lengths: (examples,), where they differ."""
 
     inputs: Dataset
     label: Tensor
     names: list[str]
     identity: str
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def at(self, rows: Tensor) -> Labelled:
+    def select(self, rows: Tensor) -> Labelled:
         """Some of the examples."""
         digest = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
-        return Labelled(Rows(self.inputs, rows), self.label[rows], self.names, f"{self.identity} {digest}")
+        lengths = None if self.lengths is None else self.lengths[rows]
+        inputs, identity = Subset(self.inputs, rows.tolist()), f"{self.identity} {digest}"
+        return Labelled(inputs, self.label[rows], self.names, identity, lengths)
 
-
-class Rows(Dataset):
-    """Some of the inputs."""
-
-    def __init__(self, inputs: Dataset, rows: Tensor) -> None:
-        self.inputs, self.rows = inputs, rows
-        if hasattr(inputs, "lengths"):
-            self.lengths = inputs.lengths[rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return self.inputs.__getitems__(self.rows[torch.as_tensor(indices)].tolist())
+    def batches(self, size: int) -> tuple[Tensor, ...]:
+        """The rows of each batch of a pass over all examples; alike lengths come together: little padding."""
+        order = torch.arange(len(self)) if self.lengths is None else self.lengths.argsort()
+        return order.split(size)
 
 
 class Texts(Dataset):
@@ -103,6 +96,8 @@ class Waves(Dataset):
 class Images(Pictures):
     """Pictures whose content can be compared."""
 
+    lengths = None
+
     def content(self, row: int) -> bytes:
         return self.pixels[self.rows[row]].numpy().tobytes()
 
@@ -137,7 +132,7 @@ def load(
     for rows, label in zip((train, test), labels, strict=True):
         usable, inputs = read(rows, input_column, processor, max_length, max_seconds)
         identity = f"{rows._fingerprint} {input_column} {max_length} {max_seconds}"
-        parts.append(Labelled(inputs, label[usable], names, identity))
+        parts.append(Labelled(inputs, label[usable], names, identity, inputs.lengths))
     return parts[0], parts[1]
 
 

@@ -141,10 +141,7 @@ def features(
         found = load_file(file)
         return [found[str(i)] for i in range(len(found))]
     device, inputs = next(encoder.parameters()).device, data.inputs
-    order = torch.arange(len(data))
-    if hasattr(inputs, "lengths"):
-        order = inputs.lengths.argsort()  # alike ones together: little padding
-    batches, rows = order.split(batch_size), []
+    batches, rows = data.batches(batch_size), []
     was_training = encoder.training
     encoder.eval()
     for some in tqdm(batches, desc="features", unit="batch", leave=False, disable=len(batches) < 20):
@@ -158,7 +155,7 @@ def features(
             raise BadInput(f"a {kind} gives no features of these {encoder.modality}s: {first_line(error)}") from error
         rows.append([one.float().cpu() for one in found])
     encoder.train(was_training)
-    back = order.argsort()
+    back = torch.cat(batches).argsort()
     result = [torch.cat(parts)[back] for parts in zip(*rows, strict=True)]
     if cached:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -104,16 +104,19 @@ def finetune(
     layer_decay: float = 1.0,
     weight_decay: float = 0.05,
     frozen: int = 0,
-    linear_probing: bool = True,
+    linear_probing: bool = False,
     seed: int = 0,
     use_cpu: bool = False,
 ) -> Tensor:
     """(test examples,) classes predicted by a copy of `encoder` that was trained on the training data. The weights
-    after the last step are used: nothing is chosen on the test data. linear_probing: comes first; else a new head."""
+    after the last step are used: nothing is chosen on the test data. linear_probing: comes first."""
     torch.manual_seed(seed)
     encoder = copy.deepcopy(encoder)
-    [inputs] = features(encoder, train_data if linear_probing else train_data.at(torch.arange(2)))
-    probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed) if linear_probing else None
+    if linear_probing:
+        [inputs] = features(encoder, train_data)
+        probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed)
+    else:
+        [inputs], probe = features(encoder, train_data.select(torch.arange(2)), cached=False), None
     classifier = Classifier(encoder, inputs.shape[1], len(train_data.names), frozen, probe)
     optimizer = AdamW(groups(classifier, learning_rate, layer_decay, weight_decay), betas=(0.9, 0.999))
     batch_size = min(batch_size, len(train_data))
@@ -130,14 +133,11 @@ def finetune(
 def predict(classifier: Classifier, data: Labelled, batch_size: int) -> Tensor:
     """(examples,) classes."""
     classifier.eval()
-    device, order = classifier.head.weight.device, torch.arange(len(data))
-    if hasattr(data.inputs, "lengths"):
-        order = data.inputs.lengths.argsort()
-    found = []
-    for some in order.split(batch_size):
+    device, batches, found = classifier.head.weight.device, data.batches(batch_size), []
+    for some in batches:
         inputs = {name: value.to(device) for name, value in data.inputs.__getitems__(some.tolist()).items()}
         found.append(classifier.logits(**inputs).argmax(1).cpu())
-    return torch.cat(found)[order.argsort()]
+    return torch.cat(found)[torch.cat(batches).argsort()]
 
 
 def groups(classifier: Classifier, learning_rate: float, layer_decay: float, weight_decay: float) -> list[dict]:

@@ -125,17 +125,18 @@ class Transfer:
 
     def _finetune(self) -> Iterator[tuple[str, str, float]]:
         args, augmentation = self.args, AUGMENTATIONS[self.args.augmentation]
+        what_was_learned = {  # is kept, and changed with care; from scratch all layers learn alike
+            "linear_probing": True, "layer_decay": args.layer_decay, "frozen": args.freeze_layers,
+        }  # fmt: skip
         for amount, seeds in self.subsets.items():
             for seed, rows in enumerate(seeds):
-                for column in (OURS, UNTRAINED):
-                    ours = column == OURS
-                    encoder = self.encoders[OURS] if ours else self.encoders[OURS].untrained(seed).to(self.device)
+                ours, scratch = self.encoders[OURS], self.encoders[OURS].untrained(seed).to(self.device)
+                for column, encoder, care in ((OURS, ours, what_was_learned), (UNTRAINED, scratch, {})):
                     encoder.augment = augmentation
                     predicted = finetune(
-                        encoder, self.train.at(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
+                        encoder, self.train.select(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
                         learning_rate=args.learning_rate, weight_decay=args.weight_decay, seed=seed,
-                        layer_decay=args.layer_decay if ours else 1.0, frozen=args.freeze_layers if ours else 0,
-                        linear_probing=ours, use_cpu=args.use_cpu,
+                        use_cpu=args.use_cpu, **care,
                     )  # fmt: skip
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
             for accuracy in self._raw_linear[amount]:

@@ -35,7 +35,7 @@ def test_fine_tuning_learns_what_a_class_is_and_leaves_the_encoder_as_it_was(mad
     train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
     before = {name: value.clone() for name, value in made.encoder.state_dict().items()}
     given = {"steps": 25, "batch_size": 16, "learning_rate": 1e-2, "layer_decay": 0.75, "use_cpu": True}
-    predicted = tuning.finetune(made.encoder, train, test, linear_probing=False, **given)
+    predicted = tuning.finetune(made.encoder, train, test, **given)
     assert (predicted == test.label).float().mean() > 0.8
     assert all(torch.equal(value, before[name]) for name, value in made.encoder.state_dict().items())
 
@@ -67,7 +67,7 @@ def test_the_head_begins_as_the_linear_probe_of_these_very_rows(made, names):
     train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
     train.label = torch.arange(len(train)) % names
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(train) // 2]
-    some = train.at(rows)
+    some = train.select(rows)
     assert torch.equal(some.label, train.label[rows]) and some.identity != train.identity
     [x], [z] = (encoders.features(made.encoder, part, cached=False) for part in (some, test))
     theirs = train.inputs.__getitems__(rows[:3].tolist())

@@ -97,7 +97,7 @@ def test_fine_tuning_stands_beside_training_from_scratch(recipe, tmp_path):
 def test_fine_tuning_sees_the_labels_it_is_allowed_and_no_others(recipe, tmp_path, monkeypatch):
     seen = []
 
-    def spy(encoder, train_data, test_data, *, linear_probing, **given):
+    def spy(encoder, train_data, test_data, *, linear_probing=False, **given):
         seen.append((sorted(train_data.label.bincount().tolist()), linear_probing))
         return test_data.label
 
