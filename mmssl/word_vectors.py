@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from gensim.models import KeyedVectors
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -56,6 +57,14 @@ def take_over(table: Tensor, words: list[str], vectors: KeyedVectors, values: Te
     with torch.no_grad():
         table[mine] = (torch.from_numpy(vectors.vectors) if values is None else values)[theirs].to(table)
     return len(mine)
+
+
+def say_taken_over(known: int, of: int, name: str) -> None:
+    """One line for those who gave --init_vectors `name`. Raises BadInput where none of its words is known."""
+    if not known:
+        raise BadInput(f"--init_vectors {name}: it has none of the {of:,} words")
+    if PartialState().is_main_process:
+        print(f"{known:,} of {of:,} words begin with the vectors of {name}")
 
 
 def tokenizer(words: list[str], plain: bool) -> PreTrainedTokenizerFast:

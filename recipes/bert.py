@@ -118,10 +118,7 @@ def build(args: BertArgs, texts):
     model = bert.from_scratch(tokenizer, args.architecture, args.size)
     if vectors is not None:
         known = bert.begin_with(model, tokenizer, vectors)
-        if not known:
-            raise BadInput(f"--init_vectors {args.init_vectors}: none of its words is a token of the vocabulary")
-        if PartialState().is_main_process:
-            print(f"{known:,} of {len(tokenizer):,} tokens begin with the vectors of {args.init_vectors}")
+        word_vectors.say_taken_over(known, len(tokenizer), args.init_vectors)
     return model, tokenizer
 
 

@@ -117,9 +117,7 @@ def build(args: CpcTextArgs, texts):
     model = CpcTextModel(config)
     if vectors is not None:
         known = word_vectors.take_over(model.embedding.weight, words, vectors)
-        if not known:
-            raise BadInput(f"--init_vectors {args.init_vectors}: none of its words occurs in {args.dataset}")
-        print(f"{known:,} of {len(words):,} words begin with the vectors of {args.init_vectors}")
+        word_vectors.say_taken_over(known, len(words), args.init_vectors)
     return model, tokenizer
 
 

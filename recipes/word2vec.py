@@ -85,8 +85,7 @@ def main(args: Word2VecArgs) -> None:
         words, counts, args.dimension, args.window, args.negative, args.sample, args.seed, args.threads, batched
     )  # fmt: skip
     if vectors is not None:
-        known = method.start_from(vectors, outputs)
-        print(f"{known:,} of {len(words):,} words begin with the vectors of {args.init_vectors}")
+        word_vectors.say_taken_over(method.start_from(vectors, outputs), len(words), args.init_vectors)
     optimizer = torch.optim.SGD(method.parameters(), lr=args.learning_rate)  # carries the rate; it never steps
     torch.set_num_threads(1)  # torch's idle threads would spin beside the kernel's
     tokenizer = word_vectors.tokenizer(method.words, args.plain == "yes")
