@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -26,11 +25,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl import random_state
+from mmssl import durable, random_state
 from mmssl.errors import BadInput
 
 CHECKPOINTS = "checkpoints"
@@ -69,23 +68,23 @@ def save(
     def write_shared() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _save_tensors(partial / "method.safetensors", method.state_dict())
+        durable.save_tensors(partial / "method.safetensors", method.state_dict())
         for i, optimizer in enumerate(optimizers):
-            _save_tensors(partial / f"optimizer_{i}.safetensors", _tensors(method, optimizer))
+            durable.save_tensors(partial / f"optimizer_{i}.safetensors", _tensors(method, optimizer))
 
     def write_own() -> None:
         if own_buffers:
-            _save_tensors(partial / f"buffers_{accelerator.process_index}.safetensors", own_buffers)
+            durable.save_tensors(partial / f"buffers_{accelerator.process_index}.safetensors", own_buffers)
 
     def complete() -> None:
         state = {"step": step, "progress": progress, "random_states": random_states}
         state["groups"] = [[_values(group) for group in optimizer.param_groups] for optimizer in optimizers]
-        _write_durably(partial / "state.json", json.dumps(state))
-        sums = "".join(f"{_sha256(file)}  {file.name}\n" for file in sorted(partial.iterdir()))
-        _write_durably(partial / "SHA256SUMS", sums)
+        durable.write(partial / "state.json", json.dumps(state))
+        sums = "".join(f"{durable.sha256(file)}  {file.name}\n" for file in sorted(partial.iterdir()))
+        durable.write(partial / "SHA256SUMS", sums)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        _sync_directory(directory)
+        durable.sync_directory(directory)
 
     for write, by_all in ((write_shared, False), (write_own, True), (complete, False)):
         failure = ""
@@ -153,7 +152,7 @@ def damage(path: Path) -> str | None:
     for name in sorted({"state.json", "method.safetensors"} | present | recorded.keys()):
         if not (path / name).exists():
             return f"{name} is missing"
-        if _sha256(path / name) != recorded.get(name):
+        if durable.sha256(path / name) != recorded.get(name):
             return f"{name} is not what was written"
     return None
 
@@ -262,40 +261,3 @@ def _check_names(path: Path, module: nn.Module, weights: dict[str, Tensor]) -> N
             f"{path} is of another model: {name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} "
             "here. Resume with the flags of the run that wrote it."
         )
-
-
-def _save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """safetensors, on disk when this returns. Tied weights are written under each of their names."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
-    save_file(apart, file)
-    with open(file, "rb") as f:
-        os.fsync(f.fileno())
-
-
-def _write_durably(file: Path, content: str) -> None:
-    with open(file, "w") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
