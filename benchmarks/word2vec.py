@@ -36,7 +36,7 @@ from mmssl import steps
 from mmssl.arguments import TrainArgs
 from mmssl.data import corpus
 from mmssl.data.loader import Loader
-from mmssl.data.skip_grams import Pieces
+from mmssl.data.skip_grams import Pieces, windows
 from mmssl.evaluation import word_similarity
 from mmssl.loop import train
 from mmssl.methods.word2vec import Word2Vec
@@ -185,8 +185,6 @@ def main() -> None:
 
 def pairs_per_word(method: Word2Vec, text: corpus.Corpus) -> float:
     """Pairs of centre and context word for each word of the text, after subsampling; counted on a part."""
-    from mmssl.methods.word2vec import windows
-
     ids = text.ids[:200_000]
     contexts, _ = windows(method._draw(ids, 0), method.window, method.negative)
     return float((contexts >= 0).sum()) / float((ids >= 0).sum())

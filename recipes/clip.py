@@ -41,7 +41,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import CLIPModel
 
-from mmssl import export, figures, steps
+from mmssl import export, figures, steps, towers
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import emoji, images, pairs, sources
 from mmssl.data.loader import Loader
@@ -128,11 +128,11 @@ class ClipArgs(TrainArgs):
 def build(args: ClipArgs, captions: list[str]):
     """(model, processor): a checkpoint, two encoders, or both towers from scratch with a tokenizer for `captions`."""
     if args.model_name_or_path:
-        return clip.from_pretrained(args.model_name_or_path, args.trust_remote_code)
+        return towers.from_pretrained(args.model_name_or_path, args.trust_remote_code)
     if args.vision_model_name_or_path:
-        return clip.from_towers(args.vision_model_name_or_path, args.text_model_name_or_path)
+        return towers.from_towers(args.vision_model_name_or_path, args.text_model_name_or_path)
     tokenizer = train_clip_tokenizer(captions, args.vocab_size, args.max_length)
-    return clip.from_scratch(
+    return towers.from_scratch(
         tokenizer, args.image_size, args.patch_size, args.vision_width, args.vision_layers, args.text_width,
         args.text_layers, args.projection_dim,
     )  # fmt: skip
@@ -146,10 +146,10 @@ def main(args: ClipArgs) -> None:
     task = classes(args, test_rows)
     model, processor = build(args, pairs.all_captions(train_rows, columns[1]))
     if args.freeze != "none":
-        clip.freeze(model, args.freeze)
+        towers.freeze(model, args.freeze)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    max_length = clip.max_length(model, args.max_length)
+    max_length = towers.max_length(model, args.max_length)
 
     held_out = pairs.Pairs(test_rows, processor, max_length, *columns, what="held-out images")
     captions = {"seed": args.seed, "first_caption": args.first_caption}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from processes import Processes, recipe
 
+from mmssl import towers
 from mmssl.data import emoji, sources
 from mmssl.data.text import train_clip_tokenizer
-from mmssl.methods import clip
 
 STEPS = 45  # 27 an epoch: from the middle of one to the middle of another
 TINY = [
@@ -29,7 +29,7 @@ def beginning(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("beginning")
     captions = [text for row in sources.load("emoji")["train"].select(range(200))["captions"] for text in row]
     tokenizer = train_clip_tokenizer(captions, 400)
-    model, processor = clip.from_scratch(tokenizer, 24, 12, 64, 1, 64, 1, 32)
+    model, processor = towers.from_scratch(tokenizer, 24, 12, 64, 1, 64, 1, 32)
     for tower in (model.config.vision_config, model.config.text_config):
         tower.attention_dropout = 0.2
     model.save_pretrained(directory)
@@ -38,7 +38,7 @@ def beginning(tmp_path_factory) -> Path:
 
 
 def test_flags_of_the_crash_test_train_with_dropout_from_the_middle_of_an_epoch(beginning):
-    model, _ = clip.from_pretrained(str(beginning))
+    model, _ = towers.from_pretrained(str(beginning))
     assert model.vision_model.encoder.layers[0].self_attn.dropout == 0.2
     assert STEPS % ((emoji.EMOJI - emoji.HELD_OUT) // 62) > 0
 

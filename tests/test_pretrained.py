@@ -6,11 +6,11 @@ import tiny_clip
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmssl import pretrained
+from mmssl import pretrained, towers
 from mmssl.errors import BadInput
 from mmssl.evaluation import encoder
 from mmssl.evaluation.features import ImageTextEncoder
-from mmssl.methods import bert, char_rnn, clip, cpc, mae
+from mmssl.methods import bert, char_rnn, cpc, mae
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_damaged_directory_is_refused_in_one_sentence_that_names_it(directory, w
 
 def test_recipe_and_evaluation_both_refuse_a_damaged_directory(directory):
     cut(directory / "model.safetensors", 5000)
-    for load in (clip.from_pretrained, ImageTextEncoder):
+    for load in (towers.from_pretrained, ImageTextEncoder):
         with pytest.raises(BadInput, match="cut off"):
             load(str(directory))
 
@@ -88,8 +88,8 @@ def test_weights_of_another_precision_load_as_fp32(directory):
 
 
 READERS = {
-    "clip": clip.from_pretrained,
-    "towers": lambda name: clip.from_towers(name, name),
+    "clip": towers.from_pretrained,
+    "towers": lambda name: towers.from_towers(name, name),
     "mae": mae.from_pretrained,
     "bert": lambda name: bert.from_pretrained(name, 16),
     "tokenizer": lambda name: bert.load_tokenizer(name, 16),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from mmssl import towers
 from mmssl.data.images import MEAN, STD
 from mmssl.data.text import train_clip_tokenizer
 from mmssl.methods import clip
@@ -24,7 +25,7 @@ def tokenizer():
 def build(seed: int = 0) -> tuple[clip.CLIP, object]:
     """(method, processor)"""
     torch.manual_seed(seed)
-    model, processor = clip.from_scratch(tokenizer(), 24, 12, 64, 1, 64, 1, 32)
+    model, processor = towers.from_scratch(tokenizer(), 24, 12, 64, 1, 64, 1, 32)
     return clip.CLIP(model, MEAN, STD), processor
 
 

@@ -84,3 +84,18 @@ class Pieces(Dataset):
             words = self.ids[piece * self.PIECE : (piece + 1) * self.PIECE]
             row[: len(words)] = words
         return {"ids": torch.from_numpy(batch), "index": torch.tensor(pieces)}
+
+
+def windows(draws: Draws, window: int, negative: int) -> tuple[Tensor, Tensor]:
+    """contexts: (windows, 2 * window) int64, -1 where there is no word. targets: (windows, 1 + negative), centre
+    first."""
+    words, reach = torch.from_numpy(draws.words).long(), torch.from_numpy(draws.reach).long()
+    sentence = (words < 0).cumsum(0)
+    centre = (words >= 0).nonzero().squeeze(1)
+    offset = torch.tensor([o for o in range(-window, window + 1) if o])
+    at = centre[:, None] + offset
+    inside = (at >= 0) & (at < len(words))
+    at = at.clamp(0, max(0, len(words) - 1))
+    inside &= (sentence[at] == sentence[centre][:, None]) & (words[at] >= 0) & (offset.abs() <= reach[centre][:, None])
+    noise = torch.from_numpy(draws.negatives[: len(words) * negative]).long().view(len(words), negative)
+    return torch.where(inside, words[at], -1), torch.cat([words[centre][:, None], noise[centre]], 1)

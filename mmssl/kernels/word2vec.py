@@ -16,7 +16,7 @@ all the time.
     width:     a multiple of LANES, so that no row ends inside a register; the columns beyond the model's are zero
     hot, private: word i < hot is row private + i for this thread; hot = 0 for one thread alone
 
-`mmssl.methods.word2vec.update_window` is the same mathematics in plain torch, against which this is tested.
+`mmssl.kernels.word2vec_torch.update_window` is the same mathematics in plain torch, against which this is tested.
 """
 
 import math

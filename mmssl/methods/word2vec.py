@@ -6,9 +6,9 @@ which stay behind. Differs from word2vec.c and gensim: the context words of a wi
 arXiv:1604.04661), and the sigmoid is computed, not looked up.
 
 Three forms of the same mathematics:
-    update_window   plain torch, one window: the definition, which the tests hold the others to
-    kernel          compiled for the CPU (mmssl/kernels/word2vec.py), lock-free on several threads
-    update_batch    thousands of windows at once in torch, for GPUs, and for CPUs where numba cannot compile
+    kernels.word2vec_torch.update_window   plain torch, one window: the definition, which the tests hold the others to
+    kernels.word2vec                       compiled for the CPU, lock-free on several threads
+    kernels.word2vec_torch.update_batch    thousands of windows at once, for GPUs, and where numba cannot compile
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from gensim.models import KeyedVectors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmssl import sentences
-from mmssl.data.skip_grams import Draws, draw, keep_probability, noise_pool
+from mmssl.data.skip_grams import Draws, draw, keep_probability, noise_pool, windows
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
+from mmssl.kernels.word2vec_torch import asked, masked_loss, update_batch
 from mmssl.method import Method, Output
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 from mmssl.word_vectors import take_over
@@ -64,90 +64,6 @@ tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 print(model(**tokenizer([{word!r}], return_tensors="pt")).pooler_output.shape)
 """,
 }
-
-
-def loss(scores: Tensor) -> Tensor:
-    """-log sigmoid(true) - sum of log sigmoid(-noise) (equation 4). scores: (..., 1 + negative), true word first."""
-    return -F.logsigmoid(scores[..., 0]) - F.logsigmoid(-scores[..., 1:]).sum(-1)
-
-
-@torch.no_grad()
-def update_window(
-    inputs: Tensor, outputs: Tensor, contexts: list[int], centre: int, noise: list[int], learning_rate: float
-) -> float:
-    """One window, in place: the gradient of the summed `loss`, in closed form. Returns that sum.
-
-    inputs, outputs: (words, dim). The noise words that equal the centre word are left out. A context word that occurs
-    twice is met twice, the second time as the first has left it.
-    """
-    targets = [centre, *(word for word in noise if word != centre)]
-    truth = torch.zeros(len(targets))
-    truth[0] = 1
-    before = outputs[targets]
-    scores = inputs[contexts] @ before.T
-    error = truth - torch.sigmoid(scores)  # (contexts, targets): minus the gradient with respect to the scores
-    change = torch.zeros_like(before)
-    for row, context in enumerate(contexts):
-        change += torch.outer(error[row], inputs[context])
-        inputs[context] += learning_rate * error[row] @ before
-    outputs.index_add_(0, torch.tensor(targets), learning_rate * change)
-    return loss(scores).sum().item()
-
-
-def windows(draws: Draws, window: int, negative: int) -> tuple[Tensor, Tensor]:
-    """contexts: (windows, 2 * window) int64, -1 where there is no word. targets: (windows, 1 + negative), centre
-    first."""
-    words, reach = torch.from_numpy(draws.words).long(), torch.from_numpy(draws.reach).long()
-    sentence = (words < 0).cumsum(0)
-    centre = (words >= 0).nonzero().squeeze(1)
-    offset = torch.tensor([o for o in range(-window, window + 1) if o])
-    at = centre[:, None] + offset
-    inside = (at >= 0) & (at < len(words))
-    at = at.clamp(0, max(0, len(words) - 1))
-    inside &= (sentence[at] == sentence[centre][:, None]) & (words[at] >= 0) & (offset.abs() <= reach[centre][:, None])
-    noise = torch.from_numpy(draws.negatives[: len(words) * negative]).long().view(len(words), negative)
-    return torch.where(inside, words[at], -1), torch.cat([words[centre][:, None], noise[centre]], 1)
-
-
-@torch.no_grad()
-def update_batch(
-    tables: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor], contexts: Tensor, targets: Tensor, learning_rate: float
-) -> tuple[Tensor, Tensor]:
-    """Many windows at once, in place. Returns (summed loss, pairs).
-
-    tables: inputs and outputs, (words, dim). seen: (words,) each, the mean squared gradients that their rows have met.
-    A frequent word collects thousands of gradients in one batch, and their plain sum would throw it across the space;
-    Adagrad with one rate for a row (Duchi et al. 2011) bounds its step whatever the batch.
-    """
-    inputs, outputs = tables
-    present = contexts >= 0
-    mask = asked(contexts, targets)
-    rows, columns = inputs[contexts.clamp(min=0)], outputs[targets]
-    scores = rows @ columns.mT  # (windows, contexts, targets)
-    truth = torch.zeros_like(scores)
-    truth[..., 0] = 1
-    error = (truth - torch.sigmoid(scores)) * mask
-    for table, squares, index, gradient in (
-        (inputs, seen[0], contexts[present], (error @ columns)[present]),
-        (outputs, seen[1], targets.flatten(), (error.mT @ rows).flatten(0, 1)),
-    ):
-        words, place = index.unique(return_inverse=True)
-        total = gradient.new_zeros(len(words), table.shape[1]).index_add_(0, place, gradient)
-        squares[words] += total.square().mean(1)
-        table[words] += learning_rate * total / (squares[words].sqrt() + 1e-8)[:, None]
-    return masked_loss(scores, mask), present.sum()
-
-
-def asked(contexts: Tensor, targets: Tensor) -> Tensor:
-    """(windows, contexts, targets) bool: which scores count. A noise word that equals the centre word does not."""
-    used = torch.cat([torch.ones_like(targets[:, :1], dtype=torch.bool), targets[:, 1:] != targets[:, :1]], 1)
-    return (contexts >= 0)[:, :, None] & used[:, None]
-
-
-def masked_loss(scores: Tensor, mask: Tensor) -> Tensor:
-    """`loss`, summed over all windows, where mask is True. scores, mask: (windows, contexts, targets)."""
-    signed = torch.cat([scores[..., :1], -scores[..., 1:]], -1)
-    return -(F.logsigmoid(signed) * mask).sum()
 
 
 class Word2Vec(Method):

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from mmssl.data.skip_grams import SPARE, Draws, draw, keep_probability, noise_pool
-from mmssl.methods.word2vec import LANES, update_window
+from mmssl.kernels.word2vec_torch import update_window
+from mmssl.methods.word2vec import LANES
 
 kernel = pytest.importorskip("mmssl.kernels.word2vec")
 

@@ -27,12 +27,11 @@ from transformers import (
     ViTModel,
 )
 
-from mmssl import steps
+from mmssl import steps, towers
 from mmssl.data.images import MEAN, STD
 from mmssl.data.text import train_clip_tokenizer
 from mmssl.errors import BadInput
 from mmssl.evaluation import retrieval
-from mmssl.methods import clip
 from mmssl.methods.clip import CLIP, info_nce, sigmoid
 
 TEXTS = ["a red square", "a blue circle", "two green lines", "something else"] * 5
@@ -48,7 +47,7 @@ def tiny(seed: int = 0, **kwargs) -> CLIP:
 
 
 def pair() -> tuple[CLIPModel, CLIPProcessor]:
-    return clip.from_scratch(copy.deepcopy(TOKENIZER), SIZE, 8, 64, 1, 64, 1, 16)
+    return towers.from_scratch(copy.deepcopy(TOKENIZER), SIZE, 8, 64, 1, 64, 1, 16)
 
 
 def batch(n: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -209,7 +208,7 @@ def test_the_end_of_the_training_shows_whole_images():
 
 
 def test_patch_dropout_needs_an_encoder_of_patches(tmp_path):
-    model, _ = clip.from_towers(str(save_vit(tmp_path / "vit")), str(save_bert(tmp_path / "bert")))
+    model, _ = towers.from_towers(str(save_vit(tmp_path / "vit")), str(save_bert(tmp_path / "bert")))
     with pytest.raises(BadInput, match="--patch_dropout is for a CLIPModel.*VisionTextDualEncoderModel"):
         CLIP(model, MEAN, STD, patch_dropout=0.5)
 
@@ -217,7 +216,7 @@ def test_patch_dropout_needs_an_encoder_of_patches(tmp_path):
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_only_the_frozen_tower_stays_as_it_is(tower):
     method = tiny()
-    clip.freeze(method.model, tower)
+    towers.freeze(method.model, tower)
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
     method.train()
@@ -229,10 +228,10 @@ def test_only_the_frozen_tower_stays_as_it_is(tower):
 
 
 def test_a_frozen_tower_keeps_its_dropout_off(tmp_path):
-    model, _ = clip.from_towers(
+    model, _ = towers.from_towers(
         save_vit(tmp_path / "vit", hidden_dropout_prob=0.5), save_bert(tmp_path / "bert", hidden_dropout_prob=0.5)
     )
-    clip.freeze(model, "vision")
+    towers.freeze(model, "vision")
     method = CLIP(model, MEAN, STD).train()
     inputs = batch()
     images, texts = ([embed() for _ in range(2)] for embed in (
@@ -245,15 +244,15 @@ def test_a_frozen_tower_keeps_its_dropout_off(tmp_path):
 def test_a_frozen_tower_keeps_its_batch_norm_statistics():
     method = tiny()
     method.model.vision_model.norm = nn.BatchNorm2d(3)
-    clip.freeze(method.model, "vision")
+    towers.freeze(method.model, "vision")
     method.train()
     method.model.vision_model.norm(torch.rand(4, 3, 5, 5) + 3)
     assert (method.model.vision_model.norm.running_mean == 0).all()
 
 
 def test_the_pooler_that_a_bare_encoder_comes_without_is_trained(tmp_path):
-    model, _ = clip.from_towers(save_vit(tmp_path / "vit"), save_bert(tmp_path / "bert"))
-    clip.freeze(model, "vision")
+    model, _ = towers.from_towers(save_vit(tmp_path / "vit"), save_bert(tmp_path / "bert"))
+    towers.freeze(model, "vision")
     trained = {name for name, p in model.vision_model.named_parameters() if p.requires_grad}
     assert trained == {"pooler.dense.weight", "pooler.dense.bias"}
 
@@ -271,7 +270,7 @@ def saved(tmp_path_factory) -> Path:
 
 
 def test_a_clip_directory_is_continued_with_its_weights(saved):
-    model, processor = clip.from_pretrained(str(saved))
+    model, processor = towers.from_pretrained(str(saved))
     original = CLIPModel.from_pretrained(saved)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), original.parameters(), strict=True))
     assert processor.tokenizer.pad_token_id is not None
@@ -281,12 +280,12 @@ def test_a_checkpoint_in_half_precision_is_trained_in_single(saved, tmp_path):
     model, processor = pair()
     model.half().save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    assert {p.dtype for p in clip.from_pretrained(str(tmp_path))[0].parameters()} == {torch.float32}
+    assert {p.dtype for p in towers.from_pretrained(str(tmp_path))[0].parameters()} == {torch.float32}
 
 
 def test_two_encoders_are_paired_and_train(tmp_path):
     vit, bert = save_vit(tmp_path / "vit"), save_bert(tmp_path / "bert", dtype=torch.float16)
-    model, processor = clip.from_towers(vit, bert)
+    model, processor = towers.from_towers(vit, bert)
     assert isinstance(model, VisionTextDualEncoderModel)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     method = CLIP(model, processor.image_processor.image_mean, processor.image_processor.image_std)
@@ -301,7 +300,7 @@ def test_two_encoders_are_paired_and_train(tmp_path):
 
 
 def test_a_pair_of_encoders_is_evaluated_from_its_directory(tmp_path, capsys):
-    model, processor = clip.from_towers(save_vit(tmp_path / "vit"), save_bert(tmp_path / "bert"))
+    model, processor = towers.from_towers(save_vit(tmp_path / "vit"), save_bert(tmp_path / "bert"))
     model.save_pretrained(tmp_path / "pair")
     processor.save_pretrained(tmp_path / "pair")
     rows = [{"image": Image.new("RGB", (9, 9), (i, 0, 0)), "captions": TEXTS[:3]} for i in range(20)]
@@ -318,7 +317,7 @@ def test_a_tokenizer_without_a_pad_token_gets_one(saved, tmp_path):
     processor.tokenizer.pad_token = None
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    _, loaded = clip.from_pretrained(str(tmp_path))
+    _, loaded = towers.from_pretrained(str(tmp_path))
     ids = loaded.tokenizer(["a red square", "a"], padding=True)["input_ids"]
     assert len(ids[0]) == len(ids[1])
 
@@ -368,7 +367,7 @@ def test_a_checkpoint_that_cannot_be_trained_is_refused_before_the_first_step(wr
     directory = tmp_path / write.__name__
     write(directory)
     with pytest.raises(BadInput, match=said):
-        clip.from_pretrained(str(directory))
+        towers.from_pretrained(str(directory))
 
 
 def test_encoders_without_one_vector_for_the_whole_are_refused(tmp_path):
@@ -382,27 +381,27 @@ def test_encoders_without_one_vector_for_the_whole_are_refused(tmp_path):
     ViTImageProcessorPil(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path / "resnet")
     for vision, text in ((vit, tmp_path / "distilbert"), (tmp_path / "resnet", bert)):
         with pytest.raises(BadInput, match=f"encoders {vision} and {text}"):
-            clip.from_towers(vision, text)
+            towers.from_towers(vision, text)
     with pytest.raises(BadInput, match="--text_model_name_or_path .*none"):
-        clip.from_towers(vit, tmp_path / "none")
+        towers.from_towers(vit, tmp_path / "none")
 
 
 def test_towers_of_two_clips_make_a_pair_that_reloads(saved, tmp_path):
-    model, processor = clip.from_towers(str(saved), save_bert(tmp_path / "bert"))
-    other, _ = clip.from_towers(save_vit(tmp_path / "vit"), str(saved))
+    model, processor = towers.from_towers(str(saved), save_bert(tmp_path / "bert"))
+    other, _ = towers.from_towers(save_vit(tmp_path / "vit"), str(saved))
     of = CLIPModel.from_pretrained(saved).state_dict()
     for pair, tower in ((model, "vision_model"), (other, "text_model")):
         pair.save_pretrained(tmp_path / tower)
         processor.save_pretrained(tmp_path / tower)
-        reloaded = getattr(clip.from_pretrained(str(tmp_path / tower))[0], tower).state_dict()
+        reloaded = getattr(towers.from_pretrained(str(tmp_path / tower))[0], tower).state_dict()
         assert all(torch.equal(value, of[f"{tower}.{name}"]) for name, value in reloaded.items())
 
 
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(BadInput, match="--patch_size 7 does not divide --image_size 16"):
-        clip.from_scratch(TOKENIZER, 16, 7, 64, 1, 64, 1, 16)
+        towers.from_scratch(TOKENIZER, 16, 7, 64, 1, 64, 1, 16)
     with pytest.raises(BadInput, match="--text_width 100 is not a multiple of 64"):
-        clip.from_scratch(TOKENIZER, 16, 8, 64, 1, 100, 1, 16)
+        towers.from_scratch(TOKENIZER, 16, 8, 64, 1, 100, 1, 16)
 
 
 # texts

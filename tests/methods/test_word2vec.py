@@ -20,15 +20,10 @@ from mmssl.data.loader import Loader
 from mmssl.data.skip_grams import Pieces
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
+from mmssl.kernels.word2vec_torch import loss, update_batch, update_window
 from mmssl.loop import start, train
 from mmssl.methods import word2vec
-from mmssl.methods.word2vec import (
-    LANES,
-    Word2Vec,
-    loss,
-    update_batch,
-    update_window,
-)
+from mmssl.methods.word2vec import LANES, Word2Vec
 
 GROUPS, SIZE = 6, 5  # words of one group stand together; vectors should find the groups
 WORDS = [f"{chr(97 + i // SIZE)}{i % SIZE}" for i in range(GROUPS * SIZE)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmssl import towers
 from mmssl.data.images import MEAN, STD
 from mmssl.methods import clip
 from tiny import Tiny
@@ -31,7 +32,7 @@ class Pairs(Dataset):
 
 def tiny(**options) -> Tiny:
     torch.manual_seed(0)
-    model, processor = clip.from_scratch(tiny_clip.tokenizer(), 16, 8, 64, 1, 64, 1, 16)
+    model, processor = towers.from_scratch(tiny_clip.tokenizer(), 16, 8, 64, 1, 64, 1, 16)
     method = clip.CLIP(model, MEAN, STD, **options)
     return Tiny(method, Pairs(), batch_size=8, processor=processor, example=tiny_clip.EXAMPLE)
 
