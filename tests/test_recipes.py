@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from mmssl import towers
 from mmssl.arguments import command
 from mmssl.data.decoded import Decoded
 from mmssl.data.images import decode, normalise, unit_range
 from mmssl.evaluation import retrieval, zero_shot
-from mmssl.methods import clip as method
+from mmssl.methods.clip import CLIP
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "clip.py"
 COLOURS, SHAPES = ("red", "green", "blue", "yellow", "black"), ("square", "disc")
@@ -105,7 +106,7 @@ def test_clip_prints_its_figures_beside_untrained_and_chance(run, place):
 
 def test_the_next_run_on_the_same_data_decodes_nothing(run, place, home):
     before = sorted((home / "decoded").glob("*/pixels.npy"))
-    _, processor = method.from_pretrained(str(place / "run"))
+    _, processor = towers.from_pretrained(str(place / "run"))
     Decoded(held_out(place), "image", processor.image_processor)
     assert sorted((home / "decoded").glob("*/pixels.npy")) == before and len(before) == 2
 
@@ -149,9 +150,9 @@ def test_stock_transformers_loads_the_checkpoint_and_gives_what_was_trained(run,
     found = json.loads(clean.stdout.splitlines()[-1])
     assert found["model"] == "CLIPModel" and found["same"]
     # the pixels and the embedding that training would compute
-    model, processor = method.from_pretrained(str(place / "run"))
+    model, processor = towers.from_pretrained(str(place / "run"))
     mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
-    trained = method.CLIP(model, mean, std).eval()
+    trained = CLIP(model, mean, std).eval()
     pixels = torch.from_numpy(decode(image, processor.image_processor))[None]
     shown = normalise(unit_range(pixels), mean, std).flatten()
     torch.testing.assert_close(shown, torch.tensor(found["pixels"]), atol=1e-5, rtol=0)
