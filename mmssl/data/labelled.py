@@ -27,7 +27,7 @@ MAX_UNUSABLE = 0.1  # share of the rows
 
 
 @dataclass
-class Labelled:
+class Labelled(Dataset):
     """inputs: a map-style Dataset whose __getitems__ gives what evaluation.encoder.Encoder takes. label: (examples,).
     names: of the classes. identity: changes with the data. lengths: (examples,), where they differ."""
 
@@ -39,6 +39,10 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        """What the inputs give, and label: (batch,)."""
+        return {**self.inputs.__getitems__(rows), "label": self.label[rows]}
 
     def select(self, rows: Tensor) -> Labelled:
         """Some of the examples."""

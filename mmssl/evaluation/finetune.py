@@ -19,7 +19,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.utils.data import Dataset
 
 from mmssl.arguments import TrainArgs
 from mmssl.data.labelled import Labelled
@@ -80,19 +79,6 @@ class Classifier(Method):
         self.encoder.model.save_pretrained(directory)
 
 
-class Batches(Dataset):
-    """Examples with their labels."""
-
-    def __init__(self, data: Labelled) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return {**self.data.inputs.__getitems__(indices), "label": self.data.label[torch.as_tensor(indices)]}
-
-
 def finetune(
     encoder: Encoder,
     train_data: Labelled,
@@ -125,7 +111,7 @@ def finetune(
             output_dir=place, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=learning_rate,
             warmup_steps=0.1, save_steps=0, seed=seed, logging_steps=50, use_cpu=use_cpu,
         )  # fmt: skip
-        train(classifier, Loader(Batches(train_data), batch_size, seed=seed), args, [optimizer])
+        train(classifier, Loader(train_data, batch_size, seed=seed), args, [optimizer])
     return predict(classifier, test_data, batch_size=max(64, batch_size))
 
 
