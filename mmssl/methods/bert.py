@@ -11,7 +11,6 @@ import math
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from gensim.models import KeyedVectors
 from tokenizers.models import WordPiece
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from transformers import (
 from mmssl import pretrained, sentences
 from mmssl.data import masking
 from mmssl.errors import BadInput, first_line
+from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Method, Output
 from mmssl.word_vectors import take_over
 
@@ -70,11 +70,10 @@ with torch.no_grad():
 }
 
 
-def masked_loss(logits: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
-    """Cross-entropy of the hidden tokens: the mean over each sequence's, then over the sequences, which so count alike
-    however a batch is cut. logits: (hidden, vocabulary). targets: (hidden,). chosen: (batch, length) bool."""
-    weight = (chosen / chosen.sum(1, keepdim=True).clamp(min=1))[chosen] / len(chosen)
-    return (F.cross_entropy(logits.float(), targets, reduction="none") * weight).sum()
+def sequence_mean(chosen: Tensor) -> Tensor:
+    """Weights of the hidden tokens, (hidden,): the mean over each sequence's, then over the sequences, which so count
+    alike however a batch is cut. chosen: (batch, length) bool."""
+    return (chosen / chosen.sum(1, keepdim=True).clamp(min=1))[chosen] / len(chosen)
 
 
 def logits_at(model: PreTrainedModel, chosen: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +91,7 @@ def logits_at(model: PreTrainedModel, chosen: Tensor, **inputs: Tensor) -> tuple
 
     hook = model.base_model.register_forward_hook(only_chosen)
     try:
-        return model(**inputs).logits[0], features[0]
+        return model(**inputs).logits.flatten(0, 1), features[0]  # [0] would be copied in backward
     finally:
         hook.remove()
 
@@ -149,11 +148,8 @@ class BERT(Method):
         chosen = self.choose(input_ids, begins_word, draw)
         logits, features = self.guess(input_ids, chosen, draw)
         with torch.autocast(logits.device.type, enabled=False):
-            targets = input_ids[chosen]
-            loss = masked_loss(logits, targets, chosen)
-        with torch.no_grad():
-            accuracy = (logits.argmax(-1) == targets).float().mean()
-        return Output(loss, {"accuracy": accuracy}, features.detach(), self.unigram_loss)
+            loss, right = cross_entropy_(logits.float(), input_ids[chosen], sequence_mean(chosen))
+        return Output(loss, {"accuracy": right.float().mean()}, features.detach(), self.unigram_loss)
 
     def choose(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Tensor:
         """(batch, length) bool: the tokens to hide."""

@@ -1,0 +1,49 @@
+"""Cross-entropy over a large vocabulary, in the memory of its logits.
+
+The usual operators write the logits four times over: as log-probabilities, as the gradient of these, of the logits, and
+of the loss. Here a few rows at a time, which stay in the cache, become the gradient where they stand.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+AT_ONCE = {"cpu": 2**18}  # logits: a second-level cache of fp32
+OTHERWISE = 2**26  # a GPU wants few launches
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        loss, right = torch.empty_like(weight), torch.empty_like(targets, dtype=torch.bool)
+        ctx.gradient = logits.detach()
+        rows = max(1, AT_ONCE.get(logits.device.type, OTHERWISE) // logits.shape[1])
+        for z, target, w, nats, hit in zip(
+            *(part.split(rows) for part in (ctx.gradient, targets[:, None], weight[:, None], loss, right)), strict=True
+        ):
+            top = z.amax(1, keepdim=True)
+            z -= top
+            asked = z.gather(1, target)
+            hit.copy_((asked == 0)[:, 0])
+            total = z.exp_().sum(1, keepdim=True)
+            nats.copy_((total.log() - asked)[:, 0])
+            z *= w / total
+            z.scatter_add_(1, target, -w)
+        ctx.mark_non_differentiable(right)
+        return loss @ weight, right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_loss: Tensor, _) -> tuple[Tensor, None, None]:
+        return ctx.gradient.mul_(of_loss), None, None
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss, right): the sum of each row's cross-entropy in nats times its weight, and whether its target has the
+    largest logit, (rows,) bool. Overwrites `logits`, which nobody may read afterwards; backward once.
+
+    logits: (rows, vocabulary) fp32, contiguous rows. targets: (rows,) int64. weight: (rows,) fp32.
+    """
+    return _CrossEntropy.apply(logits, targets, weight)
