@@ -10,8 +10,8 @@ loss also our learning rate and warm-up, with its own 5e-5 it would hardly have 
 difference comes from: ours with dropout, ours with logits everywhere. The sides take turns, a few steps each; figures
 are medians over turns of ratios within a turn.
 
-Trainer's logits are 500 MB a step. Where the kernel is slow to hand out memory, as in virtual machines, much of its time
-goes there: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 makes malloc keep it, for every side.
+Trainer's logits are 500 MB a step. Where the kernel is slow to hand out memory, as in virtual machines, much of its
+time goes there: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 makes malloc keep it, for every side.
 
 At the end: our step's matrix products (counted) as a share of this machine's measured peak, and where the time goes.
 """
