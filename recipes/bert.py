@@ -178,7 +178,7 @@ def finish(
 ) -> None:
     """Export, prove that it loads, draw, describe, print."""
     examples = masked_lm.fill_mask(method.eval(), tokenizer, texts)
-    (first, last), started = (summary.evaluations[i] for i in (0, -1)), args.model_name_or_path
+    (first, last), started = (summary.evaluations[i] for i in (0, -1)), args.model_name_or_path or args.init_vectors
     results = {
         "trained": {name: value for name, value in last.items() if name != "step"},
         "before training" if started else "untrained": {name: value for name, value in first.items() if name != "step"},

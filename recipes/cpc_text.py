@@ -146,7 +146,8 @@ def finish(
     args: CpcTextArgs, summary: Summary, method: cpc.CPC, tokenizer, texts, evaluation: Prediction, probed: Probed
 ) -> None:
     """Export, prove that it loads, draw, describe, print."""
-    directory, before = Path(args.output_dir), "before training" if args.model_name_or_path else "untrained"
+    directory, started = Path(args.output_dir), args.model_name_or_path or args.init_vectors
+    before = "before training" if started else "untrained"
     columns = {"trained": summary.evaluations[-1], before: summary.evaluations[0], "chance": evaluation.chances}
     figures.prediction_curve(
         {name: [values[f"accuracy_{k}_ahead"] for k in range(1, method.steps + 1)] for name, values in columns.items()},
@@ -169,7 +170,7 @@ def finish(
         limits="It has learned which sentences follow each other in these texts; test it on your own.",
         figures={"prediction.png": "How often the true sentence is found, against how far ahead it stands."},
         tags=["cpc"],
-        base_model=args.model_name_or_path,
+        base_model=started,
     )
     features.print_table(f"{len(evaluation.held_out.counts):,} held-out documents of {args.dataset}", results)
     example = {"text": ["The train was late, and we waited.", "music"]}
