@@ -86,6 +86,8 @@ class TrainArgs(Flags):
         for name in ("warmup_steps", "max_grad_norm", "eval_steps", "save_steps", "max_skipped_steps"):
             if getattr(self, name) < 0:
                 raise BadInput(f"--{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.seed < 2**31:
+            raise BadInput(f"--seed is {self.seed}; it must be 0 or more, and below {2**31:,}")
         if self.report_to in TRACKERS and find_spec(self.report_to) is None:
             raise BadInput(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
         if self.push_to_hub and not self.hub_model_id:
