@@ -87,6 +87,9 @@ class ClipArgs(TrainArgs):
         None,
         "share of the patches that a training image is shown without (FLIP); default: .5 from scratch, else 0",
     )
+    captions_per_image: int | None = flag(
+        None, "of a training image, drawn and changed for each step; default: 2 from scratch, else 1"
+    )
     first_caption: float = flag(0.5, "probability of drawing an image's first caption, otherwise any of them")
     word_dropout: float = flag(0.15, "share of the words of training captions that are left out")
     word_noise: float | None = flag(
@@ -117,12 +120,15 @@ class ClipArgs(TrainArgs):
             raise BadInput("--streaming: a stream has no length; give the run one with --max_steps")
         if bool(self.vision_model_name_or_path) != bool(self.text_model_name_or_path):
             raise BadInput("--vision_model_name_or_path and --text_model_name_or_path go together")
+        if self.captions_per_image is not None and self.captions_per_image < 1:
+            raise BadInput(f"--captions_per_image is {self.captions_per_image}; it must be 1 or more")
         if self.model_name_or_path or self.vision_model_name_or_path:
             self.refuse(SIZES, "a checkpoint to start from: it has sizes of its own")
             self.refuse(("word_noise",), "a checkpoint to start from: its tokenizer has met more words than yours")
         else:
             self.patch_dropout = 0.5 if self.patch_dropout is None else self.patch_dropout
             self.word_noise = 0.15 if self.word_noise is None else self.word_noise
+            self.captions_per_image = self.captions_per_image or 2
 
 
 def build(args: ClipArgs, captions: list[str]):
@@ -154,6 +160,7 @@ def main(args: ClipArgs) -> None:
     held_out = pairs.Pairs(test_rows, processor, max_length, *columns, what="held-out images")
     captions = {"seed": args.seed, "first_caption": args.first_caption}
     captions |= {"word_dropout": args.word_dropout, "word_noise": args.word_noise or 0.0}
+    captions |= {"captions_per_image": args.captions_per_image or 1}
     if args.streaming:
         collate = pairs.StreamedPairs(train_rows, processor, max_length, *columns, **captions)
         training, of = collate.rows, "a stream"

@@ -1,4 +1,4 @@
-"""Image–text pairs: every image decoded once, every caption tokenised once, one caption drawn per image and epoch."""
+"""Image–text pairs: every image decoded once, every caption tokenised once, captions drawn anew in each epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmssl.data import draws
 from mmssl.data.decoded import Decoded, try_decode
 from mmssl.data.images import undecoded
 from mmssl.data.sources import Data
-from mmssl.data.text import Tokens, inner_pieces
+from mmssl.data.text import Tokens, inner_pieces, side_by_side
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
@@ -66,14 +66,16 @@ class Pairs(Dataset):
         first_caption: float = 0.0,
         word_dropout: float = 0.0,
         word_noise: float = 0.0,
+        captions_per_image: int = 1,
         what: str = "images",
     ) -> None:
         """first_caption: probability of drawing an image's first caption, otherwise any of them. word_dropout: share of
-        the words left out, never all of a caption; word_noise: replaced by pieces of words. All three are for training.
+        the words left out, never all of a caption; word_noise: replaced by pieces of words. captions_per_image: drawn
+        at a time, and changed, each for itself. All four are for training.
 
         Raises BadInput when nothing is left, or when more than a tenth of the rows cannot be used.
         """
-        self.epoch, self.seed, self.first_caption = 0, seed, first_caption
+        self.epoch, self.first_caption, self.seeds = 0, first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
         texts = [clean(value) for value in data[caption_column]]
         silent = [f"row {row}" for row, captions in enumerate(texts) if not captions]
@@ -96,14 +98,15 @@ class Pairs(Dataset):
         return len(self.captions)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, size, size) uint8; input_ids, attention_mask: (batch, tokens); index: (batch,),
-        rows of the source."""
+        """pixel_values: (batch, 3, size, size) uint8; input_ids, attention_mask: (batch, tokens), or, of several
+        captions per image, (batch, captions, tokens); index: (batch,), rows of the source."""
         chosen = torch.tensor(indices)
-        count = self.first[chosen + 1] - self.first[chosen]
-        drawn = _draw_captions(chosen, count, self.first_caption, self.seed, self.epoch)
-        texts = self.tokens.altered(self.first[chosen] + drawn, *self.words, self.seed, self.epoch)
+        count, texts = self.first[chosen + 1] - self.first[chosen], []
+        for seed in self.seeds:
+            drawn = _draw_captions(chosen, count, self.first_caption, seed, self.epoch)
+            texts.append(self.tokens.altered(self.first[chosen] + drawn, *self.words, seed, self.epoch))
         rows = self.rows[chosen]
-        return {"pixel_values": self.pixels[rows], **texts, "index": rows}
+        return {"pixel_values": self.pixels[rows], **_texts(texts, self.tokens.pad), "index": rows}
 
 
 def all_captions(data: Data, column: str, rows_of_a_stream: int = 10_000) -> list[str]:
@@ -140,12 +143,13 @@ class StreamedPairs:
         first_caption: float = 0.0,
         word_dropout: float = 0.0,
         word_noise: float = 0.0,
+        captions_per_image: int = 1,
     ) -> None:
         self.processor, self.max_length = processor, max_length
         self.image_column, self.caption_column = image_column, caption_column
-        self.first_caption = first_caption
+        self.first_caption, self.seeds = first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
-        self.epoch, self.seed, self.read, self.unusable = 0, seed, 0, 0
+        self.epoch, self.read, self.unusable = 0, 0, 0
         rows = undecoded(rows, image_column) if rows.features else rows
         # one shard at a time: where several are mixed, datasets sleeps for five seconds at the end of each epoch
         rows = rows.shuffle(seed=seed, buffer_size=self.BUFFER, max_buffer_input_shards=1)
@@ -171,14 +175,24 @@ class StreamedPairs:
     def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
         places = torch.tensor([row["place"] for row in rows])
         count = torch.tensor([len(row["texts"]) for row in rows])
-        drawn = _draw_captions(places, count, self.first_caption, self.seed, self.epoch).tolist()
-        texts = [row["texts"][number] for row, number in zip(rows, drawn, strict=True)]
-        tokens = Tokens(texts, self.processor.tokenizer, self.max_length)
-        # rows of this batch alone are numbered from 0: the place of the first makes the draw the batch's own
-        seed = self.seed + int(places[0])
-        texts = tokens.altered(torch.arange(len(rows)), *self.words, seed, self.epoch)
+        texts = []
+        for seed in self.seeds:
+            drawn = _draw_captions(places, count, self.first_caption, seed, self.epoch).tolist()
+            captions = [row["texts"][number] for row, number in zip(rows, drawn, strict=True)]
+            tokens = Tokens(captions, self.processor.tokenizer, self.max_length)
+            # rows of this batch alone are numbered from 0: the place of the first makes the draw the batch's own
+            texts.append(tokens.altered(torch.arange(len(rows)), *self.words, seed + int(places[0]), self.epoch))
         pixels = torch.from_numpy(np.stack([np.asarray(row["pixels"], dtype=np.uint8) for row in rows]))
-        return {"pixel_values": pixels, **texts, "index": places}
+        return {"pixel_values": pixels, **_texts(texts, tokens.pad), "index": places}
+
+
+def seeds(seed: int, n: int) -> list[int]:
+    """`seed`, and n - 1 others far from it (of which draws.draw sees the last 32 bits)."""
+    return [seed ^ (number << 20) for number in range(n)]
+
+
+def _texts(texts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
+    return texts[0] if len(texts) == 1 else side_by_side(texts, pad)
 
 
 def _draw_captions(images: Tensor, count: Tensor, first_caption: float, seed: int, epoch: int) -> Tensor:

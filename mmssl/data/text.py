@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
@@ -157,6 +158,16 @@ class Tokens:
         padded = torch.full(mask.shape, self.pad)
         padded[mask] = ids  # row by row, as the tokens lie
         return {"input_ids": padded, "attention_mask": mask.long()}
+
+
+def side_by_side(texts: Sequence[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
+    """Several texts of each row, (rows, tokens) each, as input_ids, attention_mask: (rows, texts, longest of them)."""
+    longest = max(some["input_ids"].shape[1] for some in texts)
+    fill = {"input_ids": pad, "attention_mask": 0}
+    return {
+        name: torch.stack([F.pad(some[name], (0, longest - some[name].shape[1]), value=value) for some in texts], 1)
+        for name, value in fill.items()
+    }
 
 
 def inner_pieces(tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -2,13 +2,16 @@
 
 Radford et al. 2021, arXiv:2103.00020; the sigmoid form is SigLIP, Zhai et al. 2023, arXiv:2303.15343.
 Over any transformers model with `get_image_features`, `get_text_features` and `logit_scale`: CLIPModel,
-VisionTextDualEncoderModel. Differs: gathered embeddings always carry gradients, so N processes train like one.
+VisionTextDualEncoderModel. Differs: gathered embeddings always carry gradients, so N processes train like one. An image
+may come with several texts; then all of these views are compared with each other, two by two, the texts too (the full
+graph of Contrastive Multiview Coding, Tian et al. 2019, arXiv:1906.05849, section 3.3).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -158,7 +161,8 @@ class CLIP(Method):
         return self
 
     def embed(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8. input_ids, attention_mask: (batch, tokens)."""
+        """pixel_values: (batch, 3, height, width) uint8. input_ids, attention_mask: (batch, tokens), or (batch, texts,
+        tokens)."""
         return {"image": self.embed_image(pixel_values), "text": self.embed_text(input_ids, attention_mask)}
 
     def embed_image(self, pixel_values: Tensor) -> Tensor:
@@ -169,27 +173,38 @@ class CLIP(Method):
         return F.normalize(features.pooler_output.float(), dim=-1)
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        features = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
-        return F.normalize(features.pooler_output.float(), dim=-1)
+        features = self.model.get_text_features(
+            input_ids=input_ids.flatten(0, -2), attention_mask=attention_mask.flatten(0, -2)
+        )
+        return F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, input_ids.shape[:-1])
 
     def loss(self, image: Tensor, text: Tensor) -> Output:
-        """image, text: (batch, dim), of unit length, row i of one belonging to row i of the other."""
+        """image: (batch, dim). text: (batch, dim), or (batch, texts, dim). All of unit length, row i of one belonging
+        to row i of the other."""
+        views = [image, *text.view(len(text), -1, text.shape[-1]).unbind(1)]
         with torch.autocast(image.device.type, enabled=False):
             first, scale = rank() * len(image), self.model.logit_scale.float().exp()
-            all_texts = gather(text)
-            if self.kind == "sigmoid":
-                loss = sigmoid(image, all_texts, scale, self.logit_bias, first)
-                n = len(all_texts)
-                # all logits equal: each question answered with the share of pairs that match, 1 / n
-                trivial = math.log(n) - (n - 1) * math.log1p(-1 / n) if n > 1 else 0.0
-            else:
-                loss = info_nce(image, text, gather(image), all_texts, scale, first)
-                trivial = math.log(len(all_texts))
+            everyones = [gather(view) for view in views]
+            losses = [
+                self.between(views[i], views[j], everyones[i], everyones[j], scale, first)
+                for i, j in combinations(range(len(views)), 2)
+            ]
+        n, all_texts = len(everyones[0]), everyones[1]
+        trivial = math.log(n)
+        if self.kind == "sigmoid" and n > 1:
+            # all logits equal: each question answered with the share of pairs that match, 1 / n
+            trivial -= (n - 1) * math.log1p(-1 / n)
         with torch.no_grad():
             nearest = (image @ all_texts.T).argmax(1)
             accuracy = (nearest == torch.arange(first, first + len(image), device=image.device)).float().mean()
         metrics = {"temperature": 1 / scale.detach(), "in_batch_accuracy": accuracy}
-        return Output(loss, metrics, features=image.detach(), trivial_loss=trivial)
+        return Output(torch.stack(losses).mean(), metrics, features=image.detach(), trivial_loss=trivial)
+
+    def between(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, scale: Tensor, first: int) -> Tensor:
+        """The loss between two views, see info_nce and sigmoid."""
+        if self.kind == "sigmoid":
+            return sigmoid(a, all_b, scale, self.logit_bias, first)
+        return info_nce(a, b, all_a, all_b, scale, first)
 
     def after_step(self) -> None:
         with torch.no_grad():

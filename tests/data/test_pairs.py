@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPProcessor
 
@@ -70,6 +71,26 @@ def test_each_epoch_draws_its_own_captions_and_all_are_drawn(processor):
 def test_another_seed_draws_other_captions(processor):
     drawn = [Pairs(rows(), processor, 20, "image", "captions", seed=s).__getitems__(list(range(40))) for s in (0, 1)]
     assert not torch.equal(drawn[0]["input_ids"], drawn[1]["input_ids"])
+
+
+def test_several_captions_of_an_image_are_drawn_each_for_itself(processor):
+    one, two = (Pairs(rows(), processor, 20, "image", "captions", seed=1, captions_per_image=n) for n in (1, 2))
+    everything = list(range(40))
+    drawn, alone = two.__getitems__(everything), one.__getitems__(everything)
+    assert drawn["input_ids"].shape[:2] == drawn["attention_mask"].shape[:2] == (40, 2)
+    texts = []
+    for number in range(2):
+        part = {"pixel_values": drawn["pixel_values"], "input_ids": drawn["input_ids"][:, number]}
+        texts.append([text for _, text in shade_and_text(part, processor.tokenizer)])
+    assert texts[0] == [text for _, text in shade_and_text(alone, processor.tokenizer)]
+    assert 5 < sum(a == b for a, b in zip(*texts, strict=True)) < 25  # a third of them
+    assert all(text.split("number")[1] == str(shade) for part in texts for shade, text in enumerate(part))
+
+
+def test_one_caption_drawn_twice_is_changed_twice(processor):
+    data = Pairs(rows(captions=1), processor, 20, "image", "captions", word_dropout=0.5, captions_per_image=2)
+    ids = data.__getitems__(list(range(40)))["input_ids"]
+    assert (ids[:, 0] == ids[:, 1]).all(1).sum() < 20
 
 
 def test_a_batch_is_trimmed_to_its_longest_caption(processor):
@@ -166,6 +187,9 @@ def test_a_stream_draws_captions_as_asked(processor):
     _, loader = stream(rows(), processor, {"first_caption": 1.0})
     drawn = [text for batch in loader.epoch(0) for _, text in shade_and_text(batch, processor.tokenizer)]
     assert len(drawn) == 40 and all(text.startswith("first") for text in drawn)
+    _, loader = stream(rows(), processor, {"captions_per_image": 3})
+    ids = torch.cat([F.pad(batch["input_ids"], (0, 20 - batch["input_ids"].shape[2])) for batch in loader.epoch(0)])
+    assert ids.shape == (40, 3, 20) and 5 < (ids[:, 0] == ids[:, 1]).all(1).sum() < 25
     _, loader = stream(rows(), processor, {"word_dropout": 0.5})
     fewer = [text for batch in loader.epoch(0) for _, text in shade_and_text(batch, processor.tokenizer)]
     assert all(fewer) and 10 < sum("number" in text for text in fewer) < 35

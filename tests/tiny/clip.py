@@ -14,13 +14,14 @@ from tiny import Tiny
 
 
 class Pairs(Dataset):
-    """Random pictures, each with a text of its own."""
+    """Random pictures, each with a text of its own, or several."""
 
-    def __init__(self, n: int = 24) -> None:
+    def __init__(self, n: int = 24, texts: int = 1) -> None:
         generator = torch.Generator().manual_seed(0)
         eos = tiny_clip.tokenizer().eos_token_id
         self.pixels = torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
-        self.ids = torch.cat([torch.randint(0, 50, (n, 5), generator=generator), torch.full((n, 1), eos)], dim=1)
+        words = torch.randint(0, 50, (n, texts, 5), generator=generator)
+        self.ids = torch.cat([words, torch.full((n, texts, 1), eos)], dim=2).squeeze(1)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -30,14 +31,15 @@ class Pairs(Dataset):
         return {"pixel_values": self.pixels[i], "input_ids": ids, "attention_mask": ids * 0 + 1, "index": i}
 
 
-def tiny(**options) -> Tiny:
+def tiny(texts: int = 1, **options) -> Tiny:
     torch.manual_seed(0)
     model, processor = towers.from_scratch(tiny_clip.tokenizer(), 16, 8, 64, 1, 64, 1, 16)
     method = clip.CLIP(model, MEAN, STD, **options)
-    return Tiny(method, Pairs(), batch_size=8, processor=processor, example=tiny_clip.EXAMPLE)
+    return Tiny(method, Pairs(texts=texts), batch_size=8, processor=processor, example=tiny_clip.EXAMPLE)
 
 
 VARIANTS = {
     "info_nce": tiny,
     "sigmoid": partial(tiny, loss="sigmoid"),
+    "two_texts": partial(tiny, texts=2),
 }
