@@ -100,7 +100,7 @@ class ClipArgs(TrainArgs):
     vision_width: int = flag(192, "of the image encoder; 64 to a head")
     vision_layers: int = flag(4, "of the image encoder")
     text_width: int = flag(128, "of the text encoder; 64 to a head")
-    text_layers: int = flag(2, "of the text encoder")
+    text_layers: int = flag(1, "of the text encoder")
     projection_dim: int = flag(128, "of the space that both share")
     vocab_size: int = flag(2300, "of the tokenizer learned from the captions")
     max_length: int = flag(77, "tokens of a caption, at most")

@@ -2,16 +2,14 @@
 
 Radford et al. 2021, arXiv:2103.00020; the sigmoid form is SigLIP, Zhai et al. 2023, arXiv:2303.15343.
 Over any transformers model with `get_image_features`, `get_text_features` and `logit_scale`: CLIPModel,
-VisionTextDualEncoderModel. Differs: gathered embeddings always carry gradients, so N processes train like one. An image
-may come with several texts; then all of these views are compared with each other, two by two, the texts too (the full
-graph of Contrastive Multiview Coding, Tian et al. 2019, arXiv:1906.05849, section 3.3).
+VisionTextDualEncoderModel. Differs: gathered embeddings always carry gradients, so N processes train like one; an image
+may come with several texts, each of which is compared with it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -179,32 +177,29 @@ class CLIP(Method):
         return F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, input_ids.shape[:-1])
 
     def loss(self, image: Tensor, text: Tensor) -> Output:
-        """image: (batch, dim). text: (batch, dim), or (batch, texts, dim). All of unit length, row i of one belonging
-        to row i of the other."""
-        views = [image, *text.view(len(text), -1, text.shape[-1]).unbind(1)]
+        """image: (batch, dim). text: (batch, dim), or (batch, texts, dim), over which the loss is a mean. All of unit
+        length, row i of one belonging to row i of the other."""
         with torch.autocast(image.device.type, enabled=False):
-            first, scale = rank() * len(image), self.model.logit_scale.float().exp()
-            everyones = [gather(view) for view in views]
-            losses = [
-                self.between(views[i], views[j], everyones[i], everyones[j], scale, first)
-                for i, j in combinations(range(len(views)), 2)
-            ]
-        n, all_texts = len(everyones[0]), everyones[1]
+            first, scale, all_images = rank() * len(image), self.model.logit_scale.float().exp(), gather(image)
+            texts = text.reshape(len(text), -1, text.shape[-1]).unbind(1)
+            all_texts = [gather(of_each) for of_each in texts]
+            if self.kind == "sigmoid":
+                losses = [sigmoid(image, everyones, scale, self.logit_bias, first) for everyones in all_texts]
+            else:
+                losses = [
+                    info_nce(image, mine, all_images, everyones, scale, first)
+                    for mine, everyones in zip(texts, all_texts, strict=True)
+                ]
+        n = len(all_images)
         trivial = math.log(n)
         if self.kind == "sigmoid" and n > 1:
             # all logits equal: each question answered with the share of pairs that match, 1 / n
             trivial -= (n - 1) * math.log1p(-1 / n)
         with torch.no_grad():
-            nearest = (image @ all_texts.T).argmax(1)
+            nearest = (image @ all_texts[0].T).argmax(1)
             accuracy = (nearest == torch.arange(first, first + len(image), device=image.device)).float().mean()
         metrics = {"temperature": 1 / scale.detach(), "in_batch_accuracy": accuracy}
         return Output(torch.stack(losses).mean(), metrics, features=image.detach(), trivial_loss=trivial)
-
-    def between(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, scale: Tensor, first: int) -> Tensor:
-        """The loss between two views, see info_nce and sigmoid."""
-        if self.kind == "sigmoid":
-            return sigmoid(a, all_b, scale, self.logit_bias, first)
-        return info_nce(a, b, all_a, all_b, scale, first)
 
     def after_step(self) -> None:
         with torch.no_grad():

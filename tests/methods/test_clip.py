@@ -137,13 +137,12 @@ def test_sigmoid_begins_as_if_nothing_matched():
     assert output.loss.item() == pytest.approx(math.log1p(math.exp(10)) + 3 * math.log1p(math.exp(-10)), rel=1e-5)
 
 
-def test_several_texts_of_an_image_are_compared_with_it_and_with_each_other():
-    image, texts, scale = unit(6), [unit(6, seed=1), unit(6, seed=2)], torch.tensor(1 / 0.07)
-    output = tiny(temperature=0.07).loss(image, torch.stack(texts, 1))
-    pairs = [(image, texts[0]), (image, texts[1]), tuple(texts)]
-    expected = sum(info_nce(a, b, a, b, scale, 0) for a, b in pairs) / 3
-    torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=1e-6)
-    assert output.trivial_loss == pytest.approx(math.log(6))
+@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
+def test_the_loss_of_several_texts_is_the_mean_of_theirs(loss):
+    method, image, texts = tiny(loss=loss, temperature=0.07), unit(6), [unit(6, seed=1), unit(6, seed=2)]
+    output, each = method.loss(image, torch.stack(texts, 1)), [method.loss(image, text) for text in texts]
+    torch.testing.assert_close(output.loss, (each[0].loss + each[1].loss) / 2, rtol=1e-5, atol=1e-6)
+    assert output.trivial_loss == each[0].trivial_loss
 
 
 def test_each_of_several_texts_is_embedded_as_it_would_be_alone():
