@@ -2,14 +2,16 @@
 
 Radford et al. 2021, arXiv:2103.00020; the sigmoid form is SigLIP, Zhai et al. 2023, arXiv:2303.15343.
 Over any transformers model with `get_image_features`, `get_text_features` and `logit_scale`: CLIPModel,
-VisionTextDualEncoderModel. Differs: gathered embeddings always carry gradients, so N processes train like one; an image
-may come with several texts, each of which is compared with it.
+VisionTextDualEncoderModel. Differs: gathered embeddings always carry gradients, so N processes train like one. Images
+and texts may come in several views each; then all of these are compared, two by two, images with images, too (the full
+graph of Contrastive Multiview Coding, Tian et al. 2019, arXiv:1906.05849, section 3.3).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -95,19 +97,20 @@ def sigmoid(image: Tensor, all_texts: Tensor, scale: Tensor, bias: Tensor, first
     return -F.logsigmoid(sign * logits).sum(1).mean()
 
 
+WHOLE_FROM = 0.8  # of the training
+
+
 class PatchDropout:
     """A random share of the patches is left out of each training image, the class token never (FLIP, Li et al. 2022,
     arXiv:2212.00794); none at the end of the training, so that whole images are no news (section 3, "unmasking"). As a
     forward hook on the embeddings of an image encoder."""
 
-    UNTIL = 0.8  # of the training
-
-    def __init__(self, share: float, progress: Callable[[], float]) -> None:
-        self.share, self.progress = share, progress
+    def __init__(self, share: float, wanted: Callable[[], bool]) -> None:
+        self.share, self.wanted = share, wanted
 
     def __call__(self, embeddings: nn.Module, inputs: tuple, tokens: Tensor) -> Tensor | None:
         """tokens: (batch, 1 + patches, width) -> (batch, 1 + kept, width)."""
-        if not embeddings.training or self.progress() >= self.UNTIL:
+        if not embeddings.training or not self.wanted():
             return None
         n, patches = len(tokens), tokens.shape[1] - 1
         drawn = torch.rand(n, patches, device=tokens.device).argsort(1)[:, : max(1, round((1 - self.share) * patches))]
@@ -123,6 +126,7 @@ class CLIP(Method):
     loss:    "info_nce" or "sigmoid".
     temperature: initial.
     patch_dropout: share of the patches that a training image is shown without.
+    image_views: of each training image, augmented and robbed of patches each for itself.
     """
 
     couples_samples = True
@@ -137,8 +141,10 @@ class CLIP(Method):
         loss: str = "info_nce",
         temperature: float | None = None,
         patch_dropout: float = 0.0,
+        image_views: int = 1,
     ) -> None:
         super().__init__()
+        self.image_views = image_views
         self.model, self.mean, self.std, self.augment, self.kind = model, mean, std, augment, loss
         if temperature is not None:
             with torch.no_grad():
@@ -146,7 +152,7 @@ class CLIP(Method):
         if patch_dropout:
             if not isinstance(model, CLIPModel):
                 raise BadInput(f"--patch_dropout is for a CLIPModel's image encoder, not for a {type(model).__name__}")
-            model.vision_model.embeddings.register_forward_hook(PatchDropout(patch_dropout, lambda: self.progress))
+            model.vision_model.embeddings.register_forward_hook(PatchDropout(patch_dropout, self.hides_patches))
         if loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))  # SigLIP, section 3.2: begin as if nothing matches
 
@@ -164,42 +170,53 @@ class CLIP(Method):
         return {"image": self.embed_image(pixel_values), "text": self.embed_text(input_ids, attention_mask)}
 
     def embed_image(self, pixel_values: Tensor) -> Tensor:
-        pixels = unit_range(pixel_values)
+        """(batch, dim), or (batch, image_views, dim)."""
+        pixels, views = unit_range(pixel_values), self.image_views if self.hides_patches() else 1
+        pixels = pixels.repeat_interleave(views, 0)
         if self.training and self.augment is not None:
             pixels = self.augment(pixels)
         features = self.model.get_image_features(pixel_values=normalise(pixels, self.mean, self.std))
-        return F.normalize(features.pooler_output.float(), dim=-1)
+        return _unit(features.pooler_output, pixel_values.shape[:1] if views == 1 else (len(pixel_values), views))
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(batch, dim), or (batch, texts, dim)."""
         features = self.model.get_text_features(
             input_ids=input_ids.flatten(0, -2), attention_mask=attention_mask.flatten(0, -2)
         )
-        return F.normalize(features.pooler_output.float(), dim=-1).unflatten(0, input_ids.shape[:-1])
+        return _unit(features.pooler_output, input_ids.shape[:-1])
+
+    def hides_patches(self) -> bool:
+        """Whole images come at the end of the training, in one view."""
+        return self.training and self.progress < WHOLE_FROM
 
     def loss(self, image: Tensor, text: Tensor) -> Output:
-        """image: (batch, dim). text: (batch, dim), or (batch, texts, dim), over which the loss is a mean. All of unit
-        length, row i of one belonging to row i of the other."""
+        """image: (batch, dim), or (batch, views, dim). text: the same. All of unit length, row i of one belonging to
+        row i of the other."""
+        images, texts = (x.unsqueeze(1).unbind(1) if x.ndim == 2 else x.unbind(1) for x in (image, text))
+        views = (*images, *texts)
         with torch.autocast(image.device.type, enabled=False):
-            first, scale, all_images = rank() * len(image), self.model.logit_scale.float().exp(), gather(image)
-            texts = text.reshape(len(text), -1, text.shape[-1]).unbind(1)
-            all_texts = [gather(of_each) for of_each in texts]
-            if self.kind == "sigmoid":
-                losses = [sigmoid(image, everyones, scale, self.logit_bias, first) for everyones in all_texts]
-            else:
-                losses = [
-                    info_nce(image, mine, all_images, everyones, scale, first)
-                    for mine, everyones in zip(texts, all_texts, strict=True)
-                ]
-        n = len(all_images)
+            first, scale = rank() * len(image), self.model.logit_scale.float().exp()
+            of_all = [gather(view) for view in views]
+            losses = [
+                self.between(views[i], views[j], of_all[i], of_all[j], scale, first)
+                for i, j in combinations(range(len(views)), 2)
+            ]
+        n, all_texts = len(of_all[0]), of_all[len(images)]
         trivial = math.log(n)
         if self.kind == "sigmoid" and n > 1:
             # all logits equal: each question answered with the share of pairs that match, 1 / n
             trivial -= (n - 1) * math.log1p(-1 / n)
         with torch.no_grad():
-            nearest = (image @ all_texts[0].T).argmax(1)
+            nearest = (images[0] @ all_texts.T).argmax(1)
             accuracy = (nearest == torch.arange(first, first + len(image), device=image.device)).float().mean()
         metrics = {"temperature": 1 / scale.detach(), "in_batch_accuracy": accuracy}
-        return Output(torch.stack(losses).mean(), metrics, features=image.detach(), trivial_loss=trivial)
+        return Output(torch.stack(losses).mean(), metrics, features=images[0].detach(), trivial_loss=trivial)
+
+    def between(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, scale: Tensor, first: int) -> Tensor:
+        """The loss between two views, see info_nce and sigmoid."""
+        if self.kind == "sigmoid":
+            return sigmoid(a, all_b, scale, self.logit_bias, first)
+        return info_nce(a, b, all_a, all_b, scale, first)
 
     def after_step(self) -> None:
         with torch.no_grad():
@@ -207,3 +224,8 @@ class CLIP(Method):
 
     def save_pretrained(self, directory: str | Path) -> None:
         self.model.save_pretrained(directory)
+
+
+def _unit(features: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Rows of unit length: (*shape, dim)."""
+    return F.normalize(features.float(), dim=-1).unflatten(0, tuple(shape))

@@ -1,5 +1,6 @@
 import copy
 import math
+from itertools import combinations
 from pathlib import Path
 
 import datasets
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from mmssl import steps, towers
+from mmssl.data import images
 from mmssl.data.images import MEAN, STD
 from mmssl.data.text import train_clip_tokenizer
 from mmssl.errors import BadInput
@@ -138,11 +140,32 @@ def test_sigmoid_begins_as_if_nothing_matched():
 
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
-def test_the_loss_of_several_texts_is_the_mean_of_theirs(loss):
-    method, image, texts = tiny(loss=loss, temperature=0.07), unit(6), [unit(6, seed=1), unit(6, seed=2)]
-    output, each = method.loss(image, torch.stack(texts, 1)), [method.loss(image, text) for text in texts]
-    torch.testing.assert_close(output.loss, (each[0].loss + each[1].loss) / 2, rtol=1e-5, atol=1e-6)
-    assert output.trivial_loss == each[0].trivial_loss
+@pytest.mark.parametrize("of_images, of_texts", [(1, 2), (2, 1), (2, 2)])
+def test_all_views_are_compared_two_by_two(loss, of_images, of_texts):
+    method = tiny(loss=loss, temperature=0.07)
+    views = [unit(6, seed=number) for number in range(of_images + of_texts)]
+    output = method.loss(torch.stack(views[:of_images], 1), torch.stack(views[of_images:], 1))
+    each = [method.loss(a, b).loss for a, b in combinations(views, 2)]
+    torch.testing.assert_close(output.loss, sum(each) / len(each), rtol=1e-5, atol=1e-6)
+    assert output.trivial_loss == method.loss(views[0], views[1]).trivial_loss
+
+
+def test_one_view_is_that_of_the_plain_loss():
+    method = tiny()
+    plain, stacked = method.loss(unit(6), unit(6, seed=1)), method.loss(unit(6)[:, None], unit(6, seed=1)[:, None])
+    assert plain.loss == stacked.loss
+
+
+def test_views_of_an_image_are_augmented_each_for_itself_and_there_is_one_at_the_end():
+    method = tiny(image_views=2, augment=images.ColourJitter(0.5)).train()
+    pixels = batch()["pixel_values"]
+    views = method.embed_image(pixels)
+    assert views.shape[:2] == (len(pixels), 2) and not torch.allclose(views[:, 0], views[:, 1])
+    torch.testing.assert_close(views.norm(dim=-1), torch.ones(len(pixels), 2))
+    method.progress = 0.9
+    assert method.embed_image(pixels).shape == (len(pixels), views.shape[2])
+    method.progress = 0.0
+    assert method.eval().embed_image(pixels).shape == (len(pixels), views.shape[2])
 
 
 def test_each_of_several_texts_is_embedded_as_it_would_be_alone():

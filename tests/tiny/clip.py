@@ -41,5 +41,5 @@ def tiny(texts: int = 1, **options) -> Tiny:
 VARIANTS = {
     "info_nce": tiny,
     "sigmoid": partial(tiny, loss="sigmoid"),
-    "two_texts": partial(tiny, texts=2),
+    "views": partial(tiny, texts=2, image_views=2),
 }
