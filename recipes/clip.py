@@ -33,10 +33,10 @@ rank, of which two runs of the same differ by up to 0.05.
 
 Before that, with one caption, R@10 of one run each on 200 held-out emoji: 42 epochs without garbled words 34.3, with
 them 36.3; 84 epochs, 34.0 and 38.5; and with whole images at the end, 39.0 (R@1 16.3 against 12.2). On a second such
-200, 42 epochs gave 38.0 without garbled words and 36.3 with. Stronger colour jitter, grey images and scaling: 32.8. Batches of
-128: 36.8. Half of all words dropped and equal captions as joint targets 25.0 against 27.8; averaged weights (EMA 0.98)
-between -1.5 and +0.4. The test emoji themselves had been looked at seven times in choosing the epochs of that recipe,
-which reached 34.3, and once on the way to this one: 63 epochs of one image view, 37.8.
+200, 42 epochs gave 38.0 without garbled words and 36.3 with. Stronger colour jitter, grey images and scaling: 32.8.
+Batches of 128: 36.8. Half of all words dropped and equal captions as joint targets 25.0 against 27.8; averaged weights
+(EMA 0.98) between -1.5 and +0.4. The test emoji themselves had been looked at seven times in choosing the epochs of
+that recipe, which reached 34.3, and once on the way to this one: 63 epochs of one image view, 37.8.
 
 Flickr8k, 6,000 photographs of 112 px, five captions each, R@10 of 9.9 (chance 1.0, untrained 1.0) on 1,000 others after
 eleven minutes on one core: --dataset flickr8k --augmentation crop --image_size 96 --patch_size 16 --vocab_size 4000
