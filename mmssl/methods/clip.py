@@ -152,7 +152,8 @@ class CLIP(Method):
         if patch_dropout:
             if not isinstance(model, CLIPModel):
                 raise BadInput(f"--patch_dropout is for a CLIPModel's image encoder, not for a {type(model).__name__}")
-            model.vision_model.embeddings.register_forward_hook(PatchDropout(patch_dropout, self.hides_patches))
+            dropout = PatchDropout(patch_dropout, lambda: self.hides_patches())  # a bound method would be copied along
+            model.vision_model.embeddings.register_forward_hook(dropout)
         if loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))  # SigLIP, section 3.2: begin as if nothing matches
 
@@ -171,12 +172,13 @@ class CLIP(Method):
 
     def embed_image(self, pixel_values: Tensor) -> Tensor:
         """(batch, dim), or (batch, image_views, dim)."""
-        pixels, views = unit_range(pixel_values), self.image_views if self.hides_patches() else 1
-        pixels = pixels.repeat_interleave(views, 0)
+        views = self.image_views if self.hides_patches() else 1
+        pixels = unit_range(pixel_values).repeat_interleave(views, 0)
         if self.training and self.augment is not None:
             pixels = self.augment(pixels)
         features = self.model.get_image_features(pixel_values=normalise(pixels, self.mean, self.std))
-        return _unit(features.pooler_output, pixel_values.shape[:1] if views == 1 else (len(pixel_values), views))
+        n = len(pixel_values)
+        return _unit(features.pooler_output, (n,) if views == 1 else (n, views))
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, dim), or (batch, texts, dim)."""
@@ -227,5 +229,5 @@ class CLIP(Method):
 
 
 def _unit(features: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Rows of unit length: (*shape, dim)."""
-    return F.normalize(features.float(), dim=-1).unflatten(0, tuple(shape))
+    """(*shape, dim): rows of unit length."""
+    return F.normalize(features.float(), dim=-1).unflatten(0, shape)
