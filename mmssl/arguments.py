@@ -164,10 +164,12 @@ def best_device(use_cpu: bool = False) -> torch.device:
 
 
 def fast_bf16(use_cpu: bool = False) -> bool:
-    """True where bf16 matrix products are faster than fp32: recent CUDA devices, CPUs with AMX.
+    """True where bf16 matrix products are faster than fp32: recent CUDA devices, CPUs with AMX, AMD's from Zen 4 on.
 
-    Measured on CPUs without it: half to a third of fp32's speed with AVX512-BF16, a 150th with AVX2.
+    Measured, bf16 to fp32: about 6 times as fast with AMX, 2.3 times on Zen 4; half to a third as fast on an Intel with
+    AVX512-BF16 and no AMX, a 150th with AVX2.
     """
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()
+    cpu = torch.cpu.get_capabilities()
+    return cpu.get("amx_bf16", False) or (cpu.get("avx512_bf16", False) and cpu["cpu_name"].startswith("AMD"))
