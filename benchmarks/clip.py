@@ -27,6 +27,7 @@ import turns
 from mmssl.arguments import command, fast_bf16, flag
 from mmssl.data import images, pairs, sources
 from mmssl.data.loader import Loader
+from mmssl.kernels.attention import fast_attention
 from mmssl.loop import train
 from mmssl.methods import clip
 from mmssl.optim import adamw, schedule, set_learning_rate
@@ -84,7 +85,7 @@ class Ours:
         return train(self.method, loader, ClipArgs(**settings), [optimizer]).seconds
 
     def bare(self, steps: int) -> float:
-        """What one writes by hand for one process."""
+        """What one writes by hand for one process, around the same attention."""
         loader, optimizer = self.parts()
         bf16 = fast_bf16(use_cpu=True)
         began, batches = time.perf_counter(), iter(())
@@ -94,7 +95,7 @@ class Ours:
                 batch = next(batches)
             del batch["index"]
             set_learning_rate([optimizer], schedule(step, steps, self.recipe.warmup_steps))
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with fast_attention(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = self.method(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.method.parameters(), self.recipe.max_grad_norm)

@@ -50,6 +50,7 @@ from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import digits, images, pairs, sources
 from mmssl.data.loader import Loader
 from mmssl.data.pictures import Pictures
+from mmssl.errors import BadInput
 from mmssl.evaluation import features
 from mmssl.evaluation.probe import Probed
 from mmssl.evaluation.reconstruction import Reconstruction
@@ -75,6 +76,7 @@ class MaeArgs(TrainArgs):
     image_size: int = flag(8, "pixels a side")
     patch_size: int = flag(2, "pixels a side")
     mask_ratio: float = flag(0.75, "share of the patches that is hidden")
+    decode_ratio: float = flag(1.0, "share of the hidden patches that a step paints back; fewer is faster")
     norm_pix_loss: bool = flag(True, "each patch is standardised before it is to be painted back")
     augmentation: str = flag("crop", "of training images: random resized crop, mirror image", tuple(AUGMENTATIONS))
 
@@ -87,6 +89,8 @@ class MaeArgs(TrainArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.decode_ratio <= 1:
+            raise BadInput(f"--decode_ratio is {self.decode_ratio}; it must be above 0 and at most 1")
         if self.model_name_or_path:
             of_its_own = "a checkpoint to start from: it has sizes and targets of its own"
             self.refuse(("size", "image_size", "patch_size", "norm_pix_loss"), of_its_own)
@@ -113,7 +117,8 @@ def main(args: MaeArgs) -> None:
     held_out = Pictures(test_rows, processor, column, patches, args.seed, what="held-out images")
     loader = Loader(pictures, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers)
 
-    method = mae.MAE(model, processor.image_mean, processor.image_std, AUGMENTATIONS[args.augmentation])
+    augment = AUGMENTATIONS[args.augmentation]
+    method = mae.MAE(model, processor.image_mean, processor.image_std, augment, args.decode_ratio)
     optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
     evaluation = Reconstruction(pictures, held_out)
     probed = Probed(evaluation, args, method, processor)

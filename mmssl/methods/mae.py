@@ -100,39 +100,74 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tens
 
 class MAE(Method):
     """
-    model:     encoder and decoder.
-    mean, std: of the pixels, one value a channel in [0, 1]; those of the exported image processor.
-    augment:   (batch, 3, height, width) in [0, 1] -> the same; training only.
+    model:        encoder and decoder.
+    mean, std:    of the pixels, one value a channel in [0, 1]; those of the exported image processor.
+    augment:      (batch, 3, height, width) in [0, 1] -> the same; training only.
+    decode_ratio: share of the hidden patches, drawn anew each time, that training paints back; the decoder sees no
+                  others (Fu et al. 2024, arXiv:2401.14391, section 3.3, there with cross-attention).
     """
 
     unit = "images"
 
     def __init__(
-        self, model: ViTMAEForPreTraining, mean: list[float], std: list[float], augment: nn.Module | None = None
+        self,
+        model: ViTMAEForPreTraining,
+        mean: list[float],
+        std: list[float],
+        augment: nn.Module | None = None,
+        decode_ratio: float = 1.0,
     ) -> None:
         super().__init__()
-        self.model, self.mean, self.std, self.augment = model, mean, std, augment
+        self.model, self.mean, self.std, self.augment, self.decode_ratio = model, mean, std, augment, decode_ratio
 
     def forward(self, pixel_values: Tensor, noise: Tensor) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. noise: (batch, patches); the patches with most are hidden."""
         pixels = unit_range(pixel_values)
         if self.training and self.augment is not None:
             pixels = self.augment(pixels)
-        predicted, target, mask, seen = self.reconstruct(normalise(pixels, self.mean, self.std), noise)
+        pixels = normalise(pixels, self.mean, self.std)
+        encoded = self.model.vit(pixels, noise=noise)
+        seen, order = encoded.last_hidden_state, encoded.ids_restore.argsort(1)
+        visible = seen.shape[1] - 1
+        hidden = order.shape[1] - visible
+        if self.training:
+            hidden = max(1, round(self.decode_ratio * hidden))
+        places = order[:, : visible + hidden]
+        predicted, painted = self.paint(seen, places), places[:, visible:]
         with torch.autocast(pixels.device.type, enabled=False):
-            loss = reconstruction_loss(predicted.float(), target, mask)
-            mean_image = reconstruction_loss(target.mean(0, keepdim=True), target, mask)
-        return Output(loss, features=seen[:, 1:].mean(1).detach(), trivial_loss=mean_image.detach())
+            target = self.target(pixels)
+            mean_image = _at(target.mean(0, keepdim=True).expand_as(target), painted)
+            target = _at(target, painted)
+            loss, trivial = ((guess - target).square().mean() for guess in (predicted.float(), mean_image))
+        return Output(loss, features=seen[:, 1:].mean(1).detach(), trivial_loss=trivial.detach())
+
+    def paint(self, seen: Tensor, places: Tensor) -> Tensor:
+        """What the decoder makes of the last of `places`: (batch, hidden patches, values).
+
+        seen: (batch, 1 + visible patches, width), from the encoder. places: (batch, patches), where those and the
+        hidden ones belong.
+        """
+        decoder, visible = self.model.decoder, seen.shape[1] - 1
+        tokens = decoder.decoder_embed(seen)
+        mask_tokens = decoder.mask_token.expand(len(seen), places.shape[1] - visible, -1)
+        tokens = torch.cat([tokens, mask_tokens.to(tokens.dtype)], 1)
+        # its own order is as good as any: each token carries its place
+        tokens = tokens + decoder.decoder_pos_embed[0, nn.functional.pad(places + 1, (1, 0))]
+        for layer in decoder.decoder_layers:
+            tokens = layer(tokens)
+        return decoder.decoder_pred(decoder.decoder_norm(tokens[:, 1 + visible :]))
+
+    def target(self, pixels: Tensor) -> Tensor:
+        """(batch, patches, values). pixels: normalised."""
+        patches = patchify(pixels, self.model.config.patch_size)
+        return standardise(patches)[0] if self.model.config.norm_pix_loss else patches
 
     def reconstruct(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(predicted, target, mask, seen). predicted, target: (batch, patches, values). mask: (batch, patches), 1 =
         hidden. seen: (batch, 1 + visible patches, width), what the encoder gives. pixels: normalised."""
         encoded = self.model.vit(pixels, noise=noise)
         predicted = self.model.decoder(encoded.last_hidden_state, encoded.ids_restore).logits
-        target = patchify(pixels, self.model.config.patch_size)
-        if self.model.config.norm_pix_loss:
-            target, _, _ = standardise(target)
-        return predicted, target, encoded.mask, encoded.last_hidden_state
+        return predicted, self.target(pixels), encoded.mask, encoded.last_hidden_state
 
     def encoder(self) -> ViTModel:
         """The encoder alone, a copy. Its pooler_output is the class token."""
@@ -142,6 +177,11 @@ class MAE(Method):
         """The encoder; under pretraining/, all of the model."""
         self.encoder().save_pretrained(directory)
         self.model.save_pretrained(Path(directory, PRETRAINING))
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """(batch, patches, values), (batch, places) -> (batch, places, values)."""
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
 
 @torch.no_grad()

@@ -34,6 +34,25 @@ def test_the_loss_is_that_of_transformers_for_the_same_masks(norm_pix_loss):
         torch.testing.assert_close(method(**given).loss, theirs)
 
 
+def test_training_paints_a_share_of_the_hidden_patches_and_the_decoder_sees_no_others():
+    method, given = build(), batch()
+    method.decode_ratio = 0.25
+    lengths, norm = [], method.model.decoder.decoder_norm
+    norm.register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
+    layer = method.model.decoder.decoder_layers[0]
+    layer.register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
+    loss = method.train()(**given).loss
+    assert lengths == [1 + 4 + 3, 3]
+    # 1, 4 and 3 of the 16 patches: the rest of the picture does not matter
+    order = given["noise"].argsort(1)
+    unused = torch.zeros(4, 16).scatter(1, order[:, 7:], 1.0).bool()
+    squares = unused.view(4, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    again = given | {"pixel_values": given["pixel_values"].masked_fill(squares, 7)}
+    torch.testing.assert_close(method(**again).loss, loss)
+    assert not torch.equal(method.eval()(**again).loss, method(**given).loss)
+    assert lengths[-2:] == [1 + 16, 12]
+
+
 def test_only_hidden_patches_count_and_the_loss_is_their_mean_squared_error():
     target, predicted = torch.zeros(2, 4, 3), torch.ones(2, 4, 3)
     predicted[:, 0] = 100.0  # seen
