@@ -69,6 +69,7 @@ def run(place) -> subprocess.CompletedProcess:
     """The recipe, end to end, in its own process."""
     write_pairs(place / "pairs")
     arguments = [*TINY, "--dataset", place / "pairs", "--label_column", "kind", "--output_dir", place / "run"]
+    arguments += ["--bf16", "no"]  # as the evaluation commands compute
     environment = os.environ | {"MMSSL_HOME": str(place / "home")}
     finished = subprocess.run([sys.executable, RECIPE, *arguments], capture_output=True, text=True, env=environment)
     assert finished.returncode == 0, finished.stderr
