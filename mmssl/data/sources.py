@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, Value, load_dataset
+from filelock import FileLock
 from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
@@ -151,7 +152,8 @@ def _is_integer(feature) -> bool:
 def _built(name: str) -> Path:
     """Where the built-in data lies, made if it is not there yet."""
     directory = home() / name
-    with PartialState().main_process_first():
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{directory}.lock"):  # whoever comes second waits, and finds it done
         if not directory.exists():
             BUILT_IN[name](directory)
     return directory
