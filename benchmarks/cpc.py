@@ -31,7 +31,7 @@ from transformers import Trainer, TrainingArguments, Wav2Vec2Config, Wav2Vec2For
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 from transformers.utils import logging
 
-from mmssl.arguments import command, fast_bf16, flag
+from mmssl.arguments import best_device, command, fast_bf16, flag
 from mmssl.data import audio
 from mmssl.data.loader import Loader
 from mmssl.loop import train
@@ -184,7 +184,7 @@ class Theirs:
             dataloader_drop_last=True,
             remove_unused_columns=False,
             bf16=self.bf16,
-            use_cpu=self.args.use_cpu,
+            use_cpu=best_device(self.args.use_cpu).type == "cpu",  # it refuses bf16 there unless it is told
             save_strategy="no",
             disable_tqdm=True,
         )

@@ -26,6 +26,10 @@ recipes/transfer.py --labels 1% 10% 100%, three seeds, per cent (fine-tuning: un
       --augmentation none                 10%   82.9 ± 0.5    50.2 ± 5.3    80.0 ± 0.9
       --batch_size 32 (300 steps)        100%   85.0 ± 0.2    56.2 ± 0.3          84.0
 
+--decode_ratio 0.5 makes a step 1.13 times as fast. On CIFAR-10, after 20 epochs, the probe with 1, 3 and 10 % of the
+labels (12 draws of labels, the last 3): 32.2, 38.8, 45.0; with .25 32.0, 38.8, 45.2 (two seeds); with 1 31.9, 39.0 (two
+seeds), 45.0. On the digits, of 16 patches, with 1, 10 and 100 %: 44.4, 82.5, 93.1 against 50.8, 80.6, 93.5.
+
 Beside fine-tuning, raw pixels are under the linear probe. 300 steps are few: from scratch one is far from done, and
 with all labels of CIFAR-10 fine-tuning, which sees half of them once, ends below the probe that it begins as.
 Clothes are photographed in one pose, so that where something is tells much: crops and mirror images, made for pictures
