@@ -5,9 +5,10 @@ python recipes/char_rnn.py --dataset my_text.txt                 # your own: the
 python recipes/char_rnn.py --dataset my_text.txt --vocabulary bytes --cell gru --num_hidden_layers 2
 python recipes/char_rnn.py --dataset my_text.txt --model_name_or_path runs/char_rnn     # go on from an earlier run
 
-tinyshakespeare.txt (1.1 million characters, the last tenth held out), the defaults, seed 0: 1.489 nats (2.148 bits) a
-character after 1,715 steps, 236 s on one core in fp32; 1.486 after 75 s on two cores (Zen 4) in bf16; unigram 3.35, Kneser-Ney 5-gram 1.58. nanoGPT's README reports
-1.88 for its CPU setting and 1.47 on a GPU. benchmarks/char_rnn.py trains the peers for equal time.
+tinyshakespeare.txt (1.1 million characters, the last tenth held out), the defaults, seed 0: 1.486 nats (2.144 bits) a
+character after 1,715 steps, 75 s on two cores of an EPYC (Zen 4) in bf16; 1.489 after 236 s on one core of a Xeon in
+fp32. Unigram 3.35, Kneser-Ney 5-gram 1.58. nanoGPT's README reports 1.88 for its CPU setting and 1.47 on a GPU.
+benchmarks/char_rnn.py trains the peers for equal time.
 """
 
 from __future__ import annotations
