@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 
 import datasets
@@ -14,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from mmssl.data import draws, sources, waves
+from mmssl.data.whole import once, whole
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
@@ -91,15 +90,12 @@ class Recordings(Dataset):
     ) -> None:
         """Raises BadInput where too much is unusable."""
         self.data, self.rate, self.crop, self.seed, self.epoch = data, sampling_rate, crop, seed, 0
-        directory = sources.home() / "decoded" / _digest(data, sampling_rate)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{directory}.lock"):  # whoever comes second waits, and finds it done
-            if not directory.exists():
-                partial = Path(f"{directory}.partial")
-                shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-                partial.mkdir()
-                _decode(data, sampling_rate, partial, what)
-                partial.rename(directory)
+
+        def decode(directory: Path) -> None:
+            with whole(directory) as place:
+                _decode(data, sampling_rate, place, what)
+
+        directory = once(sources.home() / "decoded" / _digest(data, sampling_rate), decode)
         found = json.loads((directory / "rows.json").read_text())
         lengths = torch.tensor(found["lengths"], dtype=torch.int64)
         unusable = {int(row): why for row, why in found["unusable"].items()}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from datasets import Dataset, Features, Value
 
+from mmssl.data.whole import whole
 from mmssl.errors import BadInput, first_line
 
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}
@@ -77,23 +76,12 @@ def write(
 
     Raises BadInput where `directory` holds something, where a part is empty and where too much cannot be read.
     """
-    directory, hours = Path(directory), hours or {}
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise BadInput(f"{directory} holds something already: remove it, or choose another folder")
+    hours = hours or {}
     features = Features({"audio": AUDIO, "sampling_rate": Value("int64"), **columns})
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as place:
-        whole = Path(place, directory.name)
-        whole.mkdir()
-        written = [_part(whole, part, rows, features, hours.get(part)) for part, rows in parts.items()]
+    with whole(directory) as place:
+        written = [_part(place, part, rows, features, hours.get(part)) for part, rows in parts.items()]
         contents = "; ".join(written)
-        (whole / "README.md").write_text(card.replace("{contents}", contents), encoding="utf-8")
-        try:
-            os.rename(whole, directory)
-        except OSError as error:
-            # a second process may have finished first: its files are the same
-            if not all((directory / file.name).is_file() for file in whole.iterdir()):
-                raise BadInput(f"{directory} holds something else: remove it, or choose another folder") from error
+        (place / "README.md").write_text(card.replace("{contents}", contents), encoding="utf-8")
     return f"{directory}: {contents}"
 
 

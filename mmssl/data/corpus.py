@@ -12,8 +12,6 @@ import hashlib
 import json
 import os
 import queue
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +24,7 @@ import pyarrow.compute as pc
 
 from mmssl.data import sources
 from mmssl.data.text_blocks import Source, in_blocks, open_blocks
+from mmssl.data.whole import once, whole
 from mmssl.errors import BadInput
 from mmssl.kernels.word_table import SENTENCE_END, Table
 
@@ -95,10 +94,12 @@ def load(
     name, blocks = open_blocks(source, column)
     settings = {"source": name, "min_count": min_count, "max_words": max_words, "plain": plain, "format": FORMAT}
     directory = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
-    if not (directory / "corpus.json").exists():
+
+    def make(directory: Path) -> None:
         build(blocks, directory, min_count, max_words, plain, threads, say)
         (directory / "settings.json").write_text(json.dumps(settings, indent=2))
-    corpus = read(directory)
+
+    corpus = read(once(directory, make))
     return join_phrases(corpus, directory / "phrases", min_count, say=say) if phrases else corpus
 
 
@@ -124,9 +125,7 @@ def build(
 
     blocks: (where it is from, text as UTF-8); each begins and ends between two words.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as place:
-        place = Path(place)
+    with whole(directory) as place:
         tables, pieces, longest = _number(blocks, place / "provisional.int32", plain, threads or os.cpu_count() or 1)
         words, counts, renumber = _vocabulary(tables, min_count, max_words)
         total = int(sum(table.counts[: table.size].sum() for table in tables))
@@ -137,9 +136,6 @@ def build(
         (place / "words.txt").write_bytes("\n".join(words).encode())
         np.save(place / "counts.npy", counts)
         (place / "corpus.json").write_text(json.dumps({"total": total, "words": len(words), "format": FORMAT}))
-        if not directory.exists():  # another process may have been faster
-            shutil.copytree(place, directory.with_suffix(".partial"), dirs_exist_ok=True, copy_function=shutil.move)
-            directory.with_suffix(".partial").rename(directory)
 
 
 def join_phrases(
@@ -151,9 +147,8 @@ def join_phrases(
 
     phrases = Phrases(corpus.sentences(), min_count=min_count, threshold=threshold, delimiter="_").freeze()
     joined = (" ".join(phrases[sentence]) + "\n" for sentence in corpus.sentences())
-    if not (directory / "corpus.json").exists():
-        build((("phrases", block) for block in in_blocks(joined)), directory, min_count, say=say)
-    return read(directory)
+    blocks = (("phrases", block) for block in in_blocks(joined))
+    return read(once(directory, lambda place: build(blocks, place, min_count, say=say)))
 
 
 # ---------------------------------------------------------------- from text to provisional numbers

@@ -17,13 +17,13 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from mmssl.data import images, sources
 from mmssl.data.images import undecoded
+from mmssl.data.whole import once, whole
 from mmssl.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -39,19 +39,13 @@ class Decoded:
         """Raises BadInput where `column` holds no images, or where the array does not fit on the disk."""
         raw = undecoded(data, column)
         shape = (len(raw), 3, *images.shape(processor))
-        directory = sources.home() / "decoded" / _digest(raw, column, processor)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{directory}.lock"):  # whoever comes second waits, and finds it done
-            if not directory.exists():
-                _check_space(directory.parent, shape, what)
-                partial = Path(f"{directory}.partial")
-                shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-                partial.mkdir()
-                try:
-                    _decode(raw, column, processor, shape, partial, what)
-                    partial.rename(directory)
-                finally:
-                    shutil.rmtree(partial, ignore_errors=True)
+
+        def decode(directory: Path) -> None:
+            with whole(directory) as place:
+                _check_space(place, shape, what)
+                _decode(raw, column, processor, shape, place, what)
+
+        directory = once(sources.home() / "decoded" / _digest(raw, column, processor), decode)
         # "c": torch wants memory that it could write to; what were written would stay in this process
         self.pixels: Tensor = torch.from_numpy(np.load(directory / "pixels.npy", mmap_mode="c"))
         self.broken = {int(row): why for row, why in json.loads((directory / "broken.json").read_text()).items()}

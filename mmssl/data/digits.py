@@ -4,14 +4,13 @@ for evaluation only."""
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
+from mmssl.data.whole import whole
 from mmssl.errors import BadInput
 
 LICENCE = {
@@ -59,17 +58,13 @@ def _build(directory: Path, name: str, pixels: np.ndarray, labels: np.ndarray) -
         place_in_class[labels == digit] = np.arange((labels == digit).sum())
     held_out = place_in_class % EVERY == 0
     parts = {"train": np.flatnonzero(~held_out), "test": np.flatnonzero(held_out)}
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as place:
-        whole = Path(place, name)
-        whole.mkdir()
+    with whole(directory) as place:
         for part, rows in parts.items():
             images = [{"bytes": _png(pixels[row]), "path": f"{row}.png"} for row in rows]
             data = Dataset.from_dict({"image": images, "label": labels[rows].tolist()}, features=FEATURES)
-            data.to_parquet(whole / f"{part}.parquet")
+            data.to_parquet(place / f"{part}.parquet")
         sizes = {part: len(rows) for part, rows in parts.items()}
-        (whole / "README.md").write_text(CARD.format(name=name, licence=LICENCE[name], **sizes), encoding="utf-8")
-        os.rename(whole, directory)
+        (place / "README.md").write_text(CARD.format(name=name, licence=LICENCE[name], **sizes), encoding="utf-8")
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -5,10 +5,7 @@ out, the same for ever. The category is for evaluation only: train on it and cat
 """
 
 import io
-import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from mmssl.data.whole import whole
 from mmssl.errors import BadInput
 
 LICENCE = "Art: Twemoji, © Twitter, Inc. and other contributors, CC BY 4.0. Names: Unicode, through emoji-data (MIT)."
@@ -119,23 +117,11 @@ def split(found: list[dict]) -> tuple[list[dict], list[dict]]:
 def build(directory: Path) -> None:
     """Writes `train.parquet`, `test.parquet` and `README.md` into `directory`, all or nothing.
 
-    Raises BadInput where the two packages are missing or hold other emoji, or where `directory` holds something else.
+    Raises BadInput where the two packages are missing or hold other emoji, or where `directory` holds something.
     """
-    directory = Path(directory)
     train, test = split(rows())
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-    try:
+    with whole(directory) as place:
         for name, part in (("train", train), ("test", test)):
-            Dataset.from_list(part, features=FEATURES).to_parquet(building / f"{name}.parquet")
+            Dataset.from_list(part, features=FEATURES).to_parquet(place / f"{name}.parquet")
         card = CARD.format(train=len(train), test=len(test), tested=TESTED)
-        (building / "README.md").write_text(card, encoding="utf-8")
-        building.chmod(0o755)  # mkdtemp makes it private
-        try:
-            os.rename(building, directory)
-        except OSError as error:
-            # a second process may have finished first: its files are the same
-            if not all((directory / file.name).is_file() for file in building.iterdir()):
-                raise BadInput(f"{directory} holds something else: remove it, or choose another folder") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        (place / "README.md").write_text(card, encoding="utf-8")

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from mmssl.data import draws, sources
+from mmssl.data.whole import once, whole
 from mmssl.errors import BadInput
 
 FORMAT = 1  # of the files on disk
@@ -83,18 +82,18 @@ def number(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[
     data: one column, "text". Raises BadInput where the tokenizer numbers nothing.
     """
     key = json.dumps([data._fingerprint, tokenizer.backend_tokenizer.to_str(), FORMAT])
-    directory = sources.home() / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24]
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):  # whoever comes second waits, and finds it done
-        if not directory.exists():
-            partial = Path(f"{directory}.partial")
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-            partial.mkdir()
-            with open(partial / "tokens", "wb") as tokens, open(partial / "begins_word", "wb") as begins_word:
-                for ids, begins in _numbered(data, tokenizer):
-                    tokens.write(ids.astype(np.int32).data)
-                    begins_word.write(begins.data)
-            partial.rename(directory)
+
+    def write(directory: Path) -> None:
+        with (
+            whole(directory) as place,
+            open(place / "tokens", "wb") as tokens,
+            open(place / "begins_word", "wb") as begins_word,
+        ):
+            for ids, begins in _numbered(data, tokenizer):
+                tokens.write(ids.astype(np.int32).data)
+                begins_word.write(begins.data)
+
+    directory = once(sources.home() / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24], write)
     if (directory / "tokens").stat().st_size == 0:
         raise BadInput("the text holds no tokens: the tokenizer drops every character of it")
     return np.memmap(directory / "tokens", np.int32, "r"), np.memmap(directory / "begins_word", bool, "r")

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, Value, load_dataset
-from filelock import FileLock
 from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl.data import digits, emoji, voices, wikipedia
 from mmssl.data.images import Data, undecoded
+from mmssl.data.whole import once
 from mmssl.errors import BadInput, first_line
 
 BUILT_IN: dict[str, Callable[[Path], None]] = {
@@ -151,12 +151,7 @@ def _is_integer(feature) -> bool:
 
 def _built(name: str) -> Path:
     """Where the built-in data lies, made if it is not there yet."""
-    directory = home() / name
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):  # whoever comes second waits, and finds it done
-        if not directory.exists():
-            BUILT_IN[name](directory)
-    return directory
+    return once(home() / name, BUILT_IN[name])
 
 
 def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | dict:

@@ -7,15 +7,13 @@ For word vectors, masked language models and anything else that reads text.
 from __future__ import annotations
 
 import bz2
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from datasets import Dataset
 
+from mmssl.data.whole import whole
 from mmssl.errors import BadInput
 
 DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -61,12 +59,10 @@ def build(directory: Path) -> None:
         "train": [row for i, row in enumerate(rows) if i % HELD_OUT],
         "test": [row for i, row in enumerate(rows) if i % HELD_OUT == 0],
     }
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as place:
+    with whole(directory) as place:
         for name, part in parts.items():
-            Dataset.from_list(part).to_parquet(os.path.join(place, f"{name}.parquet"))
-        Path(place, "README.md").write_text(CARD.format(**{name: len(part) for name, part in parts.items()}))
-        shutil.copytree(place, directory, dirs_exist_ok=True)
+            Dataset.from_list(part).to_parquet(place / f"{name}.parquet")
+        (place / "README.md").write_text(CARD.format(**{name: len(part) for name, part in parts.items()}))
 
 
 def _running_text(text: str) -> str:

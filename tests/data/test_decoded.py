@@ -114,8 +114,8 @@ def test_what_a_killed_run_left_is_not_taken_for_the_whole(tmp_path, home):
     data = write_images(tmp_path / "a")
     whole = Decoded(data, "image", PROCESSOR).pixels.clone()
     (array,) = arrays(home)
-    array.parent.rename(f"{array.parent}.partial")
-    np.load(f"{array.parent}.partial/pixels.npy", mmap_mode="r+")[:] = 0
+    array.parent.rename(f"{array.parent}.mmssl-partial")
+    np.load(f"{array.parent}.mmssl-partial/pixels.npy", mmap_mode="r+")[:] = 0
     assert torch.equal(Decoded(data, "image", PROCESSOR).pixels, whole)
     assert [p.name for p in (home / "decoded").iterdir() if p.is_dir()] == [array.parent.name]
 
@@ -142,4 +142,4 @@ def test_an_array_that_does_not_fit_on_the_disk_is_refused_before_it_is_begun(tm
     rows = shutil.disk_usage(tmp_path).free // (3 * 2_000 * 2_000) + 1_000
     with pytest.raises(BadInput, match="--streaming"):
         Decoded(data.select(np.zeros(rows, dtype=np.int64)), "image", huge)
-    assert not arrays(home) and not list((home / "decoded").glob("*.partial"))
+    assert not arrays(home) and not list((home / "decoded").glob("*partial"))

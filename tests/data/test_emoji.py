@@ -55,6 +55,6 @@ def test_pictures_stand_on_white(folder):
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(BadInput, match="holds something else"):
+    with pytest.raises(BadInput, match="holds something already"):
         emoji.build(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

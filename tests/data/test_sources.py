@@ -1,8 +1,6 @@
 import json
 import tarfile
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub
@@ -212,22 +210,3 @@ def test_a_training_split_of_another_name_is_trained_on_not_the_test_split():
     parts = {name: Dataset.from_dict({"text": [name]}) for name in ("test.other", "test.clean", "train.100")}
     named = sources._named(parts)
     assert {part: rows["text"][0] for part, rows in named.items()} == {"train": "train.100", "test": "test.other"}
-
-
-def test_two_runs_that_begin_at_once_build_the_data_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
-    builds, both_there = [], threading.Barrier(2)
-
-    def build(directory: Path) -> None:
-        builds.append(directory)
-        time.sleep(0.2)
-        directory.mkdir(parents=True)  # as os.rename: an error where it exists
-
-    def load(_) -> Path:
-        both_there.wait()
-        return sources._built("pictures")
-
-    monkeypatch.setitem(sources.BUILT_IN, "pictures", build)
-    with ThreadPoolExecutor(2) as runs:
-        assert list(runs.map(load, range(2))) == 2 * [tmp_path / "home" / "pictures"]
-    assert len(builds) == 1
