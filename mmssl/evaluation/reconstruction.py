@@ -10,7 +10,7 @@ from torch import Tensor
 from mmssl import figures
 from mmssl.data.images import normalise, unit_range
 from mmssl.data.pictures import Pictures
-from mmssl.methods.mae import MAE, patchify, reconstruction_loss, standardise
+from mmssl.methods.mae import MAE, at, patchify, reconstruction_loss, standardise
 
 
 class Reconstruction:
@@ -27,10 +27,9 @@ class Reconstruction:
         """Mean squared error at hidden patches, of targets of unit variance unless the model was told otherwise."""
         losses, device = [], method.model.device
         for batch in _batches(self.held_out, self.BATCH, device):
-            predicted, target, mask, _ = method.reconstruct(
-                normalise(batch["unit"], method.mean, method.std), batch["noise"]
-            )
-            losses.append(reconstruction_loss(predicted.float(), target, mask) * len(mask))
+            pixels = normalise(batch["unit"], method.mean, method.std)
+            predicted, target, hidden, _ = method.reconstruct(pixels, batch["noise"])
+            losses.append(reconstruction_loss(predicted.float(), target, hidden) * len(hidden))
         return {"reconstruction_loss": (torch.stack(losses).sum() / len(self.held_out)).item()}
 
     @torch.no_grad()
@@ -55,26 +54,25 @@ class Reconstruction:
         rows = torch.linspace(0, len(self.held_out) - 1, min(shown, len(self.held_out))).long()
         batch = next(_batches(self.held_out, len(rows), method.model.device, rows))
         pixels = normalise(batch["unit"], method.mean, method.std)
-        predicted, _, mask, _ = method.reconstruct(pixels, batch["noise"])
+        predicted, _, hidden, _ = method.reconstruct(pixels, batch["noise"])
         own = patchify(pixels, method.model.config.patch_size)
         if method.model.config.norm_pix_loss:
-            _, mean, deviation = standardise(own)
+            _, mean, deviation = standardise(at(own, hidden))
             predicted = predicted * deviation + mean
-        hidden = mask[..., None].bool()
+        places = hidden[..., None].expand_as(predicted)
         columns = {
             "image": own,
-            "seen": own.masked_fill(hidden, 0.0),
-            "painted back": torch.where(hidden, predicted, own),
+            "seen": own.scatter(1, places, 0.0),
+            "painted back": own.scatter(1, places, predicted.float()),
         }
         std, centre = (torch.tensor(v).view(1, -1, 1, 1) for v in (method.std, method.mean))
         shown_as = {
             title: method.model.unpatchify(patches.float()).cpu() * std + centre for title, patches in columns.items()
         }
         figures.picture_grid(shown_as, file)
+        share = 1 - hidden.shape[1] / own.shape[1]
         scaled = "; each hidden patch has the mean and contrast of the original" * method.model.config.norm_pix_loss
-        return (
-            f"Held-out images, the {1 - mask.mean():.0%} of their patches that were seen, and the rest painted{scaled}."
-        )
+        return f"Held-out images, the {share:.0%} of their patches that were seen, and the rest painted{scaled}."
 
 
 def _batches(pictures: Pictures, size: int, device: torch.device, rows: Tensor | None = None):

@@ -89,13 +89,18 @@ def standardise(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (patches - mean) / deviation, mean, deviation
 
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error over the hidden patches alone.
+def at(values: Tensor, places: Tensor) -> Tensor:
+    """(batch, patches, values), (batch, places) -> (batch, places, values)."""
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
-    predicted, target: (batch, patches, values). mask: (batch, patches), 1 = hidden from the encoder.
+
+def reconstruction_loss(predicted: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    """Mean squared error over hidden patches alone.
+
+    predicted: (batch, hidden patches, values). target: (batch, patches, values). hidden: (batch, hidden patches), which
+    of the patches they are.
     """
-    error = (predicted - target).square().mean(-1)
-    return (error * mask).sum() / mask.sum()
+    return (predicted - at(target, hidden)).square().mean()
 
 
 class MAE(Method):
@@ -125,49 +130,36 @@ class MAE(Method):
         pixels = unit_range(pixel_values)
         if self.training and self.augment is not None:
             pixels = self.augment(pixels)
-        pixels = normalise(pixels, self.mean, self.std)
-        encoded = self.model.vit(pixels, noise=noise)
-        seen, order = encoded.last_hidden_state, encoded.ids_restore.argsort(1)
-        visible = seen.shape[1] - 1
-        hidden = order.shape[1] - visible
-        if self.training:
-            hidden = max(1, round(self.decode_ratio * hidden))
-        places = order[:, : visible + hidden]
-        predicted, painted = self.paint(seen, places), places[:, visible:]
+        share = self.decode_ratio if self.training else 1.0
+        predicted, target, hidden, seen = self.reconstruct(normalise(pixels, self.mean, self.std), noise, share)
         with torch.autocast(pixels.device.type, enabled=False):
-            target = self.target(pixels)
-            mean_image = _at(target.mean(0, keepdim=True).expand_as(target), painted)
-            target = _at(target, painted)
-            loss, trivial = ((guess - target).square().mean() for guess in (predicted.float(), mean_image))
+            loss = reconstruction_loss(predicted.float(), target, hidden)
+            mean_image = at(target.mean(0, keepdim=True).expand_as(target), hidden)
+            trivial = reconstruction_loss(mean_image, target, hidden)
         return Output(loss, features=seen[:, 1:].mean(1).detach(), trivial_loss=trivial.detach())
 
-    def paint(self, seen: Tensor, places: Tensor) -> Tensor:
-        """What the decoder makes of the last of `places`: (batch, hidden patches, values).
+    def reconstruct(self, pixels: Tensor, noise: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(predicted, target, hidden, seen), of `share` of the hidden patches. pixels: normalised.
 
-        seen: (batch, 1 + visible patches, width), from the encoder. places: (batch, patches), where those and the
-        hidden ones belong.
+        predicted: (batch, hidden patches, values). target: (batch, patches, values). hidden: (batch, hidden patches),
+        which patches they are. seen: (batch, 1 + visible patches, width), what the encoder gives.
         """
-        decoder, visible = self.model.decoder, seen.shape[1] - 1
-        tokens = decoder.decoder_embed(seen)
-        mask_tokens = decoder.mask_token.expand(len(seen), places.shape[1] - visible, -1)
-        tokens = torch.cat([tokens, mask_tokens.to(tokens.dtype)], 1)
-        # its own order is as good as any: each token carries its place
-        tokens = tokens + decoder.decoder_pos_embed[0, nn.functional.pad(places + 1, (1, 0))]
+        encoded, decoder = self.model.vit(pixels, noise=noise), self.model.decoder
+        seen, order = encoded.last_hidden_state, encoded.ids_restore.argsort(1)
+        visible = seen.shape[1] - 1
+        order = order[:, : visible + max(1, round(share * (order.shape[1] - visible)))]
+        hidden = order[:, visible:]
+        mask_tokens = decoder.mask_token.expand(*hidden.shape, -1)
+        tokens = torch.cat([decoder.decoder_embed(seen), mask_tokens], 1)
+        # any order is as good: each token carries its place; the class token, which comes first, has place 0
+        tokens = tokens + decoder.decoder_pos_embed[0, nn.functional.pad(order + 1, (1, 0))]
         for layer in decoder.decoder_layers:
             tokens = layer(tokens)
-        return decoder.decoder_pred(decoder.decoder_norm(tokens[:, 1 + visible :]))
-
-    def target(self, pixels: Tensor) -> Tensor:
-        """(batch, patches, values). pixels: normalised."""
-        patches = patchify(pixels, self.model.config.patch_size)
-        return standardise(patches)[0] if self.model.config.norm_pix_loss else patches
-
-    def reconstruct(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(predicted, target, mask, seen). predicted, target: (batch, patches, values). mask: (batch, patches), 1 =
-        hidden. seen: (batch, 1 + visible patches, width), what the encoder gives. pixels: normalised."""
-        encoded = self.model.vit(pixels, noise=noise)
-        predicted = self.model.decoder(encoded.last_hidden_state, encoded.ids_restore).logits
-        return predicted, self.target(pixels), encoded.mask, encoded.last_hidden_state
+        predicted = decoder.decoder_pred(decoder.decoder_norm(tokens[:, 1 + visible :]))
+        target = patchify(pixels, self.model.config.patch_size)
+        if self.model.config.norm_pix_loss:
+            target, _, _ = standardise(target)
+        return predicted, target, hidden, seen
 
     def encoder(self) -> ViTModel:
         """The encoder alone, a copy. Its pooler_output is the class token."""
@@ -177,11 +169,6 @@ class MAE(Method):
         """The encoder; under pretraining/, all of the model."""
         self.encoder().save_pretrained(directory)
         self.model.save_pretrained(Path(directory, PRETRAINING))
-
-
-def _at(values: Tensor, places: Tensor) -> Tensor:
-    """(batch, patches, values), (batch, places) -> (batch, places, values)."""
-    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
 
 @torch.no_grad()

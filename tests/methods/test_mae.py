@@ -25,6 +25,12 @@ def batch(n: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"pixel_values": pixels, "noise": torch.rand(n, 16, generator=generator)}
 
 
+def squares_of(patches: torch.Tensor) -> torch.Tensor:
+    """(4, patches) -> (4, 1, 16, 16) bool: where these patches lie."""
+    grid = torch.zeros(4, 16).scatter(1, patches, 1.0).bool().view(4, 1, 4, 4)
+    return grid.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_the_loss_is_that_of_transformers_for_the_same_masks(norm_pix_loss):
     method, given = build(norm_pix_loss=norm_pix_loss), batch()
@@ -44,9 +50,7 @@ def test_training_paints_a_share_of_the_hidden_patches_and_the_decoder_sees_no_o
     loss = method.train()(**given).loss
     assert lengths == [1 + 4 + 3, 3]
     # 1, 4 and 3 of the 16 patches: the rest of the picture does not matter
-    order = given["noise"].argsort(1)
-    unused = torch.zeros(4, 16).scatter(1, order[:, 7:], 1.0).bool()
-    squares = unused.view(4, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    squares = squares_of(given["noise"].argsort(1)[:, 7:])
     again = given | {"pixel_values": given["pixel_values"].masked_fill(squares, 7)}
     torch.testing.assert_close(method(**again).loss, loss)
     assert not torch.equal(method.eval()(**again).loss, method(**given).loss)
@@ -54,27 +58,27 @@ def test_training_paints_a_share_of_the_hidden_patches_and_the_decoder_sees_no_o
 
 
 def test_only_hidden_patches_count_and_the_loss_is_their_mean_squared_error():
-    target, predicted = torch.zeros(2, 4, 3), torch.ones(2, 4, 3)
-    predicted[:, 0] = 100.0  # seen
+    target = torch.zeros(2, 4, 3)
+    target[:, 0] = 100.0  # seen
+    predicted, hidden = torch.ones(2, 3, 3), torch.tensor([[3, 1, 2], [1, 2, 3]])
     predicted[0, 1] = 3.0
-    mask = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 1.0]])
-    assert mae.reconstruction_loss(predicted, target, mask).item() == pytest.approx((9 + 5) / 6)
+    target[0, 3] = 1.0
+    assert mae.reconstruction_loss(predicted, target, hidden).item() == pytest.approx((0 + 9 + 1 + 3) / 6)
 
 
 def test_three_quarters_are_hidden_and_they_are_those_with_the_most_noise():
     method, given = build(), batch()
-    _, _, mask, seen = method.reconstruct(unit_range(given["pixel_values"]), given["noise"])
-    assert (mask.sum(1) == 12).all() and seen.shape[1] == 1 + 4
-    order = given["noise"].argsort(1)
-    assert (mask.gather(1, order)[:, :4] == 0).all() and (mask.gather(1, order)[:, 4:] == 1).all()
+    _, _, hidden, seen = method.reconstruct(unit_range(given["pixel_values"]), given["noise"])
+    assert seen.shape[1] == 1 + 4
+    assert torch.equal(hidden, given["noise"].argsort(1)[:, 4:])
 
 
 def test_the_encoder_sees_nothing_of_hidden_patches():
     method, given = build(), batch()
     pixels = unit_range(given["pixel_values"])
-    _, _, mask, seen = method.reconstruct(pixels, given["noise"])
-    hidden = mask.view(4, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3).bool()
-    _, _, _, again = method.reconstruct(torch.where(hidden, 0.123, pixels), given["noise"])
+    _, _, hidden, seen = method.reconstruct(pixels, given["noise"])
+    squares = squares_of(hidden)
+    _, _, _, again = method.reconstruct(torch.where(squares, 0.123, pixels), given["noise"])
     assert torch.equal(seen, again)
 
 
