@@ -27,10 +27,10 @@ import torch
 import turns
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import Dataset
-from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.utils import logging
 
-from mmssl.arguments import best_device, command, flag
+from mmssl.arguments import command, flag
 from mmssl.data import documents, masking, packed
 from mmssl.data.loader import Loader
 from mmssl.data.text import train_wordpiece
@@ -176,18 +176,15 @@ class Theirs:
 
     def __call__(self, steps: int) -> float:
         recipe = BertArgs(save_steps=0, max_steps=steps)
-        settings = TrainingArguments(
+        settings = turns.trainer_settings(
+            self.args.use_cpu,
             output_dir=self.place,
             max_steps=steps,
             per_device_train_batch_size=self.args.batch_size,
             learning_rate=recipe.learning_rate,
             warmup_steps=recipe.warmup_steps,
             weight_decay=recipe.weight_decay,
-            dataloader_drop_last=True,
             bf16=self.bf16,
-            use_cpu=best_device(self.args.use_cpu).type == "cpu",  # it refuses bf16 there unless it is told
-            save_strategy="no",
-            disable_tqdm=True,
         )
         collate = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=0.15)
         trainer = Trainer(self.model, settings, train_dataset=self.data, data_collator=collate)

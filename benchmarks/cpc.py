@@ -27,11 +27,11 @@ import turns
 from torch import nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Trainer, TrainingArguments, Wav2Vec2Config, Wav2Vec2ForPreTraining
+from transformers import Trainer, Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 from transformers.utils import logging
 
-from mmssl.arguments import best_device, command, fast_bf16, flag
+from mmssl.arguments import command, fast_bf16, flag
 from mmssl.data import audio
 from mmssl.data.loader import Loader
 from mmssl.loop import train
@@ -177,16 +177,13 @@ class Theirs:
         }
 
     def __call__(self, steps: int) -> float:
-        settings = TrainingArguments(
+        settings = turns.trainer_settings(
+            self.args.use_cpu,
             output_dir=self.place,
             max_steps=steps,
             per_device_train_batch_size=self.args.batch_size,
-            dataloader_drop_last=True,
             remove_unused_columns=False,
             bf16=self.bf16,
-            use_cpu=best_device(self.args.use_cpu).type == "cpu",  # it refuses bf16 there unless it is told
-            save_strategy="no",
-            disable_tqdm=True,
         )
         trainer = Trainer(self.model, settings, train_dataset=self.data, data_collator=self._collate)
         return trainer.train().metrics["train_runtime"]

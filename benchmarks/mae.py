@@ -27,7 +27,7 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments, ViTMAEForPreTraining
 from transformers.utils import logging
 
-from mmssl.arguments import best_device, command, flag
+from mmssl.arguments import command, flag
 from mmssl.data import images, pairs, sources
 from mmssl.data.decoded import undecoded
 from mmssl.data.loader import Loader
@@ -138,17 +138,14 @@ class Theirs:
         return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 - 0.5) / 0.5
 
     def __call__(self, steps: int) -> float:
-        settings = TrainingArguments(
+        settings = turns.trainer_settings(
+            self.args.use_cpu,
             output_dir=f"{self.place}/theirs",
             max_steps=steps * self.args.batch_size // self.batch_size,
             per_device_train_batch_size=self.batch_size,
             dataloader_num_workers=self.args.workers,
-            dataloader_drop_last=True,
             remove_unused_columns=False,
             bf16=self.bf16,
-            use_cpu=best_device(self.args.use_cpu).type == "cpu",  # it refuses bf16 there unless it is told
-            save_strategy="no",
-            disable_tqdm=True,
         )
         return Trainer(self.model, settings, train_dataset=self.rows).train().metrics["train_runtime"]
 

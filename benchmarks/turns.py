@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainingArguments
 
-from mmssl.arguments import fast_bf16
+from mmssl.arguments import best_device, fast_bf16
 
 OURS = "mmssl loop"  # what the others are compared with
 Sides = dict[str, Callable[[int], float]]  # called with a number of steps; returns the seconds that they took
@@ -36,6 +37,12 @@ def report(seconds: dict[str, list[float]], amount: float, unit: str) -> None:
             f"{name:<32}{rate:9,.0f} {unit}/s    {OURS} is {statistics.median(ratios):.3f} times as fast "
             f"({min(ratios):.3f} to {max(ratios):.3f})"
         )
+
+
+def trainer_settings(use_cpu: bool, **own) -> TrainingArguments:
+    """Of a side that is transformers' Trainer: its defaults, without what only costs time."""
+    on_cpu = best_device(use_cpu).type == "cpu"  # it refuses bf16 there unless it is told
+    return TrainingArguments(use_cpu=on_cpu, dataloader_drop_last=True, save_strategy="no", disable_tqdm=True, **own)
 
 
 def precision(use_cpu: bool) -> str:
