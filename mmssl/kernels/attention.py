@@ -1,8 +1,8 @@
 """Attention over short sequences on a CPU: plain matrix products, which torch's fused kernel is slower than there.
 
-Forward and backward on two cores of a Zen 4 (benchmarks/attention.py), times as fast as the fused kernel: in bf16 6.6 at
-17 tokens, 5.6 at 65, 3.4 at 128, 1.8 at 512, 0.9 at 1,024; in fp32 1.5 at 17, 1.0 at 32, 0.8 at 128. As torch's unfused
-kernel: 2.3 to 3.3 in bf16, 1.1 to 1.5 in fp32.
+Forward and backward on two cores of a Zen 4 (benchmarks/attention.py), times as fast as the fused kernel: in bf16 6.6
+at 17 tokens, 5.6 at 65, 3.4 at 128, 1.8 at 512, 0.9 at 1,024; in fp32 1.5 at 17, 1.0 at 32, 0.8 at 128. As torch's
+unfused kernel: 2.3 to 3.3 in bf16, 1.1 to 1.5 in fp32.
 """
 
 from __future__ import annotations
