@@ -31,13 +31,13 @@ from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.utils import logging
 
 from mmssl.arguments import command, flag
-from mmssl.data import documents, masking, packed
 from mmssl.data.loader import Loader
-from mmssl.data.text import train_wordpiece
+from mmssl.data.text import documents, masking, packed
+from mmssl.data.text.tokens import train_wordpiece
 from mmssl.evaluation.masked_lm import Evaluation
-from mmssl.loop import train
 from mmssl.methods import bert
-from mmssl.optim import adamw
+from mmssl.training.loop import train
+from mmssl.training.optim import adamw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from bert import BertArgs

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mmssl.arguments import command, flag
-from mmssl.data import characters, documents
 from mmssl.data.loader import Loader
+from mmssl.data.text import characters, documents
 from mmssl.evaluation import features
 from mmssl.evaluation.language_model import LanguageModelEvaluation, entropy, nats
 from mmssl.methods import char_rnn
-from mmssl.optim import adamw, schedule, set_learning_rate
+from mmssl.training.optim import adamw, schedule, set_learning_rate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from char_rnn import SIZES, CharRNNArgs

@@ -25,12 +25,14 @@ import torch
 import turns
 
 from mmssl.arguments import command, fast_bf16, flag
-from mmssl.data import images, pairs, sources
+from mmssl.data import sources
+from mmssl.data.image_text import pairs
+from mmssl.data.images import decoding
 from mmssl.data.loader import Loader
 from mmssl.kernels.attention import fast_attention
-from mmssl.loop import train
 from mmssl.methods import clip
-from mmssl.optim import adamw, schedule, set_learning_rate
+from mmssl.training.loop import train
+from mmssl.training.optim import adamw, schedule, set_learning_rate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from clip import AUGMENTATIONS, ClipArgs, build
@@ -70,7 +72,7 @@ class Ours:
         torch.manual_seed(0)
         model, processor = build(self.recipe, pairs.all_captions(rows, columns[1]))
         self.data = pairs.Pairs(rows, processor, self.recipe.max_length, *columns)
-        self.method = clip.CLIP(model, images.MEAN, images.STD, AUGMENTATIONS[self.recipe.augmentation])
+        self.method = clip.CLIP(model, decoding.MEAN, decoding.STD, AUGMENTATIONS[self.recipe.augmentation])
 
     def sides(self) -> turns.Sides:
         return {turns.OURS: self.loop, "bare loop": self.bare}

@@ -32,12 +32,12 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from transformers.utils import logging
 
 from mmssl.arguments import command, fast_bf16, flag
-from mmssl.data import audio
+from mmssl.data.audio.recordings import Recordings, load
 from mmssl.data.loader import Loader
-from mmssl.loop import train
 from mmssl.methods import cpc
 from mmssl.models.cpc_audio import CpcAudioConfig
-from mmssl.optim import adamw
+from mmssl.training.loop import train
+from mmssl.training.optim import adamw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from cpc_audio import CpcAudioArgs, build
@@ -72,7 +72,7 @@ def main(args: BenchmarkArgs) -> None:
     model, _ = build(args.recipe())
     config = model.config
     crop = round(args.crop_seconds * config.frame_rate) * config.hop
-    recordings = audio.Recordings(audio.load(args.dataset)["train"], config.sampling_rate, crop, crop // 2, seed=0)
+    recordings = Recordings(load(args.dataset)["train"], config.sampling_rate, crop, crop // 2, seed=0)
     with tempfile.TemporaryDirectory() as place:
         ours, theirs = Ours(args, recordings, place), Theirs(args, config, recordings, place)
         sides: turns.Sides = {turns.OURS: ours, "Trainer": theirs}
@@ -109,7 +109,7 @@ def uncounted(method: cpc.CPC, batch: int, samples: int) -> float:
 class Ours:
     """The recipe's own parts. Called with a number of steps; returns seconds."""
 
-    def __init__(self, args: BenchmarkArgs, recordings: audio.Recordings, place: str) -> None:
+    def __init__(self, args: BenchmarkArgs, recordings: Recordings, place: str) -> None:
         torch.manual_seed(0)
         model, _ = build(args.recipe())
         self.args, self.place = args, f"{place}/ours"
@@ -125,7 +125,7 @@ class Ours:
 class Crops(Dataset):
     """The same crops, as Trainer wants them: one by one."""
 
-    def __init__(self, recordings: audio.Recordings) -> None:
+    def __init__(self, recordings: Recordings) -> None:
         self.recordings = recordings
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ class Theirs:
         self,
         args: BenchmarkArgs,
         config: CpcAudioConfig,
-        recordings: audio.Recordings,
+        recordings: Recordings,
         place: str,
         num_negatives: int = 100,
         bf16: bool = False,

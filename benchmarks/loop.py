@@ -1,4 +1,4 @@
-"""What the loop costs: time of a step in mmssl.loop.train against a bare PyTorch loop, same model, batches and updates.
+"""What the loop costs: time of a step in `train` against a bare PyTorch loop, same model, batches and updates.
 
 python benchmarks/loop.py                # a tiny model (the worst case) and a normal one, in turns; prints the ratios
 
@@ -20,9 +20,9 @@ from transformers import ViTConfig, ViTModel
 
 from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
-from mmssl.loop import train
 from mmssl.method import Method, Output
-from mmssl.optim import adamw, schedule
+from mmssl.training.loop import train
+from mmssl.training.optim import adamw, schedule
 
 
 class Denoise(Method):

@@ -28,13 +28,15 @@ from transformers import Trainer, TrainingArguments, ViTMAEForPreTraining
 from transformers.utils import logging
 
 from mmssl.arguments import command, flag
-from mmssl.data import images, pairs, sources
-from mmssl.data.decoded import undecoded
+from mmssl.data import sources
+from mmssl.data.image_text import pairs
+from mmssl.data.images import decoding
+from mmssl.data.images.decoded import undecoded
+from mmssl.data.images.pictures import Pictures
 from mmssl.data.loader import Loader
-from mmssl.data.pictures import Pictures
-from mmssl.loop import train
 from mmssl.methods import mae
-from mmssl.optim import adamw
+from mmssl.training.loop import train
+from mmssl.training.optim import adamw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from mae import MaeArgs
@@ -93,7 +95,7 @@ class Ours:
         model, processor = mae.from_scratch(mae.SIZES[args.size], args.image_size, args.patch_size)
         pictures = Pictures(rows, processor, column, (args.image_size // args.patch_size) ** 2)
         self.loader = Loader(pictures, args.batch_size, num_workers=args.workers)
-        augment = images.RandomResizedCrop()
+        augment = decoding.RandomResizedCrop()
         self.method = mae.MAE(model, processor.image_mean, processor.image_std, augment, decode_ratio)
         self.settings = {
             "output_dir": f"{place}/ours{decode_ratio}{torch_compile}",
@@ -123,7 +125,7 @@ class Theirs:
         self.rows = undecoded(rows, column).select_columns([column]).with_transform(self._read)
 
     def _read(self, batch: dict) -> dict:
-        return {"pixel_values": [self._augmented(images.as_rgb(image)) for image in batch[self.column]]}
+        return {"pixel_values": [self._augmented(decoding.as_rgb(image)) for image in batch[self.column]]}
 
     def _augmented(self, image: Image.Image) -> torch.Tensor:
         """The same crop and mirror image as ours, one image at a time."""

@@ -32,14 +32,14 @@ import gensim
 import torch
 from accelerate import PartialState
 
-from mmssl import steps
 from mmssl.arguments import TrainArgs
-from mmssl.data import corpus
 from mmssl.data.loader import Loader
-from mmssl.data.skip_grams import Pieces, windows
+from mmssl.data.text import corpus
+from mmssl.data.text.skip_grams import Pieces, windows
 from mmssl.evaluation import word_similarity
-from mmssl.loop import train
 from mmssl.methods.word2vec import Word2Vec
+from mmssl.training import steps
+from mmssl.training.loop import train
 
 WINDOW, NEGATIVE, SAMPLE, MIN_COUNT, RATE = 5, 5, 1e-3, 5, 0.025
 EPOCHS = 3  # for quality

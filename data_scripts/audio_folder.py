@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmssl.arguments import command, flag
-from mmssl.data import audio, audio_parquet
+from mmssl.data.audio import parquet, recordings
 from mmssl.errors import BadInput
 
 CARD = """---
@@ -41,12 +41,12 @@ class FolderArgs:
 def main(args: FolderArgs) -> None:
     if not Path(args.source).is_dir():
         raise BadInput(f"--source {args.source}: no such folder")
-    if not (columns := audio_parquet.columns(args.pattern)):
+    if not (columns := parquet.columns(args.pattern)):
         raise BadInput(f"--pattern {args.pattern} names nothing; write {{label}}/{{name}}, for instance")
     shown = {"name": Path(args.source).resolve().name, "licence": args.licence, "pattern": args.pattern}
     card = CARD.format(**shown, columns=", ".join(f"`{column}`" for column in columns))
-    parts = audio_parquet.described(audio.load(args.source), args.pattern, args.hold_out)
-    print(audio_parquet.write(Path(args.output_dir), parts, columns, card))
+    parts = parquet.described(recordings.load(args.source), args.pattern, args.hold_out)
+    print(parquet.write(Path(args.output_dir), parts, columns, card))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from datasets import Audio, IterableDataset, load_dataset
 
 from mmssl.arguments import command, flag
-from mmssl.data import audio, audio_parquet
+from mmssl.data.audio import parquet, recordings
 from mmssl.errors import BadInput, first_line
 
 PATTERN = "{speaker}-{chapter}-{utterance}"
@@ -56,10 +56,10 @@ def stream(args: LibriSpeechArgs, split: str) -> IterableDataset:
 
 def main(args: LibriSpeechArgs) -> None:
     here = Path(args.source).is_dir()
-    rows = audio.load(args.source) if here else {"train": stream(args, args.split), "test": stream(args, "test")}
-    parts = audio_parquet.described(rows, PATTERN)
+    rows = recordings.load(args.source) if here else {"train": stream(args, args.split), "test": stream(args, "test")}
+    parts = parquet.described(rows, PATTERN)
     hours = {"train": args.hours, "test": args.test_hours}
-    written = audio_parquet.write(Path(args.output_dir), parts, audio_parquet.columns(PATTERN), CARD, hours)
+    written = parquet.write(Path(args.output_dir), parts, parquet.columns(PATTERN), CARD, hours)
     print(f"{written}. CC BY 4.0")
 
 

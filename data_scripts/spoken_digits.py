@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmssl.arguments import command, flag
-from mmssl.data import audio, audio_parquet
+from mmssl.data.audio import parquet, recordings
 
 PATTERN = "{digit:d}_{speaker}_{take:d}"
 CARD = """---
@@ -39,8 +39,8 @@ class DigitsArgs:
 
 
 def main(args: DigitsArgs) -> None:
-    parts = audio_parquet.described(audio.load(args.source), PATTERN, args.hold_out)
-    written = audio_parquet.write(Path(args.output_dir), parts, audio_parquet.columns(PATTERN), CARD)
+    parts = parquet.described(recordings.load(args.source), PATTERN, args.hold_out)
+    written = parquet.write(Path(args.output_dir), parts, parquet.columns(PATTERN), CARD)
     print(f"{written}. CC BY-SA 4.0")
 
 

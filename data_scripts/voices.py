@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mmssl.data import voices
+from mmssl.data.built_in import voices
 from mmssl.errors import BadInput
 
 if __name__ == "__main__":

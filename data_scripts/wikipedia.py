@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mmssl.data import wikipedia
+from mmssl.data.built_in import wikipedia
 from mmssl.errors import BadInput
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from typing import TypeVar
 import torch
 from transformers import HfArgumentParser
 
-from mmssl.checkpoint import CHECKPOINTS, complete_checkpoints
 from mmssl.errors import BadInput
+from mmssl.training.checkpoint import CHECKPOINTS, complete_checkpoints
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from mmssl.log import read
+from mmssl.training.log import read
 
 RIGHT = "tab:green"
 

@@ -42,17 +42,19 @@ from pathlib import Path
 from accelerate import PartialState
 from gensim.models import KeyedVectors
 
-from mmssl import export, word_vectors
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import documents, masking, packed, wikipedia
+from mmssl.data.built_in import wikipedia
 from mmssl.data.loader import Loader
-from mmssl.data.text import train_bpe, train_wordpiece
+from mmssl.data.text import documents, masking, packed
+from mmssl.data.text.tokens import train_bpe, train_wordpiece
 from mmssl.errors import BadInput
 from mmssl.evaluation import features, masked_lm
-from mmssl.evaluation.probe import Probed
-from mmssl.loop import Summary, start, train
+from mmssl.evaluation.downstream.probe import Probed
+from mmssl.hub import export
 from mmssl.methods import bert
-from mmssl.optim import adamw
+from mmssl.models import word_vectors
+from mmssl.training.loop import Summary, start, train
+from mmssl.training.optim import adamw
 
 TOKENIZERS = {"wordpiece": train_wordpiece, "bpe": train_bpe}
 MOST_UNKNOWN = 0.2  # of the text's tokens, to a tokenizer that comes from elsewhere

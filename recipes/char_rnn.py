@@ -18,18 +18,19 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from mmssl import export
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import characters, documents, wikipedia
+from mmssl.data.built_in import wikipedia
 from mmssl.data.loader import Loader
+from mmssl.data.text import characters, documents
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
+from mmssl.evaluation.downstream.probe import Probed
 from mmssl.evaluation.language_model import LanguageModelEvaluation, entropy, samples
-from mmssl.evaluation.probe import Probed
-from mmssl.loop import Summary, start, train
+from mmssl.hub import export
 from mmssl.methods import char_rnn
-from mmssl.optim import adamw
+from mmssl.training.loop import Summary, start, train
+from mmssl.training.optim import adamw
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 LENGTH = 300  # symbols of each sample

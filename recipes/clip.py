@@ -55,23 +55,31 @@ from accelerate import PartialState
 from torch import nn
 from transformers import CLIPModel
 
-from mmssl import export, figures, steps, towers
+from mmssl import figures
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import emoji, images, pairs, sources
+from mmssl.data import sources
+from mmssl.data.built_in import emoji
+from mmssl.data.image_text import pairs
+from mmssl.data.images import decoding
 from mmssl.data.loader import Loader
-from mmssl.data.text import train_clip_tokenizer
+from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput
 from mmssl.evaluation import features, zero_shot
+from mmssl.evaluation.downstream.probe import Probed
 from mmssl.evaluation.image_text import Classes, ImageTextEvaluation
-from mmssl.evaluation.probe import Probed
-from mmssl.loop import Summary, start, train
+from mmssl.hub import export
 from mmssl.methods import clip
-from mmssl.optim import adamw
+from mmssl.models import towers
+from mmssl.training import steps
+from mmssl.training.loop import Summary, start, train
+from mmssl.training.optim import adamw
 
 AUGMENTATIONS = {
     # drawings: moved about, never mirrored (an arrow to the left is not one to the right)
-    "affine": nn.Sequential(images.Affine(rotation=15, scale=(0.8, 1.25), translation=0.1), images.ColourJitter(0.2)),
-    "crop": images.RandomResizedCrop(scale=(0.5, 1.0)),  # photographs; CLIP's own augmentation, section 2.5
+    "affine": nn.Sequential(
+        decoding.Affine(rotation=15, scale=(0.8, 1.25), translation=0.1), decoding.ColourJitter(0.2)
+    ),
+    "crop": decoding.RandomResizedCrop(scale=(0.5, 1.0)),  # photographs; CLIP's own augmentation, section 2.5
     "none": None,
 }
 

@@ -33,19 +33,22 @@ import torch
 from accelerate import PartialState
 from transformers import Wav2Vec2FeatureExtractor
 
-from mmssl import export, figures
+from mmssl import figures
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import audio, sources, voices
+from mmssl.data import sources
+from mmssl.data.audio.recordings import Recordings, load
+from mmssl.data.built_in import voices
 from mmssl.data.loader import Loader
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
+from mmssl.evaluation.downstream.probe import Probed
 from mmssl.evaluation.prediction import Prediction
-from mmssl.evaluation.probe import Probed
-from mmssl.loop import Summary, start, train
+from mmssl.hub import export
 from mmssl.methods import cpc
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
-from mmssl.optim import adamw
+from mmssl.training.loop import Summary, start, train
+from mmssl.training.optim import adamw
 
 
 @dataclass
@@ -112,7 +115,7 @@ def main(args: CpcAudioArgs) -> None:
     if args.dataset == "voices":
         args.probe_dataset = args.probe_dataset or "voices"
     model, extractor = build(args)
-    config, rows = model.config, audio.load(args.dataset, args.audio_column, args.speaker_column)
+    config, rows = model.config, load(args.dataset, args.audio_column, args.speaker_column)
     crop = round(args.crop_seconds * config.frame_rate)
     if crop <= args.prediction_steps:
         raise BadInput(f"--crop_seconds {args.crop_seconds} is {crop} frames; --prediction_steps wants more of them")
@@ -120,8 +123,8 @@ def main(args: CpcAudioArgs) -> None:
     size["shortest"] = (args.prediction_steps + 1) * config.hop
     size["speakers"] = args.speaker_column is not None
     train_rows, test_rows = sources.split(rows, args.held_out)
-    recordings = audio.Recordings(train_rows, **size, seed=args.seed)
-    held_out = audio.Recordings(test_rows, **size, what="held-out recordings")
+    recordings = Recordings(train_rows, **size, seed=args.seed)
+    held_out = Recordings(test_rows, **size, what="held-out recordings")
     batch = args.per_device_train_batch_size * world_size()
     if args.negatives == "speaker" and (company := recordings.company(batch)) < 1:
         raise BadInput(
@@ -187,7 +190,7 @@ def finish(
 
 
 @torch.no_grad()
-def heard(method: cpc.CPC, held_out: audio.Recordings, directory: Path, synthetic: bool) -> dict[str, str]:
+def heard(method: cpc.CPC, held_out: Recordings, directory: Path, synthetic: bool) -> dict[str, str]:
     """Draw what the encoder makes of held-out recordings; the captions."""
     model, of = method.model.eval().cpu(), "synthetic " * synthetic
     longest = int(held_out.lengths[:100].argmax())

@@ -37,18 +37,21 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from mmssl import export, figures, word_vectors
+from mmssl import figures
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import documents, sentences, wikipedia
+from mmssl.data.built_in import wikipedia
 from mmssl.data.loader import Loader
+from mmssl.data.text import documents, sentences
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
+from mmssl.evaluation.downstream.probe import Probed
 from mmssl.evaluation.prediction import Prediction
-from mmssl.evaluation.probe import Probed
-from mmssl.loop import Summary, start, train
+from mmssl.hub import export
 from mmssl.methods import cpc
+from mmssl.models import word_vectors
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
-from mmssl.optim import adamw
+from mmssl.training.loop import Summary, start, train
+from mmssl.training.optim import adamw
 
 
 @dataclass

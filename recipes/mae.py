@@ -49,22 +49,26 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from mmssl import export, figures
+from mmssl import figures
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import digits, images, pairs, sources
+from mmssl.data import sources
+from mmssl.data.built_in import digits
+from mmssl.data.image_text import pairs
+from mmssl.data.images import decoding
+from mmssl.data.images.pictures import Pictures
 from mmssl.data.loader import Loader
-from mmssl.data.pictures import Pictures
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
-from mmssl.evaluation.probe import Probed
+from mmssl.evaluation.downstream.probe import Probed
 from mmssl.evaluation.reconstruction import Reconstruction
-from mmssl.loop import Summary, start, train
+from mmssl.hub import export
 from mmssl.methods import mae
-from mmssl.optim import adamw
+from mmssl.training.loop import Summary, start, train
+from mmssl.training.optim import adamw
 
 AUGMENTATIONS = {
-    "crop_flip": images.RandomResizedCrop(),  # the paper's, appendix A.1
-    "crop": images.RandomResizedCrop(flip=0.0),  # where a mirror image is another thing: digits, letters
+    "crop_flip": decoding.RandomResizedCrop(),  # the paper's, appendix A.1
+    "crop": decoding.RandomResizedCrop(flip=0.0),  # where a mirror image is another thing: digits, letters
     "none": None,
 }
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from mmssl.arguments import command, flag
 from mmssl.errors import BadInput
-from mmssl.evaluation import features, transfer
+from mmssl.evaluation import features
+from mmssl.evaluation.downstream import transfer
 
 MODES = ("knn", "linear", "finetune", "few_shot")
 OF_FINE_TUNING = ("max_steps", "learning_rate", "layer_decay", "freeze_layers", "weight_decay", "augmentation")

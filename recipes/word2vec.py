@@ -17,16 +17,20 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from mmssl import export, figures, steps, word_vectors
+from mmssl import figures
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import corpus, wikipedia
+from mmssl.data.built_in import wikipedia
 from mmssl.data.loader import Loader
-from mmssl.data.skip_grams import Pieces
+from mmssl.data.text import corpus
+from mmssl.data.text.skip_grams import Pieces
 from mmssl.errors import BadInput
 from mmssl.evaluation import word_similarity
-from mmssl.evaluation.probe import FIGURE, Probed
-from mmssl.loop import Summary, start, train
+from mmssl.evaluation.downstream.probe import FIGURE, Probed
+from mmssl.hub import export
 from mmssl.methods import word2vec
+from mmssl.models import word_vectors
+from mmssl.training import steps
+from mmssl.training.loop import Summary, start, train
 
 OF_GRADIENTS = ("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "max_skipped_steps", "bf16",
                 "torch_compile", "gradient_checkpointing", "ddp_find_unused_parameters")  # fmt: skip

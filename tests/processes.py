@@ -18,7 +18,7 @@ from pathlib import Path
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["mmssl.export", "mmssl.evaluation.image_text", "mmssl.data.sources"])
+_server.set_forkserver_preload(["mmssl.hub.export", "mmssl.evaluation.image_text", "mmssl.data.sources"])
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the server, and what it forks, inherits it
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from small import Small, adam
 from torch import nn
 
-from mmssl import checkpoint
 from mmssl.errors import BadInput
+from mmssl.training import checkpoint
 
 
 def trained() -> tuple[Small, torch.optim.Optimizer]:

@@ -2,7 +2,7 @@ import json
 
 from transformers import AutoTokenizer
 
-from mmssl.data.text import train_clip_tokenizer
+from mmssl.data.text.tokens import train_clip_tokenizer
 
 TEXTS = ["a red square", "a blue circle", "two green triangles", "three grey hexagons"]
 

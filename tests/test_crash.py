@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from processes import Processes, recipe
 
-from mmssl import towers
-from mmssl.data import emoji, sources
-from mmssl.data.text import train_clip_tokenizer
+from mmssl.data import sources
+from mmssl.data.built_in import emoji
+from mmssl.data.text.tokens import train_clip_tokenizer
+from mmssl.models import towers
 
 STEPS = 45  # 27 an epoch: from the middle of one to the middle of another
 TINY = [

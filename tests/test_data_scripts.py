@@ -17,7 +17,9 @@ from accelerate import PartialState
 from hub_server import TOKEN, Hub
 from huggingface_hub import HfApi
 
-from mmssl.data import audio, labelled, sources, voices
+from mmssl.data import labelled, sources
+from mmssl.data.audio import recordings
+from mmssl.data.built_in import voices
 
 SCRIPTS = Path(__file__).parent.parent / "data_scripts"
 
@@ -65,7 +67,7 @@ def test_spoken_digits_are_split_by_take_as_the_set_itself_is(script, tmp_path):
 def test_spoken_digits_hold_out_speakers_and_their_labels_are_found(script, tmp_path):
     out = tmp_path / "out"
     script("spoken_digits", "--source", digits(tmp_path / "wavs"), "--output_dir", out, "--hold_out", "speaker=theo")
-    data = audio.load(str(out), speaker="speaker")
+    data = recordings.load(str(out), speaker="speaker")
     assert set(data["test"]["speaker"]) == {"theo"} and set(data["train"]["speaker"]) == {"jackson"}
     assert labelled._column(data["train"], None, labelled.LABEL_COLUMNS, "label") == "digit"
 
@@ -147,6 +149,6 @@ def test_a_folder_that_is_not_there_and_a_pattern_that_names_nothing_are_refused
 def test_the_synthetic_voices_are_built_as_the_recipe_builds_them(script, tmp_path, monkeypatch):
     monkeypatch.setattr(voices, "TAKES", 2)
     assert "Synthetic" in script("voices", tmp_path / "voices")
-    data = audio.load(str(tmp_path / "voices"), speaker="speaker")
+    data = recordings.load(str(tmp_path / "voices"), speaker="speaker")
     assert (len(data["train"]), len(data["test"])) == (80, 20) and set(data["train"]["label"]) == set(voices.VOWELS)
     assert "holds something already" in script("voices", tmp_path / "voices", status=2)

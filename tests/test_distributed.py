@@ -13,7 +13,7 @@ from processes import Processes
 from small import arguments
 
 from mmssl.distributed import gather, rank, world_size
-from mmssl.loop import start
+from mmssl.training.loop import start
 
 SCRIPT = """
 import sys

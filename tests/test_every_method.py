@@ -14,9 +14,10 @@ from small import arguments, bits
 from tiny import Tiny
 
 import mmssl.methods
-from mmssl import export, steps
 from mmssl.data.loader import Loader
-from mmssl.loop import start, train
+from mmssl.hub import export
+from mmssl.training import steps
+from mmssl.training.loop import start, train
 
 # (method, guarantee): why it cannot hold, and the test of what holds instead, a file and a name in it. The only place
 # where a method may be let off.

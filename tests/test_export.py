@@ -20,10 +20,10 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from mmssl import card, export
 from mmssl.arguments import TrainArgs
 from mmssl.errors import BadInput
-from mmssl.loop import Summary
+from mmssl.hub import card, export
+from mmssl.training.loop import Summary
 
 RESULTS = {
     "trained": {"image_to_text_R@1": 41.25, "median_rank": 3.0},

@@ -18,10 +18,10 @@ from hub_server import DROP, TOKEN, Hub
 from huggingface_hub import HfApi, constants
 from test_export import finish
 
-from mmssl import export
 from mmssl.arguments import TrainArgs
 from mmssl.data import sources
 from mmssl.errors import BadInput
+from mmssl.hub import export
 
 ROOT = Path(__file__).parent.parent
 
@@ -246,7 +246,7 @@ def test_a_refused_upload_loses_nothing_and_the_command_it_names_succeeds(
     said = str(caught.value)
     assert TOKEN not in said and "\n" not in said
     command = said.split("retry with: ")[1].split()
-    assert command[:3] == ["python", "-m", "mmssl.export"]
+    assert command[:3] == ["python", "-m", "mmssl.hub.export"]
     hub.refusals.clear()
     monkeypatch.setattr(sys, "argv", ["export", *command[3:]])
     export.main()
@@ -262,7 +262,7 @@ def test_one_hiccup_in_mid_upload_is_survived(hub, finished, status):
 
 def test_without_a_network_the_upload_fails_in_one_sentence(finished, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(BadInput, match="retry with: python -m mmssl.export push"):
+    with pytest.raises(BadInput, match="retry with: python -m mmssl.hub.export push"):
         export.push(finished, "user/name")
 
 

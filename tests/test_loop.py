@@ -20,15 +20,15 @@ from small import Numbers, Small, adam, arguments, bits, sgd
 from torch import nn
 from torch.utils.data import default_collate
 
-from mmssl import steps
-from mmssl.checkpoint import NonFinite, complete_checkpoints, damage
 from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
 from mmssl.figures import loss_curve
-from mmssl.log import Log
-from mmssl.loop import start, train
 from mmssl.method import Output
-from mmssl.signals import Signals
+from mmssl.training import steps
+from mmssl.training.checkpoint import NonFinite, complete_checkpoints, damage
+from mmssl.training.log import Log
+from mmssl.training.loop import start, train
+from mmssl.training.signals import Signals
 
 
 def lines(output_dir: Path) -> list[dict]:

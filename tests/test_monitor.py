@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mmssl.monitor import PATIENCE, CollapseWatch, effective_rank, no_better_than_trivial, normalised_std
+from mmssl.training.monitor import PATIENCE, CollapseWatch, effective_rank, no_better_than_trivial, normalised_std
 
 torch.manual_seed(0)
 SPREAD = torch.randn(128, 32)

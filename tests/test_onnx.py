@@ -4,9 +4,10 @@ import tiny_encoders
 import torch
 from tiny import cpc
 
-from mmssl import onnx, pretrained
 from mmssl.errors import BadInput
-from mmssl.export import NotLoadable
+from mmssl.hub import onnx
+from mmssl.hub.export import NotLoadable
+from mmssl.models import pretrained
 
 
 @pytest.fixture

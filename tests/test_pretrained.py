@@ -6,11 +6,11 @@ import tiny_clip
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmssl import pretrained, towers
 from mmssl.errors import BadInput
-from mmssl.evaluation import encoder
+from mmssl.evaluation.downstream import encoder
 from mmssl.evaluation.features import ImageTextEncoder
 from mmssl.methods import bert, char_rnn, cpc, mae
+from mmssl.models import pretrained, towers
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mmssl import towers
 from mmssl.arguments import command
-from mmssl.data.decoded import Decoded
-from mmssl.data.images import decode, normalise, unit_range
+from mmssl.data.images.decoded import Decoded
+from mmssl.data.images.decoding import decode, normalise, unit_range
 from mmssl.evaluation import retrieval, zero_shot
 from mmssl.methods.clip import CLIP
+from mmssl.models import towers
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "clip.py"
 COLOURS, SHAPES = ("red", "green", "blue", "yellow", "black"), ("square", "disc")

@@ -16,11 +16,11 @@ from torch.utils.data import default_collate
 from transformers import CLIPConfig, CLIPModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from mmssl import steps
-from mmssl.data.images import MEAN, STD, Affine
+from mmssl.data.images.decoding import MEAN, STD, Affine
 from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
 from mmssl.methods.clip import CLIP
+from mmssl.training import steps
 
 
 def micro_batches(data, rows: int, parts: int) -> list[dict]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from mmssl import towers
-from mmssl.data.images import MEAN, STD
-from mmssl.data.text import train_clip_tokenizer
+from mmssl.data.images.decoding import MEAN, STD
+from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.methods import clip
+from mmssl.models import towers
 
 TEXTS = ["a red square", "a blue circle", "two green triangles"]
 EXAMPLE = {

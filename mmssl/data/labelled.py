@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from mmssl.data import pairs, sources, waves
-from mmssl.data.pictures import Pictures
-from mmssl.data.text import Tokens
+from mmssl.data import sources
+from mmssl.data.audio import waves
+from mmssl.data.image_text import pairs
+from mmssl.data.images.pictures import Pictures
+from mmssl.data.text.tokens import Tokens
 from mmssl.errors import BadInput
 
 INPUT_COLUMNS = {

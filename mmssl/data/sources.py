@@ -16,9 +16,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
-from mmssl.data import digits, emoji, voices, wikipedia
-from mmssl.data.images import Data, undecoded
-from mmssl.data.whole import once
+from mmssl.data.atomic import once
+from mmssl.data.built_in import digits, emoji, voices, wikipedia
+from mmssl.data.images.decoding import Data, undecoded
 from mmssl.errors import BadInput, first_line
 
 BUILT_IN: dict[str, Callable[[Path], None]] = {

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mmssl import pretrained
 from mmssl.arguments import Flags, best_device, flag
-from mmssl.card import number as shown
-from mmssl.data import pairs, sources
-from mmssl.data.images import as_rgb, undecoded
+from mmssl.data import sources
+from mmssl.data.image_text import pairs
+from mmssl.data.images.decoding import as_rgb, undecoded
 from mmssl.errors import BadInput, first_line
+from mmssl.hub.card import number as shown
+from mmssl.models import pretrained
 
 
 @dataclass

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mmssl import figures
-from mmssl.data.pairs import Pairs
-from mmssl.data.text import Tokens
+from mmssl.data.image_text.pairs import Pairs
+from mmssl.data.text.tokens import Tokens
 from mmssl.evaluation import zero_shot
 from mmssl.evaluation.retrieval import chance, retrieval
 from mmssl.methods.clip import CLIP

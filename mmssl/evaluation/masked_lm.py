@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl.arguments import best_device, command, flag
-from mmssl.data import documents, draws, masking, packed
+from mmssl.data import draws
+from mmssl.data.text import documents, masking, packed
 from mmssl.evaluation.features import print_table
 from mmssl.methods.bert import BERT, from_pretrained
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmssl import figures
-from mmssl.data.images import normalise, unit_range
-from mmssl.data.pictures import Pictures
+from mmssl.data.images.decoding import normalise, unit_range
+from mmssl.data.images.pictures import Pictures
 from mmssl.methods.mae import MAE, at, patchify, reconstruction_loss, standardise
 
 

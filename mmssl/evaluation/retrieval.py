@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmssl.arguments import command, flag
-from mmssl.data import pairs
+from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
 

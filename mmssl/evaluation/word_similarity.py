@@ -133,7 +133,7 @@ def _groups(lists: tuple[str, str, str, str]) -> tuple[tuple[list[str], list[str
 
 
 if __name__ == "__main__":
-    from mmssl.word_vectors import load
+    from mmssl.models.word_vectors import load
 
     loaded, _ = load(sys.argv[1])
     for measure, value in evaluate(loaded).items():

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl.arguments import command, flag
-from mmssl.data import emoji, pairs
+from mmssl.data.built_in import emoji
+from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
 

@@ -23,12 +23,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mmssl import pretrained, sentences
-from mmssl.data import masking
+from mmssl.data.text import masking
 from mmssl.errors import BadInput, first_line
+from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Method, Output
-from mmssl.word_vectors import take_over
+from mmssl.models import pretrained
+from mmssl.models.word_vectors import take_over
 
 SIZES = {  # layers, width; the miniatures of Turc et al. 2019, arXiv:1908.08962, and BERT's own
     "tiny": (2, 128),
@@ -167,7 +168,7 @@ class BERT(Method):
     def save_pretrained(self, directory: str | Path) -> None:
         """The encoder with its head, also to be read as a SentenceTransformer."""
         self.model.save_pretrained(directory)
-        sentences.write_mean_pooling(Path(directory), self.model.config.hidden_size, self.max_length)
+        sentence_transformers.write_mean_pooling(Path(directory), self.model.config.hidden_size, self.max_length)
 
 
 def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: str) -> PreTrainedModel:

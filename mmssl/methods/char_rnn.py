@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from mmssl import pretrained
 from mmssl.distributed import gather
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
+from mmssl.models import pretrained
 from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
 
 SNIPPETS = {

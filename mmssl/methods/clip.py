@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mmssl.data.images import normalise, unit_range
+from mmssl.data.images.decoding import normalise, unit_range
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
-from mmssl import pretrained, sentences
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
+from mmssl.hub import sentence_transformers
 from mmssl.method import Method, Output
+from mmssl.models import pretrained
 
 AUDIO_SNIPPETS = {
     "Features of a recording": """
@@ -68,7 +69,7 @@ model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 sentences = tokenizer(["The train was late.", "We waited."], padding=True, return_tensors="pt")
 with torch.no_grad():
-    print(model(**{name: value[None] for name, value in sentences.items()}).last_hidden_state.shape)
+    print(model(**{name: value[None] for name, value in sentence_transformers.items()}).last_hidden_state.shape)
 """,
 }
 
@@ -217,7 +218,7 @@ class CPC(Method):
         self.model.config.auto_map = dict(self.model.with_a_head)
         self.model.save_pretrained(directory)
         if self.model.main_input_name == "input_ids":
-            sentences.write_mean_pooling(Path(directory), self.dimension)
+            sentence_transformers.write_mean_pooling(Path(directory), self.dimension)
         Path(directory, PREDICTIONS).parent.mkdir(exist_ok=True)
         save_file({"weight": self.predict.weight.detach().contiguous()}, Path(directory, PREDICTIONS))
 

@@ -24,7 +24,7 @@ from transformers import (
     ViTModel,
 )
 
-from mmssl.data.images import normalise, unit_range
+from mmssl.data.images.decoding import normalise, unit_range
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Method, Output
 

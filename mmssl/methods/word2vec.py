@@ -24,14 +24,14 @@ from gensim.models import KeyedVectors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmssl import sentences
-from mmssl.data.skip_grams import Draws, draw, keep_probability, noise_pool, windows
+from mmssl.data.text.skip_grams import Draws, draw, keep_probability, noise_pool, windows
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
+from mmssl.hub import sentence_transformers
 from mmssl.kernels.word2vec_torch import asked, masked_loss, update_batch
 from mmssl.method import Method, Output
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
-from mmssl.word_vectors import take_over
+from mmssl.models.word_vectors import take_over
 
 try:
     from mmssl.kernels import word2vec as kernel
@@ -244,7 +244,7 @@ class Word2Vec(Method):
         Word2VecConfig.register_for_auto_class()
         Word2VecModel.register_for_auto_class("AutoModel")
         model.save_pretrained(directory)
-        sentences.write_static_embedding(directory)
+        sentence_transformers.write_static_embedding(directory)
         vectors = self.keyed_vectors()
         vectors.save_word2vec_format(directory / "vectors.bin", fvocab=directory / "counts.txt", binary=True)
         vectors.save_word2vec_format(directory / "vectors.txt", binary=False)

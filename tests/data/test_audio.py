@@ -14,8 +14,8 @@ import pytest
 import soundfile
 import torch
 
-from mmssl.data import audio, waves
-from mmssl.data.audio import Recordings
+from mmssl.data.audio import waves
+from mmssl.data.audio.recordings import Recordings, load
 from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
 
@@ -57,7 +57,7 @@ def parquet(file: Path, n: int = 12, **columns) -> str:
 
 
 def recordings(name: str, **changes) -> Recordings:
-    return Recordings(audio.load(name)["train"], **(SIZE | changes))
+    return Recordings(load(name)["train"], **(SIZE | changes))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_folder_of_any_usual_format_is_read(tmp_path, suffix, subtype):
 def test_the_folder_that_a_recording_lies_in_is_its_label_and_test_folders_are_held_out(tmp_path):
     for part in ("train/cat", "train/dog", "test/cat"):
         folder(tmp_path / part, n=3)
-    data = audio.load(str(tmp_path))
+    data = load(str(tmp_path))
     assert sorted(data["train"]["label"]) == ["cat"] * 3 + ["dog"] * 3 and data["test"]["label"] == ["cat"] * 3
 
 
@@ -207,7 +207,7 @@ def test_several_data_sets_stand_between_commas_and_the_first_gives_the_test_dat
     folder(tmp_path / "first" / "test", n=3)
     table = parquet(tmp_path / "more.parquet", n=5, label=[1] * 5)
     for name, test in ((f"{tmp_path}/first,{table}", 3), (f"{table},{tmp_path}/first", None)):
-        data = audio.load(name)
+        data = load(name)
         assert len(data["train"]) == 17 and (len(data["test"]) if test else data.get("test")) == test
         assert len(Recordings(data["train"], **SIZE)) == 17
 
@@ -215,7 +215,7 @@ def test_several_data_sets_stand_between_commas_and_the_first_gives_the_test_dat
 def test_speakers_are_numbered_by_name_in_every_data_set(tmp_path):
     named = parquet(tmp_path / "named.parquet", who=["ann", "bob"] * 6)
     numbered = parquet(tmp_path / "numbered.parquet", n=4, who=[7, 7, 8, 8])
-    rows = audio.load(f"{named},{numbered}", speaker="who")["train"]
+    rows = load(f"{named},{numbered}", speaker="who")["train"]
     data = Recordings(rows, **SIZE, seed=0, speakers=True)
     speaker = {row: number for row, number in zip(data.rows.tolist(), data.speaker.tolist(), strict=True)}
     assert [speaker[i] for i in range(16)] == [2, 3] * 6 + [0, 0, 1, 1]
@@ -227,21 +227,21 @@ def test_speakers_are_numbered_by_name_in_every_data_set(tmp_path):
 def test_a_column_that_is_not_there_is_named(tmp_path):
     table = parquet(tmp_path / "a.parquet", who=["ann"] * 12)
     with pytest.raises(BadInput, match="--audio_column wave: no such column among audio, who"):
-        audio.load(table, column="wave")
+        load(table, column="wave")
     with pytest.raises(BadInput, match="--speaker_column speaker: no such column among audio, who"):
-        audio.load(table, speaker="speaker")
+        load(table, speaker="speaker")
     with pytest.raises(BadInput, match=r"b\.parquet: --speaker_column who: no such column among audio"):
-        audio.load(f"{table},{parquet(tmp_path / 'b.parquet')}", speaker="who")
+        load(f"{table},{parquet(tmp_path / 'b.parquet')}", speaker="who")
     datasets.Dataset.from_dict({"noise": ["a"], "audio": [1]}).to_parquet(tmp_path / "c.parquet")
     with pytest.raises(BadInput, match=r"the column audio is Value\('int64'\): no recordings, no paths"):
-        audio.load(str(tmp_path / "c.parquet"))
+        load(str(tmp_path / "c.parquet"))
     datasets.Dataset.from_dict({"noise": ["a"]}).to_parquet(tmp_path / "d.parquet")
     with pytest.raises(BadInput, match="no audio column among noise: name it with --audio_column"):
-        audio.load(str(tmp_path / "d.parquet"))
+        load(str(tmp_path / "d.parquet"))
 
 
 def test_the_column_that_is_asked_for_is_the_one_that_is_read(tmp_path):
     other = [{"bytes": encoded(tone(1000)), "path": f"{i}.flac"} for i in range(12)]
     table = parquet(tmp_path / "a.parquet", clean=other)
-    data = Recordings(audio.load(table, column="clean")["train"], **SIZE)
+    data = Recordings(load(table, column="clean")["train"], **SIZE)
     assert all(round(pitch(data.wave(i))) == 1000 for i in range(12))

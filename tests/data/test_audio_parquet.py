@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from datasets import Value
 
-from mmssl.data import audio_parquet, sources
+from mmssl.data import sources
+from mmssl.data.audio import parquet
 from mmssl.errors import BadInput
 
 CARD = "# {contents}\n"
@@ -38,14 +39,14 @@ def row(path: str, content: bytes | None = None) -> dict:
     ],
 )  # fmt: skip
 def test_a_path_says_what_its_pattern_names(pattern, path, said):
-    assert audio_parquet.fields(pattern, path) == said
-    assert set(audio_parquet.columns(pattern)) == set(said)
+    assert parquet.fields(pattern, path) == said
+    assert set(parquet.columns(pattern)) == set(said)
 
 
 @pytest.mark.parametrize("path", ["x_mary_1.wav", "1_mary.wav", "", "1_mary_1_b.wav"])
 def test_a_path_that_does_not_fit_is_named(path):
     with pytest.raises(BadInput, match="does not fit the pattern {digit:d}"):
-        audio_parquet.fields("{digit:d}_{speaker}_{take:d}", path)
+        parquet.fields("{digit:d}_{speaker}_{take:d}", path)
 
 
 def test_what_is_held_out_goes_to_the_test_part_and_nothing_else_does():
@@ -53,20 +54,20 @@ def test_what_is_held_out_goes_to_the_test_part_and_nothing_else_does():
         "train": [row(f"{i}_{who}.wav") for i in range(4) for who in ("ann", "bob", "cy")],
         "test": [row("9_dee.wav")],
     }
-    parts = audio_parquet.described(data, "{take:d}_{who}", "who=bob,dee")
+    parts = parquet.described(data, "{take:d}_{who}", "who=bob,dee")
     train, test = ([r["who"] for r in parts[name]] for name in ("train", "test"))
     assert train == ["ann", "cy"] * 4 and test == ["bob"] * 4 + ["dee"]
-    kept = audio_parquet.described(data, "{take:d}_{who}")
+    kept = parquet.described(data, "{take:d}_{who}")
     assert [len(list(kept[name])) for name in ("train", "test")] == [12, 1]
     for wrong in ("who", "speaker=ann"):
         with pytest.raises(BadInput, match=f"--hold_out {wrong}: give a column of take, who"):
-            audio_parquet.described(data, "{take:d}_{who}", wrong)
+            parquet.described(data, "{take:d}_{who}", wrong)
 
 
 def test_it_is_written_whole_in_shards_that_both_libraries_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio_parquet, "SHARD", 3 * len(flac()))
+    monkeypatch.setattr(parquet, "SHARD", 3 * len(flac()))
     rows = [row(f"folder/{i}.flac") | {"who": "ann"} for i in range(7)]
-    said = audio_parquet.write(tmp_path / "out", {"train": rows, "test": rows[:1]}, {"who": Value("string")}, CARD)
+    said = parquet.write(tmp_path / "out", {"train": rows, "test": rows[:1]}, {"who": Value("string")}, CARD)
     files = ["README.md", "test-00000.parquet", *(f"train-0000{i}.parquet" for i in range(3))]
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == files and list(tmp_path.iterdir()) == [
         tmp_path / "out"
@@ -82,7 +83,7 @@ def test_it_is_written_whole_in_shards_that_both_libraries_read(tmp_path, monkey
 
 def test_a_file_s_path_is_enough_and_its_bytes_stay_as_they_are(tmp_path):
     (tmp_path / "a.flac").write_bytes(flac(rate=16000))
-    audio_parquet.write(tmp_path / "out", {"train": [{"audio": {"path": str(tmp_path / "a.flac")}}]}, {}, CARD)
+    parquet.write(tmp_path / "out", {"train": [{"audio": {"path": str(tmp_path / "a.flac")}}]}, {}, CARD)
     (stored,) = sources.load(str(tmp_path / "out"))["train"]
     assert stored["audio"]["bytes"] == flac(rate=16000) and stored["sampling_rate"] == 16000
 
@@ -93,16 +94,16 @@ def test_only_the_first_hours_are_taken(tmp_path):
             assert i < 4, "read further than was asked for"
             yield row(f"{i}.flac", flac(8000))
 
-    said = audio_parquet.write(tmp_path / "out", {"train": rows()}, {}, CARD, hours={"train": 3.5 / 3600})
+    said = parquet.write(tmp_path / "out", {"train": rows()}, {}, CARD, hours={"train": 3.5 / 3600})
     assert "train: 4 recordings" in said
 
 
 def test_what_cannot_be_read_is_named_and_left_out_and_too_much_of_it_refused(tmp_path):
     bad = [row("noise.wav", b"noise"), {"audio": None}, row("none.wav", b""), {"audio": {"path": "/nowhere.wav"}}]
-    said = audio_parquet.write(tmp_path / "out", {"train": [row(f"{i}") for i in range(36)] + bad}, {}, CARD)
+    said = parquet.write(tmp_path / "out", {"train": [row(f"{i}") for i in range(36)] + bad}, {}, CARD)
     assert "36 recordings" in said and "4 that cannot be read left out (noise.wav LibsndfileError: " in said
     with pytest.raises(BadInput, match=r"4 of 9 recordings cannot be read \(noise\.wav .*; \.\.\.\)"):
-        audio_parquet.write(tmp_path / "bad", {"train": [row(f"{i}") for i in range(5)] + bad}, {}, CARD)
+        parquet.write(tmp_path / "bad", {"train": [row(f"{i}") for i in range(5)] + bad}, {}, CARD)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
@@ -110,7 +111,7 @@ def test_nothing_is_written_over_and_an_empty_part_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "mine.txt"):
         with pytest.raises(BadInput, match="holds something already: remove it, or choose another folder"):
-            audio_parquet.write(place, {"train": [row("a.wav")]}, {}, CARD)
+            parquet.write(place, {"train": [row("a.wav")]}, {}, CARD)
     with pytest.raises(BadInput, match="there is no recording for the test part"):
-        audio_parquet.write(tmp_path / "out", {"train": [row("a.wav")], "test": []}, {}, CARD)
+        parquet.write(tmp_path / "out", {"train": [row("a.wav")], "test": []}, {}, CARD)
     assert [path.name for path in Path(tmp_path).iterdir()] == ["mine.txt"]

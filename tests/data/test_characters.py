@@ -3,8 +3,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from mmssl.data import characters
-from mmssl.data.characters import Streams
+from mmssl.data.text import characters
+from mmssl.data.text.characters import Streams
 from mmssl.errors import BadInput
 
 TEXT = "To be, or not\nto be: ö <pad> 語"

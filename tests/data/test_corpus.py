@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from mmssl.data import corpus, text_blocks, wikipedia
-from mmssl.data.skip_grams import Pieces
+from mmssl.data.built_in import wikipedia
+from mmssl.data.text import blocks, corpus
+from mmssl.data.text.skip_grams import Pieces
 from mmssl.errors import BadInput
 from mmssl.kernels import word_table
 
@@ -46,7 +47,7 @@ def test_blocks_and_threads_change_nothing(tmp_path, monkeypatch, threads):
     text = "\n".join(" ".join(f"w{int(rng.paretovariate(0.5))}" for _ in range(rng.randrange(30))) for _ in range(3000))
     with gzip.open(tmp_path / "a.txt.gz", "wt") as f:
         f.write(text)
-    monkeypatch.setattr(text_blocks, "BLOCK", 1 << 12)
+    monkeypatch.setattr(blocks, "BLOCK", 1 << 12)
     c = load(tmp_path / "a.txt.gz", tmp_path / "cache", threads=threads)
     assert list(c.sentences()) == lines(text)
     assert dict(zip(c.words, c.counts.tolist(), strict=True)) == Counter(text.split())

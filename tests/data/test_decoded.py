@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
-from mmssl.data import decoded, images
-from mmssl.data.decoded import Decoded
+from mmssl.data.images import decoded, decoding
+from mmssl.data.images.decoded import Decoded
 from mmssl.errors import BadInput
 
 PROCESSOR = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
@@ -36,7 +36,7 @@ def arrays(home: Path) -> list[Path]:
 
 def test_pixels_are_those_of_the_processor_in_the_order_of_the_rows(tmp_path):
     data = write_images(tmp_path / "a")
-    expected = np.stack([images.decode(image, PROCESSOR) for image in data["image"]])
+    expected = np.stack([decoding.decode(image, PROCESSOR) for image in data["image"]])
     assert torch.equal(Decoded(data, "image", PROCESSOR).pixels, torch.from_numpy(expected))
 
 
@@ -60,14 +60,14 @@ def test_a_second_run_decodes_nothing(tmp_path, home):
 
 def test_two_processes_at_once_decode_once(tmp_path, home, monkeypatch):
     data, count = write_images(tmp_path / "a", 100), tmp_path / "count"
-    decode = images.decode
+    decode = decoding.decode
 
     def counted(image, processor):
         with open(count, "a") as f:
             f.write(".")
         return decode(image, processor)
 
-    monkeypatch.setattr(images, "decode", counted)
+    monkeypatch.setattr(decoding, "decode", counted)
     fork = multiprocessing.get_context("fork")
     both = [fork.Process(target=Decoded, args=(data, "image", PROCESSOR)) for _ in range(2)]
     for process in both:

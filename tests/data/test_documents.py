@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmssl.data import documents, text_blocks
+from mmssl.data.text import blocks, documents
 from mmssl.errors import BadInput
 
 
@@ -31,7 +31,7 @@ def test_a_text_file_is_cut_at_blank_lines(tmp_path):
 
 def test_blocks_change_nothing(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("\n\n".join(poems(30)))
-    monkeypatch.setattr(text_blocks, "BLOCK", 16)
+    monkeypatch.setattr(blocks, "BLOCK", 16)
     assert everything(*documents.load(str(tmp_path / "a.txt"))) == sorted(poems(30))
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmssl.data import emoji, sources
-from mmssl.data.images import undecoded
+from mmssl.data import sources
+from mmssl.data.built_in import emoji
+from mmssl.data.images.decoding import undecoded
 from mmssl.errors import BadInput
 
 HELD_OUT_FIRST = ["negative squared ab", "squared free", "squared sos", "ascension island flag"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmssl.data import masking
+from mmssl.data.text import masking
 
 BATCH, LENGTH, SHARE = 400, 100, 0.15
 

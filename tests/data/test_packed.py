@@ -6,8 +6,8 @@ import torch
 from datasets import Dataset
 from tiny.bert import LENGTH, WORDS, tokenizer
 
-from mmssl.data import packed
-from mmssl.data.text import train_bpe, train_wordpiece
+from mmssl.data.text import packed
+from mmssl.data.text.tokens import train_bpe, train_wordpiece
 from mmssl.errors import BadInput
 
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPProcessor
 
-from mmssl.data import pairs
-from mmssl.data.images import decode
+from mmssl.data.image_text import pairs
+from mmssl.data.image_text.pairs import Pairs, StreamedPairs, clean, columns
+from mmssl.data.images.decoding import decode
 from mmssl.data.loader import Loader
-from mmssl.data.pairs import Pairs, StreamedPairs, clean, columns
-from mmssl.data.text import Tokens, inner_pieces, train_clip_tokenizer
+from mmssl.data.text.tokens import Tokens, inner_pieces, train_clip_tokenizer
 from mmssl.errors import BadInput
 
 SIZE = 8

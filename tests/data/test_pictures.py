@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
+from mmssl.data.images.pictures import Pictures
 from mmssl.data.loader import Loader
-from mmssl.data.pictures import Pictures
 from mmssl.errors import BadInput
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 8, "width": 8})

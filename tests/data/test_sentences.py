@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mmssl.data.loader import Loader
-from mmssl.data.sentences import Documents, split, vocabulary
+from mmssl.data.text.sentences import Documents, split, vocabulary
 from mmssl.errors import BadInput
-from mmssl.word_vectors import tokenizer
+from mmssl.models.word_vectors import tokenizer
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
 

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
 from mmssl.data import sources
-from mmssl.data.pairs import clean, columns
+from mmssl.data.image_text.pairs import clean, columns
 from mmssl.errors import BadInput
 
 N = 6

@@ -7,8 +7,10 @@ import pytest
 from accelerate import PartialState
 from scipy.signal import lfilter
 
-from mmssl.data import audio, sources, voices
-from mmssl.data.voices import RATE, SPEAKERS, TAKES, VOWELS
+from mmssl.data import sources
+from mmssl.data.audio import recordings
+from mmssl.data.built_in import voices
+from mmssl.data.built_in.voices import RATE, SPEAKERS, TAKES, VOWELS
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_a_vowel_is_loudest_around_its_formants():
 
 
 def test_the_recipe_reads_all_of_them(rows):
-    data = audio.Recordings(audio.load("voices", speaker="speaker")["test"], RATE, 5120, 2000, speakers=True)
+    data = recordings.Recordings(recordings.load("voices", speaker="speaker")["test"], RATE, 5120, 2000, speakers=True)
     assert len(data) == len(rows["test"]) and not data.unusable and data.speaker.unique().tolist() == [0, 1]
 
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mmssl.data.whole import once, whole
+from mmssl.data.atomic import once, whole
 from mmssl.errors import BadInput
 
 

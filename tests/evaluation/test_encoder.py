@@ -20,11 +20,11 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
-from mmssl import word_vectors
 from mmssl.data import labelled
 from mmssl.errors import BadInput
-from mmssl.evaluation import encoder as encoders
+from mmssl.evaluation.downstream import encoder as encoders
 from mmssl.methods import word2vec
+from mmssl.models import word_vectors
 from mmssl.models.word2vec import Word2VecModel
 
 DATA = {"vit": "images", "clip": "images", "bert": "texts", "wav2vec": "sounds"}

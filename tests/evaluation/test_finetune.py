@@ -9,9 +9,9 @@ import torch
 from accelerate import PartialState
 
 from mmssl.data import labelled
-from mmssl.evaluation import encoder as encoders
-from mmssl.evaluation import finetune as tuning
-from mmssl.evaluation import linear_probe
+from mmssl.evaluation.downstream import encoder as encoders
+from mmssl.evaluation.downstream import finetune as tuning
+from mmssl.evaluation.downstream import linear_probe
 
 DATA = {"vit": "images", "bert": "texts", "wav2vec": "sounds"}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny.char_rnn import TEXT, model
 
-from mmssl.data import characters
+from mmssl.data.text import characters
 from mmssl.evaluation import language_model
 from mmssl.evaluation.language_model import LanguageModelEvaluation, entropy, n_gram, n_gram_probabilities, nats
 

@@ -10,9 +10,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from mmssl.errors import BadInput
-from mmssl.evaluation import linear_probe as probe
-from mmssl.evaluation.few_shot import few_shot
-from mmssl.evaluation.knn import knn
+from mmssl.evaluation.downstream import linear_probe as probe
+from mmssl.evaluation.downstream.few_shot import few_shot
+from mmssl.evaluation.downstream.knn import knn
 
 
 @pytest.fixture(scope="module")

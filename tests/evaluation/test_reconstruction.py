@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmssl.data.images import normalise, unit_range
-from mmssl.data.pictures import Pictures
+from mmssl.data.images.decoding import normalise, unit_range
+from mmssl.data.images.pictures import Pictures
 from mmssl.evaluation.reconstruction import Reconstruction
 from mmssl.methods import mae
 

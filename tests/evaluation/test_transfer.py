@@ -12,10 +12,10 @@ import yaml
 from accelerate import PartialState
 from PIL import Image
 
-from mmssl import card
 from mmssl.arguments import command
 from mmssl.data.labelled import Labelled
-from mmssl.evaluation import transfer as judging
+from mmssl.evaluation.downstream import transfer as judging
+from mmssl.hub import card
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "transfer.py"
 DATA = {"vit": "images", "bert": "texts", "wav2vec": "sounds", "clip": "images"}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmssl.data.skip_grams import SPARE, Draws, draw, keep_probability, noise_pool
+from mmssl.data.text.skip_grams import SPARE, Draws, draw, keep_probability, noise_pool
 from mmssl.kernels.word2vec_torch import update_window
 from mmssl.methods.word2vec import LANES
 

@@ -21,8 +21,8 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from mmssl.data import masking
-from mmssl.data.text import train_bpe
+from mmssl.data.text import masking
+from mmssl.data.text.tokens import train_bpe
 from mmssl.errors import BadInput
 from mmssl.methods import bert
 

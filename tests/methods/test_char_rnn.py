@@ -12,13 +12,13 @@ from small import arguments
 from tiny.char_rnn import CHUNK, STREAMS, TEXT, VARIANTS, model
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from mmssl.data import characters
 from mmssl.data.loader import Loader
+from mmssl.data.text import characters
 from mmssl.errors import BadInput
 from mmssl.evaluation.language_model import nats
-from mmssl.loop import train
 from mmssl.methods import char_rnn
-from mmssl.optim import adamw
+from mmssl.training.loop import train
+from mmssl.training.optim import adamw
 
 CELLS = pytest.mark.parametrize("cell", ["lstm", "gru"])
 

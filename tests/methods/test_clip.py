@@ -28,13 +28,14 @@ from transformers import (
     ViTModel,
 )
 
-from mmssl import steps, towers
-from mmssl.data import images
-from mmssl.data.images import MEAN, STD
-from mmssl.data.text import train_clip_tokenizer
+from mmssl.data.images import decoding
+from mmssl.data.images.decoding import MEAN, STD
+from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput
 from mmssl.evaluation import retrieval
 from mmssl.methods.clip import CLIP, info_nce, sigmoid
+from mmssl.models import towers
+from mmssl.training import steps
 
 TEXTS = ["a red square", "a blue circle", "two green lines", "something else"] * 5
 SIZE = 16
@@ -157,7 +158,7 @@ def test_one_view_is_that_of_the_plain_loss():
 
 
 def test_views_of_an_image_are_augmented_each_for_itself_and_there_is_one_at_the_end():
-    method = tiny(image_views=2, augment=images.ColourJitter(0.5)).train()
+    method = tiny(image_views=2, augment=decoding.ColourJitter(0.5)).train()
     pixels = batch()["pixel_values"]
     views = method.embed_image(pixels)
     assert views.shape[:2] == (len(pixels), 2) and not torch.allclose(views[:, 0], views[:, 1])

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, AutoModelForImageClassification, ViTMAEForPreTraining, ViTModel
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from mmssl.data.images import RandomResizedCrop, normalise, unit_range
+from mmssl.data.images.decoding import RandomResizedCrop, normalise, unit_range
 from mmssl.errors import BadInput
 from mmssl.methods import mae
 

@@ -13,17 +13,18 @@ from processes import Processes
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from mmssl import steps, word_vectors
 from mmssl.arguments import TrainArgs
-from mmssl.data.corpus import SENTENCE_END
 from mmssl.data.loader import Loader
-from mmssl.data.skip_grams import Pieces
+from mmssl.data.text.corpus import SENTENCE_END
+from mmssl.data.text.skip_grams import Pieces
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
 from mmssl.kernels.word2vec_torch import loss, update_batch, update_window
-from mmssl.loop import start, train
 from mmssl.methods import word2vec
 from mmssl.methods.word2vec import LANES, Word2Vec
+from mmssl.models import word_vectors
+from mmssl.training import steps
+from mmssl.training.loop import start, train
 
 GROUPS, SIZE = 6, 5  # words of one group stand together; vectors should find the groups
 WORDS = [f"{chr(97 + i // SIZE)}{i % SIZE}" for i in range(GROUPS * SIZE)]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from mmssl import steps
 from mmssl.method import Method
+from mmssl.training import steps
 
 
 def _adam(method: Method) -> list[Optimizer]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer, ModernBertConfig, ModernBertForMaskedLM
 
-from mmssl.data.packed import Packed
+from mmssl.data.text.packed import Packed
 from mmssl.methods.bert import BERT
 from tiny import Tiny
 

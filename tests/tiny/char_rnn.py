@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from mmssl.data import characters
+from mmssl.data.text import characters
 from mmssl.evaluation.language_model import entropy
 from mmssl.methods import char_rnn
 from tiny import Tiny

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmssl import towers
-from mmssl.data.images import MEAN, STD
+from mmssl.data.images.decoding import MEAN, STD
 from mmssl.methods import clip
+from mmssl.models import towers
 from tiny import Tiny
 
 

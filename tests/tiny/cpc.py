@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import Wav2Vec2FeatureExtractor
 
-from mmssl.data.sentences import Documents
+from mmssl.data.text.sentences import Documents
 from mmssl.methods.cpc import CPC
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
-from mmssl.word_vectors import tokenizer
+from mmssl.models.word_vectors import tokenizer
 from tiny import Tiny
 
 RATE = 800  # Hz

@@ -5,11 +5,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from mmssl import steps
-from mmssl.data.corpus import SENTENCE_END
-from mmssl.data.skip_grams import Pieces
+from mmssl.data.text.corpus import SENTENCE_END
+from mmssl.data.text.skip_grams import Pieces
 from mmssl.methods.word2vec import Word2Vec
-from mmssl.word_vectors import tokenizer
+from mmssl.models.word_vectors import tokenizer
+from mmssl.training import steps
 from tiny import Tiny
 
 GROUPS, SIZE = 6, 5

@@ -1,0 +1,134 @@
+"""Recordings, and what their names say of them, as Parquet with a card: what `--dataset` and `load_dataset` read."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from datasets import Dataset, Features, Value
+
+from mmssl.data.atomic import whole
+from mmssl.errors import BadInput, first_line
+
+AUDIO = {"bytes": Value("binary"), "path": Value("string")}
+SHARD = 400_000_000  # bytes of recordings in a file, about
+MAX_UNUSABLE = 0.1  # share of the recordings
+PLACE = re.compile(r"\\\{(\w+)(:d)?\\\}")  # {speaker} or {take:d}, escaped
+KINDS = {"": ("[^/]+?", Value("string")), ":d": (r"\d+", Value("int64"))}
+
+
+def columns(pattern: str) -> dict[str, Value]:
+    """Those that `fields` fills. pattern: as there."""
+    return {name: KINDS[kind][1] for name, kind in PLACE.findall(re.escape(pattern))}
+
+
+def fields(pattern: str, path: str) -> dict[str, str | int]:
+    """What a path says. pattern: "{digit:d}_{speaker}_{take:d}", :d for a number; with slashes, the folders above too.
+
+    Raises BadInput where it does not fit.
+    """
+    name = "/".join([*Path(path).parent.parts, Path(path).stem][-pattern.count("/") - 1 :])
+    expression = PLACE.sub(lambda m: f"(?P<{m[1]}>{KINDS[m[2] or ''][0]})", re.escape(pattern))
+    found = re.fullmatch(expression, name)
+    if found is None:
+        raise BadInput(f"{path or 'a recording without a name'} does not fit the pattern {pattern}")
+    return {key: int(found[key]) if value == KINDS[":d"][1] else found[key] for key, value in columns(pattern).items()}
+
+
+def described(parts: dict[str, Dataset], pattern: str, hold_out: str | None = None) -> dict[str, Iterable[dict]]:
+    """Rows for `write`, from what `audio.load` gives. hold_out: "column=value,value" goes to the test part, all else to
+    the training part; default: the parts stay as they are."""
+
+    def rows(data: Iterable[dict]) -> Iterator[dict]:
+        for row in data:
+            yield {"audio": row["audio"], **fields(pattern, (row["audio"] or {}).get("path") or "")}
+
+    if hold_out is None:
+        return {part: rows(data) for part, data in parts.items()}
+    column, _, values = hold_out.partition("=")
+    if column not in columns(pattern) or not values:
+        raise BadInput(f"--hold_out {hold_out}: give a column of {', '.join(columns(pattern))}, as in speaker=ann,bob")
+
+    def of(held: bool) -> Iterator[dict]:
+        every = chain.from_iterable(map(rows, parts.values()))
+        return (row for row in every if (str(row[column]) in values.split(",")) == held)
+
+    return {"train": of(False), "test": of(True)}
+
+
+def write(
+    directory: Path,
+    parts: dict[str, Iterable[dict]],
+    columns: dict[str, Value],
+    card: str,
+    hours: dict[str, float] | None = None,
+) -> str:
+    """<part>-00000.parquet and so on, and README.md, all or nothing; returns what was written, in a sentence.
+
+    parts:   rows with "audio", {bytes, path}, a file's path where there are no bytes, and `columns`. What soundfile
+             cannot open is left out, named and counted.
+    columns: of each row beside "audio", and "sampling_rate" in Hz, which is added.
+    card:    its {contents} is filled in.
+    hours:   of a part, at most: what comes first.
+
+    Raises BadInput where `directory` holds something, where a part is empty and where too much cannot be read.
+    """
+    hours = hours or {}
+    features = Features({"audio": AUDIO, "sampling_rate": Value("int64"), **columns})
+    with whole(directory) as place:
+        written = [_part(place, part, rows, features, hours.get(part)) for part, rows in parts.items()]
+        contents = "; ".join(written)
+        (place / "README.md").write_text(card.replace("{contents}", contents), encoding="utf-8")
+    return f"{directory}: {contents}"
+
+
+def _part(directory: Path, part: str, rows: Iterable[dict], features: Features, hours: float | None) -> str:
+    shard, size, shards, count, seconds, rates, broken = [], 0, 0, 0, 0.0, set(), []
+
+    def flush() -> None:
+        Dataset.from_list(shard, features=features).to_parquet(directory / f"{part}-{shards:05}.parquet")
+
+    for row in rows:
+        opened = _opened(row["audio"])
+        if isinstance(opened, str):
+            broken.append(opened)
+            continue
+        audio, rate, duration = opened
+        shard.append(row | {"audio": audio, "sampling_rate": rate})
+        rates.add(rate)
+        size, count, seconds = size + len(audio["bytes"]), count + 1, seconds + duration
+        full = hours is not None and seconds >= 3600 * hours
+        if size >= SHARD or full:
+            flush()
+            shard, size, shards = [], 0, shards + 1
+        if full:
+            break
+    if shard:
+        flush()
+    named = f" ({'; '.join(broken[:3])}{'; ...' * (len(broken) > 3)})" if broken else ""
+    if len(broken) > MAX_UNUSABLE * (count + len(broken)):
+        raise BadInput(f"{len(broken)} of {count + len(broken)} recordings cannot be read{named}")
+    if not count:
+        raise BadInput(f"there is no recording for the {part} part")
+    left_out = f", {len(broken)} that cannot be read left out{named}" if broken else ""
+    at = " and ".join(f"{rate:,}" for rate in sorted(rates))
+    return f"{part}: {count:,} recordings, {seconds / 60:,.1f} minutes at {at} Hz{left_out}"
+
+
+def _opened(audio: dict | None) -> tuple[dict, int, float] | str:
+    """({bytes, path}, rate in Hz, seconds), the path without its folders; or what is wrong."""
+    import soundfile  # its library is loaded when it is needed
+
+    audio = audio or {}
+    name = audio.get("path") or ""
+    try:
+        content = audio["bytes"] if audio.get("bytes") is not None else Path(name).read_bytes()
+        info = soundfile.info(io.BytesIO(content))
+        if not info.frames:
+            raise BadInput("holds no samples")
+        return {"bytes": content, "path": Path(name).name}, info.samplerate, info.duration
+    except Exception as error:  # whatever a decoder can raise on a broken file
+        return f"{name} {'' if isinstance(error, BadInput) else f'{type(error).__name__}: '}{first_line(error)}".strip()

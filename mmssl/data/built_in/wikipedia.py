@@ -1,0 +1,72 @@
+"""Some hundred English Wikipedia articles without a download: the dump excerpt that gensim ships with its tests.
+
+Mark-up is removed by gensim's wikicorpus; what is left is running text, case and punctuation kept, a paragraph a line.
+For word vectors, masked language models and anything else that reads text.
+"""
+
+from __future__ import annotations
+
+import bz2
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset
+
+from mmssl.data.atomic import whole
+from mmssl.errors import BadInput
+
+DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+LICENCE = "Text: Wikipedia contributors, CC BY-SA 4.0, from the dump excerpt in gensim's test data."
+HELD_OUT = 20  # every twentieth article
+
+CARD = """---
+license: cc-by-sa-4.0
+language: [en]
+task_categories: [fill-mask, text-generation]
+pretty_name: Some Wikipedia articles
+---
+# Some Wikipedia articles
+
+{train} training and {test} held-out articles of the English Wikipedia: `title` and `text`, mark-up removed, a paragraph
+a line. Built by `mmssl.data.built_in.wikipedia` from the dump excerpt in gensim's test data.
+
+Text: Wikipedia contributors, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/); each article's authors are
+listed in its history at https://en.wikipedia.org.
+"""
+
+
+def articles() -> Iterator[tuple[str, str]]:
+    """(title, text) of each article, redirects and lists of links left out. Raises BadInput without gensim."""
+    try:
+        from gensim.corpora.wikicorpus import extract_pages, filter_wiki
+        from gensim.test.utils import datapath
+    except ImportError as error:
+        raise BadInput("the built-in Wikipedia articles come with gensim; pip install gensim") from error
+    if not Path(datapath(DUMP)).exists():
+        raise BadInput(f"this gensim ships no {DUMP}; gensim 4.4 does")
+    with bz2.open(datapath(DUMP)) as dump:
+        for title, marked_up, _ in extract_pages(dump, filter_namespaces=("0",)):
+            text = _running_text(filter_wiki(marked_up))
+            if len(text) > 1000 and not marked_up[:20].upper().startswith("#REDIRECT"):
+                yield title, text
+
+
+def build(directory: Path) -> None:
+    """Write train.parquet, test.parquet and README.md: a dataset that `load_dataset` reads."""
+    rows = [{"title": title, "text": text} for title, text in articles()]
+    parts = {
+        "train": [row for i, row in enumerate(rows) if i % HELD_OUT],
+        "test": [row for i, row in enumerate(rows) if i % HELD_OUT == 0],
+    }
+    with whole(directory) as place:
+        for name, part in parts.items():
+            Dataset.from_list(part).to_parquet(place / f"{name}.parquet")
+        (place / "README.md").write_text(CARD.format(**{name: len(part) for name, part in parts.items()}))
+
+
+def _running_text(text: str) -> str:
+    """Headings, list marks, leftovers of tables and empty lines taken out; a paragraph a line."""
+    text = re.sub(r"'{2,}", "", text)  # bold, italic
+    lines = (re.sub(r"^[*#:;|!\s]+", "", line).strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if len(line) > 40 and not line.startswith(("=", "{", "}", "[[")))

@@ -1,0 +1,217 @@
+"""Image–text pairs: every image decoded once, every caption tokenised once, captions drawn anew in each epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import ProcessorMixin
+
+from mmssl.data import draws
+from mmssl.data.images.decoded import Decoded, try_decode
+from mmssl.data.images.decoding import undecoded
+from mmssl.data.sources import Data
+from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
+from mmssl.distributed import rank
+from mmssl.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "jpeg", "picture", "photo")
+CAPTION_COLUMNS = ("captions", "caption", "text", "txt", "sentences", "sentence", "title", "description")
+MAX_UNUSABLE = 0.1  # share of the rows; beyond it the data set itself must be wrong
+
+
+def columns(data: Data, image: str | None, caption: str | None) -> tuple[str, str]:
+    """The names of the image and the caption column: those given, else the first with a usual name."""
+    return image_column(data, image), _column(data, caption, CAPTION_COLUMNS, "caption")
+
+
+def image_column(data: Data, given: str | None) -> str:
+    return _column(data, given, IMAGE_COLUMNS, "image")
+
+
+def _column(data: Data, given: str | None, usual: Sequence[str], what: str) -> str:
+    names = data.column_names or list(next(iter(data)))
+    if given is not None and given not in names:
+        raise BadInput(f"--{what}_column {given}: the data has no such column, only {', '.join(names)}")
+    found = given or next((name for name in usual if name in names), None)
+    if found is None:
+        raise BadInput(f"no {what} column among {', '.join(names)}: name it with --{what}_column")
+    return found
+
+
+class Pairs(Dataset):
+    """Images, decoded once (see decoded.py), and their captions, tokenised once.
+
+    rows:     (images,) of the source that can be used
+    pixels:   (rows of the source, 3, height, width) uint8: image i is pixels[rows[i]]
+    captions: the texts of each image, at least one
+    tokens:   all of them, one after the other; those of image i are first[i] to first[i + 1]
+    """
+
+    def __init__(
+        self,
+        data: datasets.Dataset,
+        processor: ProcessorMixin,
+        max_length: int,
+        image_column: str,
+        caption_column: str,
+        seed: int = 0,
+        first_caption: float = 0.0,
+        word_dropout: float = 0.0,
+        word_noise: float = 0.0,
+        captions_per_image: int = 1,
+        what: str = "images",
+    ) -> None:
+        """first_caption: probability of drawing an image's first caption, otherwise any of them. word_dropout: share of
+        the words left out, never all of a caption; word_noise: replaced by pieces of words. captions_per_image: drawn
+        at a time, and changed, each for itself. All four are for training.
+
+        Raises BadInput when nothing is left, or when more than a tenth of the rows cannot be used.
+        """
+        self.epoch, self.first_caption, self.seeds = 0, first_caption, seeds(seed, captions_per_image)
+        self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
+        texts = [clean(value) for value in data[caption_column]]
+        silent = [f"row {row}" for row, captions in enumerate(texts) if not captions]
+        report_unusable(silent, [], len(data))  # before the costly part
+        decoded = Decoded(data, image_column, processor.image_processor, what)
+        report_unusable(
+            silent, [f"row {row}: {why}" for row, why in sorted(decoded.broken.items())], len(data), final=True
+        )
+        self.pixels = decoded.pixels
+        self.rows = torch.tensor([row for row, captions in enumerate(texts) if captions and row not in decoded.broken])
+        self.captions = [texts[row] for row in self.rows.tolist()]
+        self.first = torch.tensor([0, *np.cumsum([len(captions) for captions in self.captions])])
+        self.tokens = Tokens([text for captions in self.captions for text in captions], processor.tokenizer, max_length)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another draw of captions."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        """pixel_values: (batch, 3, size, size) uint8; input_ids, attention_mask: (batch, tokens), or, of several
+        captions per image, (batch, captions, tokens); index: (batch,), rows of the source."""
+        chosen = torch.tensor(indices)
+        count, texts = self.first[chosen + 1] - self.first[chosen], []
+        for seed in self.seeds:
+            drawn = _draw_captions(chosen, count, self.first_caption, seed, self.epoch)
+            texts.append(self.tokens.altered(self.first[chosen] + drawn, *self.words, seed, self.epoch))
+        rows = self.rows[chosen]
+        return {"pixel_values": self.pixels[rows], **_texts(texts, self.tokens.pad), "index": rows}
+
+
+def all_captions(data: Data, column: str, rows_of_a_stream: int = 10_000) -> list[str]:
+    """Every caption (of the first rows of a stream): what a tokenizer is trained on."""
+    values = data[column] if isinstance(data, datasets.Dataset) else (r[column] for r in data.take(rows_of_a_stream))
+    return [text for value in values for text in clean(value)]
+
+
+def clean(value: str | Sequence[str] | None) -> list[str]:
+    """The captions of a row: one or several strings, without the empty ones."""
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+
+
+class StreamedPairs:
+    """The same batches from a stream: decoded and tokenised as they come, in the loader's workers.
+
+    `rows` is the stream to give to the Loader, this object its collate_fn. Rows that cannot be used are left out, the
+    first few named; when they are more than a tenth of the many that were read, BadInput ends the run.
+    """
+
+    BUFFER = 1000  # rows that a shuffle chooses from
+    NAMED = 5
+    MANY = 500  # rows
+
+    def __init__(
+        self,
+        rows: datasets.IterableDataset,
+        processor: ProcessorMixin,
+        max_length: int,
+        image_column: str,
+        caption_column: str,
+        seed: int = 0,
+        first_caption: float = 0.0,
+        word_dropout: float = 0.0,
+        word_noise: float = 0.0,
+        captions_per_image: int = 1,
+    ) -> None:
+        self.processor, self.max_length = processor, max_length
+        self.image_column, self.caption_column = image_column, caption_column
+        self.first_caption, self.seeds = first_caption, seeds(seed, captions_per_image)
+        self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
+        self.epoch, self.read, self.unusable = 0, 0, 0
+        rows = undecoded(rows, image_column) if rows.features else rows
+        # one shard at a time: where several are mixed, datasets sleeps for five seconds at the end of each epoch
+        rows = rows.shuffle(seed=seed, buffer_size=self.BUFFER, max_buffer_input_shards=1)
+        rows = rows.map(self._read, with_indices=True, remove_columns=rows.column_names)
+        self.rows = rows.filter(lambda row: row["pixels"] is not None)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def _read(self, row: dict, place: int) -> dict:
+        texts = clean(row[self.caption_column])
+        pixels = try_decode(row[self.image_column], self.processor.image_processor) if texts else "no caption"
+        self.read += 1
+        if isinstance(pixels, str):
+            self.unusable += 1
+            if self.unusable <= self.NAMED:
+                logger.warning("left out: row %d of the shuffled stream: %s", place, pixels)
+            if self.read >= self.MANY and self.unusable > MAX_UNUSABLE * self.read:
+                raise BadInput(f"{self.unusable} of {self.read} rows of the stream cannot be used, the last: {pixels}")
+            pixels = None
+        return {"pixels": pixels, "texts": texts, "place": place}
+
+    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
+        places = torch.tensor([row["place"] for row in rows])
+        count = torch.tensor([len(row["texts"]) for row in rows])
+        texts = []
+        for seed in self.seeds:
+            drawn = _draw_captions(places, count, self.first_caption, seed, self.epoch).tolist()
+            captions = [row["texts"][number] for row, number in zip(rows, drawn, strict=True)]
+            tokens = Tokens(captions, self.processor.tokenizer, self.max_length)
+            # rows of this batch alone are numbered from 0: the place of the first makes the draw the batch's own
+            texts.append(tokens.altered(torch.arange(len(rows)), *self.words, seed + int(places[0]), self.epoch))
+        pixels = torch.from_numpy(np.stack([np.asarray(row["pixels"], dtype=np.uint8) for row in rows]))
+        return {"pixel_values": pixels, **_texts(texts, tokens.pad), "index": places}
+
+
+def seeds(seed: int, n: int) -> list[int]:
+    """`seed`, and n - 1 others far from it (of which draws.draw sees the last 32 bits)."""
+    return [seed ^ (number << 20) for number in range(n)]
+
+
+def _texts(texts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
+    return texts[0] if len(texts) == 1 else side_by_side(texts, pad)
+
+
+def _draw_captions(images: Tensor, count: Tensor, first_caption: float, seed: int, epoch: int) -> Tensor:
+    """Which of its `count` captions each image shows in this epoch: with probability first_caption, the first."""
+    drawn = draws.draw(images, seed, epoch) % count
+    drawn[draws.share(images, ~seed, epoch) < first_caption] = 0
+    return drawn
+
+
+def report_unusable(silent: list[str], broken: list[str], total: int, final: bool = False) -> None:
+    """What cannot be used is announced and counted, never swallowed. Raises BadInput where it is too much."""
+    found = ((broken, "images that cannot be decoded"), (silent, "images without a caption"))
+    said = " and ".join(
+        f"{len(rows)} {what} ({'; '.join(rows[:3])}{'; ...' if len(rows) > 3 else ''})" for rows, what in found if rows
+    )
+    unusable = len(silent) + len(broken)
+    if total == 0:
+        raise BadInput("the data has no rows")
+    if unusable > MAX_UNUSABLE * total:
+        raise BadInput(f"of {total} rows, {said}: too many to leave out; mend them or remove them")
+    if said and final and rank() == 0:
+        logger.warning("left out of %d rows: %s", total, said)

@@ -1,0 +1,118 @@
+"""Every image of a data set, decoded once into one array on disk, mapped into memory.
+
+The array is shared by all processes of a machine and found again by the next run. Its name is a digest of all that it
+depends on (the data, the files that it points to, the image processor), so it is never out of date. It may be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from mmssl.data import sources
+from mmssl.data.atomic import once, whole
+from mmssl.data.images import decoding
+from mmssl.data.images.decoding import undecoded
+from mmssl.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 64  # images that a worker decodes at a time
+ALONE = 2000  # images that are decoded before two workers have started
+
+
+class Decoded:
+    """pixels: (rows, 3, height, width) uint8, all zero where a row is broken.  broken: row -> what is wrong with it."""
+
+    def __init__(self, data: datasets.Dataset, column: str, processor, what: str = "images") -> None:
+        """Raises BadInput where `column` holds no images, or where the array does not fit on the disk."""
+        raw = undecoded(data, column)
+        shape = (len(raw), 3, *decoding.shape(processor))
+
+        def decode(directory: Path) -> None:
+            with whole(directory) as place:
+                _check_space(place, shape, what)
+                _decode(raw, column, processor, shape, place, what)
+
+        directory = once(sources.home() / "decoded" / _digest(raw, column, processor), decode)
+        # "c": torch wants memory that it could write to; what were written would stay in this process
+        self.pixels: Tensor = torch.from_numpy(np.load(directory / "pixels.npy", mmap_mode="c"))
+        self.broken = {int(row): why for row, why in json.loads((directory / "broken.json").read_text()).items()}
+
+
+def try_decode(image, processor) -> np.ndarray | str:
+    """The pixels, or what is wrong with them."""
+    if image is None:
+        return "no image"
+    try:
+        return decoding.decode(image, processor)
+    except Exception as error:  # whatever a decoder can raise on a broken file
+        name = image if isinstance(image, str) else image.get("path")
+        return f"{name + ' ' if name else ''}{type(error).__name__}: {error}"
+
+
+class _Decoder(Dataset):
+    """Item i decodes the i-th chunk of rows into the array on disk, and is what was broken there."""
+
+    def __init__(self, raw: datasets.Dataset, column: str, processor, file: Path) -> None:
+        self.raw, self.column, self.processor, self.file = raw, column, processor, file
+
+    def __len__(self) -> int:
+        return -(-len(self.raw) // CHUNK)
+
+    def __getitem__(self, chunk: int) -> dict[int, str]:
+        pixels, first, broken = np.load(self.file, mmap_mode="r+"), chunk * CHUNK, {}
+        for row, image in enumerate(self.raw[first : first + CHUNK][self.column], start=first):
+            result = try_decode(image, self.processor)
+            if isinstance(result, str):
+                broken[row] = result
+            else:
+                pixels[row] = result
+        return broken
+
+
+def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...], directory: Path, what: str) -> None:
+    np.lib.format.open_memmap(directory / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+    # processes, not threads: on small images the interpreter's lock costs two threads more than they win
+    workers = 0 if len(raw) < ALONE else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    decoder = _Decoder(raw, column, processor, directory / "pixels.npy")
+    chunks = DataLoader(decoder, batch_size=None, num_workers=workers)
+    broken: dict[int, str] = {}
+    with tqdm(total=len(raw), desc=f"decoding {what}", unit="image", disable=not workers) as bar:
+        for some in chunks:
+            broken |= some
+            bar.update(min(CHUNK, len(raw) - bar.n))
+    (directory / "broken.json").write_text(json.dumps(broken))
+
+
+def _digest(raw: datasets.Dataset, column: str, processor) -> str:
+    """Changes with the rows, the files that they point to, and what the processor does."""
+    digest = hashlib.sha256(f"{raw._fingerprint} {column} {processor.to_json_string()}".encode())
+    stored = raw.data.column(column)
+    paths = pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))
+    for path in paths.to_pylist():
+        if path is not None and os.path.exists(path):
+            file = os.stat(path)
+            digest.update(f"{path} {file.st_size} {file.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _check_space(directory: Path, shape: tuple[int, ...], what: str) -> None:
+    needed, free = int(np.prod(shape, dtype=np.int64)), shutil.disk_usage(directory).free
+    if needed > 0.95 * free:
+        raise BadInput(
+            f"{shape[0]:,} {what}, decoded to {shape[2]} x {shape[3]} pixels, take {needed / 1e9:.1f} GB; {directory} "
+            f"has {free / 1e9:.1f} GB free: set MMSSL_HOME to a folder on a larger disk, or use --streaming"
+        )

@@ -1,0 +1,230 @@
+"""Text as word2vec reads it: a vocabulary, and one flat int32 array of word ids with -1 at the end of each sentence.
+
+A word is what stands between white space, exactly as `str.split()` has it; a sentence is a line. The bytes are cut into
+words and looked up in a hash table by compiled code, several blocks at once; the array is written to disk block by
+block and read back memory-mapped, so that a corpus may be larger than memory. It is kept on disk: the same text with
+the same settings is read from there the next time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmssl.data import sources
+from mmssl.data.atomic import once, whole
+from mmssl.data.text.blocks import Source, in_blocks, open_blocks
+from mmssl.errors import BadInput
+from mmssl.kernels.word_table import SENTENCE_END, Table
+
+DROPPED = -2  # a word that is too rare
+LONG_LINE = 1_000_000  # words
+FORMAT = 1  # of the files on disk
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """
+    words:  the vocabulary, most frequent first.
+    counts: (words,) int64.
+    ids:    (tokens,) int32, memory-mapped; SENTENCE_END after each line.
+    total:  words of the text, the dropped ones among them.
+    """
+
+    words: list[str]
+    counts: np.ndarray
+    ids: np.ndarray
+    total: int
+
+    def sentences(self) -> Iterator[list[str]]:
+        """The lines again, as lists of words, without the dropped ones."""
+        rest = np.empty(0, np.int32)
+        for start in range(0, len(self.ids), 1 << 20):
+            piece = np.concatenate([rest, self.ids[start : start + (1 << 20)]])
+            *whole, rest = np.split(piece, np.flatnonzero(piece == SENTENCE_END) + 1)
+            for sentence in whole:
+                if len(sentence) > 1:
+                    yield [self.words[i] for i in sentence[:-1].tolist()]
+
+    @property
+    def unigram_entropy(self) -> float:
+        """Nats per word of a model that knows the counts alone."""
+        share = self.counts / self.counts.sum()
+        return float(-(share * np.log(share)).sum())
+
+
+def load(
+    source: Source,
+    *,
+    column: str | None = None,
+    min_count: int = 5,
+    max_words: int | None = None,
+    plain: bool = False,
+    phrases: bool = False,
+    cache: str | Path | None = None,
+    threads: int | None = None,
+    say: Say = print,
+) -> Corpus:
+    """The corpus of a text, from the cache where it is there.
+
+    source:    a text file, also .gz; a Parquet file; a list of such files; a folder, a built-in name or a Hub id (see
+               `sources.load`); a datasets.Dataset or IterableDataset.
+    column:    of tables: the one with the text. Default: "text", else the only column of strings.
+    min_count: rarer words are left out. max_words: at most so many, the most frequent ones.
+    plain:     lower-case everything and keep letters and digits alone, for text that is not tokenised yet.
+    phrases:   join word pairs that belong together (see `join_phrases`).
+    cache:     folder for the arrays; default ~/.cache/huggingface/mmssl/corpora, or $MMSSL_HOME/corpora.
+
+    Raises BadInput: no such file, bytes that are not UTF-8 (file and line named), no words, none of min_count.
+    """
+    cache = Path(cache) if cache else sources.home() / "corpora"
+    name, blocks = open_blocks(source, column)
+    settings = {"source": name, "min_count": min_count, "max_words": max_words, "plain": plain, "format": FORMAT}
+    directory = cache / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+
+    def make(directory: Path) -> None:
+        build(blocks, directory, min_count, max_words, plain, threads, say)
+        (directory / "settings.json").write_text(json.dumps(settings, indent=2))
+
+    corpus = read(once(directory, make))
+    return join_phrases(corpus, directory / "phrases", min_count, say=say) if phrases else corpus
+
+
+def read(directory: Path) -> Corpus:
+    """A corpus that `build` has written."""
+    total = json.loads((directory / "corpus.json").read_text())["total"]
+    words = (directory / "words.txt").read_bytes().decode().split("\n")
+    return Corpus(
+        words, np.load(directory / "counts.npy"), np.memmap(directory / "ids.int32", np.int32, mode="r"), total
+    )
+
+
+def build(
+    blocks: Iterable[tuple[str, bytes]],
+    directory: Path,
+    min_count: int = 5,
+    max_words: int | None = None,
+    plain: bool = False,
+    threads: int | None = None,
+    say: Say = print,
+) -> None:
+    """Count and number the words of `blocks`, and write words.txt, counts.npy, ids.int32, corpus.json to `directory`.
+
+    blocks: (where it is from, text as UTF-8); each begins and ends between two words.
+    """
+    with whole(directory) as place:
+        tables, pieces, longest = _number(blocks, place / "provisional.int32", plain, threads or os.cpu_count() or 1)
+        words, counts, renumber = _vocabulary(tables, min_count, max_words)
+        total = int(sum(table.counts[: table.size].sum() for table in tables))
+        if longest > LONG_LINE:
+            say(f"the longest line has {longest:,} words; it is one sentence, and windows run through it unbroken")
+        _renumber(place / "provisional.int32", place / "ids.int32", pieces, renumber)
+        (place / "provisional.int32").unlink()
+        (place / "words.txt").write_bytes("\n".join(words).encode())
+        np.save(place / "counts.npy", counts)
+        (place / "corpus.json").write_text(json.dumps({"total": total, "words": len(words), "format": FORMAT}))
+
+
+def join_phrases(
+    corpus: Corpus, directory: Path, min_count: int = 5, threshold: float = 10.0, say: Say = print
+) -> Corpus:
+    """The corpus with word pairs that belong together written as one, new_york, found by gensim's Phrases (Mikolov et
+    al. 2013, section 4). Python's speed: about a minute for ten million words, once."""
+    from gensim.models.phrases import Phrases
+
+    phrases = Phrases(corpus.sentences(), min_count=min_count, threshold=threshold, delimiter="_").freeze()
+    joined = (" ".join(phrases[sentence]) + "\n" for sentence in corpus.sentences())
+    blocks = (("phrases", block) for block in in_blocks(joined))
+    return read(once(directory, lambda place: build(blocks, place, min_count, say=say)))
+
+
+# ---------------------------------------------------------------- from text to provisional numbers
+
+
+def _number(blocks, file: Path, plain: bool, threads: int) -> tuple[list[Table], list[tuple[int, int]], int]:
+    """Write the provisional numbers of all blocks. Returns the tables, (table, length) of each block, the longest
+    line."""
+    tables = [Table() for _ in range(threads)]
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for i in range(threads):
+        free.put(i)
+
+    def number(block: tuple[str, bytes]) -> tuple[int, np.ndarray, int]:
+        text = _plain(block[1]) if plain else np.frombuffer(block[1], np.uint8)
+        i = free.get()
+        ids, longest = tables[i].number(text)
+        free.put(i)
+        return i, ids, longest
+
+    pieces, longest = [], 0
+    with open(file, "wb") as f, ThreadPoolExecutor(threads) as pool:
+        for i, ids, line in _ahead(pool, number, blocks, threads):
+            f.write(ids.data)
+            pieces.append((i, len(ids)))
+            longest = max(longest, line)
+    return tables, pieces, longest
+
+
+def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, n: int) -> Iterator:
+    """`map` in order, at most n items in flight: what is read from disk and not yet used stays bounded."""
+    waiting = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > n:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _plain(text: bytes) -> np.ndarray:
+    """Lower-cased, with everything but letters, digits and line ends turned to spaces."""
+    lower = pc.utf8_lower(pa.scalar(text.decode(), pa.large_string()))
+    words = pc.replace_substring_regex(lower, r"[^\pL\pM\pN\n]+", " ")
+    return np.frombuffer(words.as_buffer(), np.uint8)
+
+
+# ---------------------------------------------------------------- from provisional to final numbers
+
+
+def _vocabulary(tables: list[Table], min_count: int, max_words: int | None) -> tuple[list[str], np.ndarray, list]:
+    """Words and counts, most frequent first, and for each table the final number of each of its words."""
+    count: dict[bytes, int] = {}
+    spelled = [table.words() for table in tables]
+    for words, table in zip(spelled, tables, strict=True):
+        for word, n in zip(words, table.counts[: table.size].tolist(), strict=True):
+            count[word] = count.get(word, 0) + n
+    if not count:
+        raise BadInput("the text holds no words: empty files, or nothing but white space")
+    # equally frequent words in the order of their bytes: the numbering must not depend on which thread was first
+    kept = sorted((item for item in count.items() if item[1] >= min_count), key=lambda item: (-item[1], item[0]))
+    kept = kept[:max_words]
+    if not kept:
+        word, most = max(count.items(), key=lambda item: item[1])
+        raise BadInput(
+            f"--min_count {min_count} leaves no word: of {len(count):,} different words the most frequent, "
+            f"{word.decode()!r}, occurs {most} times; lower it"
+        )
+    number = {word: i for i, (word, _) in enumerate(kept)}
+    renumber = [np.array([number.get(word, DROPPED) for word in words], np.int32) for words in spelled]
+    return [word.decode() for word in number], np.array([n for _, n in kept], np.int64), renumber
+
+
+def _renumber(provisional: Path, final: Path, pieces: list[tuple[int, int]], renumber: list[np.ndarray]) -> None:
+    lookup = [np.append(numbers, np.int32(SENTENCE_END)) for numbers in renumber]  # -1 selects the last
+    with open(provisional, "rb") as before, open(final, "wb") as after:
+        for table, length in pieces:
+            ids = lookup[table][np.fromfile(before, np.int32, length)]
+            after.write(ids[ids != DROPPED].data)

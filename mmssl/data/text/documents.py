@@ -1,0 +1,194 @@
+"""The documents of a text data set: what masked language models, character models and predictive coding read.
+
+A document is a row of a table; of a text file, what stands between two blank lines, or all of it where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset, Features, IterableDataset, Value
+from datasets.exceptions import DatasetGenerationError
+
+from mmssl.data import sources
+from mmssl.data.text.blocks import file_blocks, text_column
+from mmssl.errors import BadInput
+
+TEXT_FILES = (".txt", ".text", ".md")  # each also with .gz behind it
+FEATURES = Features({"text": Value("large_string")})  # one document may be larger than 2 GiB
+BYTE_ORDER_MARK = "\ufeff"
+FEW = 10  # documents: of fewer, the last tenth of each is held out instead of whole ones
+
+
+def load(
+    name: str,
+    column: str | None = None,
+    *,
+    held_out: int = 1000,
+    whole: bool = False,
+    streaming: bool = False,
+    seed: int = 0,
+) -> tuple[sources.Data, Dataset]:
+    """(train, held out), each with one column, "text"; no document of white space alone. Kept on disk for the next run.
+
+    name:      text files (.txt, also .gz; several with commas between them), a folder of them, or whatever
+               `sources.load` takes: a built-in name, Parquet, CSV, JSON lines, a Hub id.
+    column:    of tables: the one with the text. Default: "text", else the only column of strings.
+    held_out:  documents, where the data has no test part: at most a tenth of them, always the same ones. Of a text of
+               fewer than ten documents, the last tenth of the characters of each.
+    whole:     text files are not cut at blank lines.
+    streaming: read as it goes; train is an IterableDataset, and its first documents are held out.
+
+    Raises BadInput: no such file, bytes that are not UTF-8 (file and line named), no column of text, no text at all.
+    """
+    with PartialState().main_process_first():
+        files = _text_files(name)
+        if files and column:
+            raise BadInput(f"--text_column {column}: {name} is running text, which has no columns")
+        if files:
+            data = {part: _read(paths, whole, streaming) for part, paths in files.items()}
+        else:
+            data = {
+                part: _one_column(name, rows, column) for part, rows in sources.load(name, streaming=streaming).items()
+            }
+        if streaming:
+            return sources.split(data, held_out, seed)
+        for part, rows in data.items():
+            if len(rows) == 0:
+                raise BadInput(f"--dataset {name}: the {part} data holds no text, only empty rows")
+        if "test" not in data and len(data["train"]) < FEW:
+            return _cut(name, data["train"]["text"])
+        return sources.split(data, held_out, seed)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of training documents; lines that are not blank. repeated: lines that stood in the text before. leaked: lines of
+    the held-out documents that stand in the training documents too."""
+
+    documents: int
+    characters: int
+    lines: int
+    repeated: int
+    held_out_documents: int
+    held_out_lines: int
+    leaked: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.documents:,} documents of {self.characters:,} characters; {self.repeated:,} of their {self.lines:,}"
+            f" lines ({self.repeated / max(1, self.lines):.1%}) repeat an earlier one. {self.held_out_documents:,}"
+            f" documents held out; {self.leaked:,} of their {self.held_out_lines:,} lines "
+            f"({self.leaked / max(1, self.held_out_lines):.1%}) also occur in the training data"
+        )
+
+
+def count(train: Dataset, held_out: Dataset) -> Counts:
+    """How much there is, and how much of it twice. Reads everything once, about 2 million lines a second."""
+    here, characters = _lines(train)
+    there, _ = _lines(held_out)
+    known = np.unique(here)
+    leaked = int(np.isin(there, known).sum())
+    repeated = len(here) - len(known)
+    return Counts(len(train), characters, len(here), repeated, len(held_out), len(there), leaked)
+
+
+def _lines(data: Dataset) -> tuple[np.ndarray, int]:
+    """A number for each line that is not blank, equal lines alike, and the characters of all documents."""
+    hashes, characters = [np.empty(0, np.int64)], 0
+    for rows in data.iter(256):
+        characters += sum(map(len, rows["text"]))
+        lines = (line.strip() for text in rows["text"] for line in text.split("\n"))
+        hashes.append(np.fromiter((hash(line) for line in lines if line), np.int64))
+    return np.concatenate(hashes), characters
+
+
+def _text_files(name: str) -> dict[str, list[str]] | None:
+    """{"train": files, "test": ... where there are any}, or None where `name` is something else than text files."""
+    if name in sources.BUILT_IN:
+        return None
+    paths = [Path(part).expanduser() for part in name.split(",")]
+    if len(paths) == 1 and paths[0].is_dir():
+        files = sorted(file for file in paths[0].rglob("*") if file.is_file())
+        tables = [f for f in files if f.suffix in sources.READERS and f.suffix != ".txt" and f.stem != "metadata"]
+        if tables or not (texts := [file for file in files if _is_text(file)]):
+            return None
+        parts = sources.by_split(paths[0], texts)
+        test = next((parts[split] for split in sources.HELD_OUT_NAMES if split in parts), None)
+        train = parts.get("train", test)
+        return {"train": train} | ({"test": test} if test and test is not train else {})
+    if len(paths) == 1 and not _is_text(paths[0]):
+        return None
+    for path in paths:
+        if not path.is_file():
+            raise BadInput(f"--dataset {path}: no such file")
+        if not _is_text(path):
+            raise BadInput(f"--dataset {path}: between commas only text files can stand ({', '.join(TEXT_FILES)}, .gz)")
+    return {"train": list(map(str, paths))}
+
+
+def _is_text(path: Path) -> bool:
+    return Path(path.name.lower().removesuffix(".gz")).suffix in TEXT_FILES
+
+
+def _read(files: list[str], whole: bool, streaming: bool) -> sources.Data:
+    # size and time: what is kept on disk answers for these files only
+    states = [f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in files]
+    given = {"files": files, "states": states, "whole": whole}
+    if streaming:
+        return IterableDataset.from_generator(_documents, features=FEATURES, gen_kwargs=given)
+    try:
+        return Dataset.from_generator(
+            _documents, features=FEATURES, gen_kwargs=given, cache_dir=str(sources.home() / "documents")
+        )
+    except DatasetGenerationError as error:
+        raise (error.__cause__ if isinstance(error.__cause__, BadInput) else error) from None
+
+
+def _documents(files: list[str], states: list[str], whole: bool) -> Iterator[dict[str, str]]:
+    found = False
+    for file in files:
+        gathered: list[str] = []
+        for number, (_, block) in enumerate(file_blocks(Path(file), None)):
+            text = block.decode().replace("\r\n", "\n")
+            for line in StringIO(text.removeprefix(BYTE_ORDER_MARK) if number == 0 else text):
+                if whole or not line.isspace() or not line.endswith("\n"):
+                    gathered.append(line)
+                elif gathered:
+                    found = True
+                    yield {"text": "".join(gathered)}
+                    gathered = []
+        if not "".join(gathered).isspace() and gathered:
+            found = True
+            yield {"text": "".join(gathered)}
+    if not found:
+        raise BadInput(f"{', '.join(files)}: no text in it: empty, or nothing but white space")
+
+
+def _one_column(name: str, rows: sources.Data, column: str | None) -> sources.Data:
+    if rows.features is not None:
+        column = text_column(f"--dataset {name}", rows.features.arrow_schema, column)
+    column = column or "text"
+    rows = rows.select_columns(column)
+    rows = rows if column == "text" else rows.rename_column(column, "text")
+    return rows.filter(_not_blank, batched=True)
+
+
+def _not_blank(rows: dict[str, list]) -> list[bool]:
+    return [text is not None and not text.isspace() and text != "" for text in rows["text"]]
+
+
+def _cut(name: str, texts: list[str]) -> tuple[Dataset, Dataset]:
+    """The first nine tenths of each text, and its last tenth."""
+    at = [len(text) * 9 // 10 for text in texts]
+    parts = [text[:n] for text, n in zip(texts, at, strict=True)], [text[n:] for text, n in zip(texts, at, strict=True)]
+    train, test = ([text for text in part if text and not text.isspace()] for part in parts)
+    if not train or not test:
+        raise BadInput(f"--dataset {name}: too little text to train on nine tenths of it and hold out the last")
+    return tuple(Dataset.from_dict({"text": part}, features=FEATURES) for part in (train, test))

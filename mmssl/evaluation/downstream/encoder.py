@@ -1,0 +1,173 @@
+"""Any encoder of images, texts or recordings: one vector for each example, at its last layer or at every one."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import (
+    FeatureExtractionMixin,
+    ImageProcessingMixin,
+    PreTrainedTokenizerBase,
+    ViTMAEModel,
+)
+
+import mmssl.models  # noqa: F401  so that AutoModel knows our own architectures
+from mmssl.data import sources
+from mmssl.data.images.decoding import normalise, unit_range
+from mmssl.data.labelled import Labelled
+from mmssl.errors import BadInput, first_line
+from mmssl.methods.bert import longest
+from mmssl.methods.mae import to_vit
+from mmssl.models import pretrained
+
+# what a processor is, and what the part of a whole processor is called; text last: much that sees or hears writes, too
+MODALITIES = {
+    "image": (ImageProcessingMixin, "image_processor"),
+    "audio": (FeatureExtractionMixin, "feature_extractor"),
+    "text": (PreTrainedTokenizerBase, "tokenizer"),
+}
+TOWERS = {"vision": "image", "text": "text"}
+
+
+class Encoder(nn.Module):
+    """
+    model:     from AutoModel, or a tower of one.
+    processor: the image processor, tokenizer or feature extractor of the checkpoint.
+    modality:  "image", "text" or "audio".
+    pooling:   "mean" over the tokens that are no padding; the "first" token; "concat", of images, all of them one after
+               the other, which keeps what is where; or the model's own "pooler".
+    augment:   of images, (batch, 3, height, width) in [0, 1] -> the same; in training only.
+    """
+
+    def __init__(
+        self, model: nn.Module, processor, modality: str, pooling: str, augment: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.processor, self.modality = model, processor, modality
+        self.pooling, self.augment = pooling, augment
+
+    def forward(self, lengths: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """(batch, width), with "concat" (batch, tokens * width). inputs, lengths: what data.labelled gives."""
+        output = self.model(**self._prepared(inputs))
+        if self.pooling == "pooler":
+            if getattr(output, "pooler_output", None) is None:
+                raise BadInput(f"--pooling pooler: a {type(self.model).__name__} has none; use mean")
+            return output.pooler_output.flatten(1)
+        return self._pool(output.last_hidden_state, inputs, lengths)
+
+    def layers(self, lengths: Tensor | None = None, **inputs: Tensor) -> list[Tensor]:
+        """(batch, width) of the embeddings and of each layer."""
+        hidden = getattr(self.model(**self._prepared(inputs), output_hidden_states=True), "hidden_states", None)
+        if not hidden:
+            raise BadInput(f"--layers all: a {type(self.model).__name__} does not show its layers; use last")
+        return [self._pool(states, inputs, lengths) for states in hidden]
+
+    def untrained(self, seed: int = 0) -> Encoder:
+        """The same architecture with new weights."""
+        torch.manual_seed(seed)
+        return Encoder(type(self.model)(self.model.config), self.processor, self.modality, self.pooling).eval()
+
+    def _prepared(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs = {name: value for name, value in inputs.items() if name != "index"}
+        if self.modality == "image":
+            pixels = unit_range(inputs["pixel_values"])
+            if self.training and self.augment is not None:
+                pixels = self.augment(pixels)
+            inputs["pixel_values"] = normalise(pixels, self.processor.image_mean, self.processor.image_std)
+        return inputs
+
+    def _pool(self, states: Tensor, inputs: dict[str, Tensor], lengths: Tensor | None) -> Tensor:
+        """states: (batch, tokens, width), or (batch, width, height, width) of a convolutional network."""
+        if self.pooling == "concat":
+            return states.flatten(1)
+        if states.ndim == 4:
+            return states.mean((2, 3))
+        if self.pooling == "first":
+            return states[:, 0]
+        tokens = torch.arange(states.shape[1], device=states.device)
+        if self.modality == "text":
+            keep = inputs["attention_mask"].bool()
+        elif lengths is not None and inputs[self.processor.model_input_names[0]].shape[1] == lengths.max():
+            # it reads the wave itself: a recording's share of the longest one's samples is its share of the frames
+            keep = tokens < (states.shape[1] * lengths / lengths.max()).ceil().to(states.device)[:, None]
+        else:
+            return states.mean(1)
+        weight = keep[..., None].to(states.dtype)
+        return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def load(name: str, pooling: str = "auto", tower: str = "vision", trust_remote_code: bool = False) -> Encoder:
+    """An export of this toolkit, or any checkpoint that AutoModel and a processor class of transformers load.
+
+    pooling: "auto" is the pooler for one tower of an image–text model, which was trained through it, else the mean.
+    tower: "vision" or "text", of a model with both. Raises BadInput where `name` is no encoder.
+    """
+    model, processor = pretrained.load(name, trust_remote_code, may_lack="" if pooling == "pooler" else "pooler")
+    if isinstance(model, ViTMAEModel):
+        model = to_vit(model)
+    both = hasattr(model, "vision_model") and hasattr(model, "text_model")
+    if both:
+        model, wanted = getattr(model, f"{tower}_model"), TOWERS[tower]
+    for modality, (kind, part) in MODALITIES.items():
+        whole = getattr(processor, part, processor)
+        if isinstance(whole, kind) and (not both or modality == wanted):
+            if pooling == "concat" and modality != "image":
+                raise BadInput(f"--pooling concat: each {modality} has tokens of its own number; use mean")
+            if modality == "text":
+                whole.model_max_length = longest(model, whole)  # many a tokenizer does not know it
+            encoder = Encoder(model, whole, modality, pooling if pooling != "auto" else "pooler" if both else "mean")
+            return encoder.eval()
+    raise BadInput(
+        f"--model_name_or_path {name}: its {type(processor).__name__} reads no images, texts or audio; what is "
+        "known is an image processor, a tokenizer or a feature extractor"
+    )
+
+
+@torch.no_grad()
+def features(
+    encoder: Encoder, data: Labelled, batch_size: int = 64, layers: str = "last", cached: bool = True
+) -> list[Tensor]:
+    """(examples, width) fp32 on the CPU: of the last layer alone, or with layers="all" of the embeddings and every one.
+
+    Computed once for a model and data, and kept in MMSSL_HOME/features, which may be deleted. Raises BadInput where the
+    model cannot take the inputs.
+    """
+    file = sources.home() / "features" / f"{_identity(encoder, data, layers)}.safetensors"
+    if cached and file.exists():
+        found = load_file(file)
+        return [found[str(i)] for i in range(len(found))]
+    device, inputs = next(encoder.parameters()).device, data.inputs
+    batches, rows = data.batches(batch_size), []
+    was_training = encoder.training
+    encoder.eval()
+    for some in tqdm(batches, desc="features", unit="batch", leave=False, disable=len(batches) < 20):
+        batch = {name: value.to(device) for name, value in inputs.__getitems__(some.tolist()).items()}
+        try:
+            found = [encoder(**batch)] if layers == "last" else encoder.layers(**batch)
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+            if isinstance(error, BadInput):
+                raise
+            kind = type(encoder.model).__name__
+            raise BadInput(f"a {kind} gives no features of these {encoder.modality}s: {first_line(error)}") from error
+        rows.append([one.float().cpu() for one in found])
+    encoder.train(was_training)
+    back = torch.cat(batches).argsort()
+    result = [torch.cat(parts)[back] for parts in zip(*rows, strict=True)]
+    if cached:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        save_file({str(i): one.contiguous() for i, one in enumerate(result)}, partial)
+        partial.rename(file)
+    return result
+
+
+def _identity(encoder: Encoder, data: Labelled, layers: str) -> str:
+    digest = hashlib.sha256(f"{data.identity} {encoder.pooling} {layers} {encoder.processor}".encode())
+    for name, value in encoder.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,167 @@
+"""Fine-tuning through the shared loop: an encoder and a linear head, the first layers slower or not at all.
+
+LP-FT (Kumar et al. 2022, arXiv:2202.10054): the head begins as the linear probe of the encoder's features, and a new
+one cannot drag them out of shape. From scratch there is nothing to probe: a new head, on the features as they are.
+Differs: before a probed head the features stay standardised, as they were for the probe.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from mmssl.arguments import TrainArgs
+from mmssl.data.labelled import Labelled
+from mmssl.data.loader import Loader
+from mmssl.evaluation.downstream import linear_probe
+from mmssl.evaluation.downstream.encoder import Encoder, features
+from mmssl.method import Method, Output
+from mmssl.training.loop import train
+
+
+class Classifier(Method):
+    """
+    width:  of the encoder's features.
+    frozen: how many of the first layers stay as they are; the embeddings count as one.
+    probe:  the linear probe of the features, which the head begins as; None: a new head.
+    """
+
+    unit = "examples"
+
+    def __init__(
+        self, encoder: Encoder, width: int, classes: int, frozen: int = 0, probe: Pipeline | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Linear(width, classes)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+        nn.init.normal_(self.head.weight, std=0.01)  # He et al. 2021, appendix A.1 of MAE: begin undecided
+        nn.init.zeros_(self.head.bias)
+        if probe is not None:
+            self._begin_as(*probe)
+        for name, parameter in encoder.model.named_parameters():
+            if layer_of(name, encoder.model) < frozen:
+                parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def _begin_as(self, scaler: StandardScaler, regression: LogisticRegression) -> None:
+        self.mean.copy_(torch.from_numpy(scaler.mean_))
+        self.deviation.copy_(torch.from_numpy(scaler.scale_))
+        weight, bias = torch.from_numpy(regression.coef_), torch.from_numpy(regression.intercept_)
+        if len(weight) == 1:  # of two classes scikit-learn keeps the difference
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        self.head.weight[regression.classes_] = weight.float()
+        self.head.bias[regression.classes_] = bias.float()
+
+    def forward(self, label: Tensor, **inputs: Tensor) -> Output:
+        """label: (batch,). inputs: what the encoder takes."""
+        logits = self.logits(**inputs)
+        accuracy = (logits.argmax(1) == label).float().mean()
+        loss = F.cross_entropy(logits, label)
+        return Output(loss, {"accuracy": accuracy.detach()}, trivial_loss=math.log(logits.shape[1]))
+
+    def logits(self, **inputs: Tensor) -> Tensor:
+        """(batch, classes)."""
+        return self.head((self.encoder(**inputs) - self.mean) / self.deviation).float()
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """The fine-tuned encoder, without the head."""
+        self.encoder.model.save_pretrained(directory)
+
+
+def finetune(
+    encoder: Encoder,
+    train_data: Labelled,
+    test_data: Labelled,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    layer_decay: float = 1.0,
+    weight_decay: float = 0.05,
+    frozen: int = 0,
+    linear_probing: bool = False,
+    seed: int = 0,
+    use_cpu: bool = False,
+) -> Tensor:
+    """(test examples,) classes predicted by a copy of `encoder` that was trained on the training data. The weights
+    after the last step are used: nothing is chosen on the test data. linear_probing: comes first."""
+    torch.manual_seed(seed)
+    encoder = copy.deepcopy(encoder)
+    if linear_probing:
+        [inputs] = features(encoder, train_data)
+        probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed)
+    else:
+        [inputs], probe = features(encoder, train_data.select(torch.arange(2)), cached=False), None
+    classifier = Classifier(encoder, inputs.shape[1], len(train_data.names), frozen, probe)
+    optimizer = AdamW(groups(classifier, learning_rate, layer_decay, weight_decay), betas=(0.9, 0.999))
+    batch_size = min(batch_size, len(train_data))
+    with tempfile.TemporaryDirectory() as place:
+        args = TrainArgs(
+            output_dir=place, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=learning_rate,
+            warmup_steps=0.1, save_steps=0, seed=seed, logging_steps=50, use_cpu=use_cpu,
+        )  # fmt: skip
+        train(classifier, Loader(train_data, batch_size, seed=seed), args, [optimizer])
+    return predict(classifier, test_data, batch_size=max(64, batch_size))
+
+
+@torch.no_grad()
+def predict(classifier: Classifier, data: Labelled, batch_size: int) -> Tensor:
+    """(examples,) classes."""
+    classifier.eval()
+    device, batches, found = classifier.head.weight.device, data.batches(batch_size), []
+    for some in batches:
+        inputs = {name: value.to(device) for name, value in data.inputs.__getitems__(some.tolist()).items()}
+        found.append(classifier.logits(**inputs).argmax(1).cpu())
+    return torch.cat(found)[torch.cat(batches).argsort()]
+
+
+def groups(classifier: Classifier, learning_rate: float, layer_decay: float, weight_decay: float) -> list[dict]:
+    """One group a layer and kind: the head at learning_rate, each layer below at layer_decay times the one above
+    (Clark et al. 2020, arXiv:2003.10555; appendix A.1 of MAE). Biases and norms do not decay."""
+    model, found = classifier.encoder.model, {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found.setdefault((layer_of(name, model), parameter.ndim >= 2), []).append(parameter)
+    for parameter in classifier.head.parameters():
+        found.setdefault((depth(model) + 2, parameter.ndim >= 2), []).append(parameter)
+    top = depth(model) + 2
+    return [
+        {
+            "params": parameters,
+            "lr": learning_rate * layer_decay ** (top - layer),
+            "weight_decay": weight_decay if matrix else 0.0,
+        }
+        for (layer, matrix), parameters in found.items()
+    ]
+
+
+def layer_of(name: str, model: nn.Module) -> int:
+    """Of a parameter: 0 for the embeddings, then the layers from 1, then what comes after them."""
+    prefix, layers = _stack(model)
+    if prefix and name.startswith(f"{prefix}."):
+        return 1 + int(name[len(prefix) + 1 :].partition(".")[0])
+    names = [other for other, _ in model.named_parameters()]
+    within = [i for i, other in enumerate(names) if prefix and other.startswith(f"{prefix}.")]
+    return layers + 1 if within and names.index(name) > within[-1] else 0
+
+
+def depth(model: nn.Module) -> int:
+    """How many layers there are."""
+    return _stack(model)[1]
+
+
+def _stack(model: nn.Module) -> tuple[str, int]:
+    """(name, length) of the longest list of modules: the layers of a transformer; ("", 0) where there is none."""
+    lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=lambda found: found[1], default=("", 0))

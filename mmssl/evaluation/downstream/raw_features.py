@@ -1,0 +1,54 @@
+"""What any encoder must beat: features that nobody trained. Pixels, tf-idf, log-mel statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+from mmssl.data.labelled import Images, Labelled, Texts
+from mmssl.evaluation.downstream.knn import Matrix
+
+NAMES = {"image": "raw pixels", "text": "tf-idf", "audio": "log-mel"}
+LARGEST_SIDE = 32  # pixels; larger images are averaged down
+WORDS = 20_000
+MELS = 40
+
+
+def raw_features(train: Labelled, test: Labelled) -> tuple[Matrix, Matrix]:
+    """(training, test), each (examples, width); tf-idf is sparse, its words those of the training texts."""
+    if isinstance(train.inputs, Texts):
+        from sklearn.feature_extraction.text import TfidfVectorizer  # a second, which a run without a probe is spared
+
+        words = TfidfVectorizer(
+            sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(train) > 100 else 1, max_features=WORDS
+        )
+        return words.fit_transform(train.inputs.texts), words.transform(test.inputs.texts)
+    of_one = _pixels if isinstance(train.inputs, Images) else _log_mel
+    return of_one(train), of_one(test)
+
+
+def _pixels(data: Labelled) -> np.ndarray:
+    pixels = data.inputs.pixels[data.inputs.rows].float() / 255
+    if max(pixels.shape[2:]) > LARGEST_SIDE:
+        pixels = torch.nn.functional.adaptive_avg_pool2d(pixels, LARGEST_SIDE)
+    if (pixels[:, 0] == pixels[:, 1]).all() and (pixels[:, 1] == pixels[:, 2]).all():
+        pixels = pixels[:, :1]  # grey
+    return pixels.flatten(1).numpy()
+
+
+def _log_mel(data: Labelled) -> np.ndarray:
+    """Mean and deviation over time of each band, and of its change from frame to frame."""
+    rate = data.inputs.extractor.sampling_rate
+    frame, hop = int(0.025 * rate), int(0.010 * rate)  # 25 ms every 10 ms
+    length = 2 ** int(np.ceil(np.log2(frame)))
+    filters = mel_filter_bank(length // 2 + 1, MELS, 20.0, rate / 2, rate)
+    rows = []
+    for wave in data.inputs.recordings:
+        wave = np.pad(wave, (0, max(0, length + hop - len(wave))))
+        bands = spectrogram(
+            wave, window_function(frame, "hann"), frame, hop, length, power=2.0, mel_filters=filters, log_mel="log"
+        )
+        change = np.diff(bands, axis=1)
+        rows.append(np.concatenate([f(part, axis=1) for part in (bands, change) for f in (np.mean, np.std)]))
+    return np.stack(rows).astype(np.float32)

@@ -1,0 +1,247 @@
+"""What an encoder is worth on labelled data, in one table with its baselines: the body of recipes/transfer.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from mmssl import figures
+from mmssl.arguments import best_device
+from mmssl.data import labelled
+from mmssl.data.images import decoding
+from mmssl.errors import BadInput
+from mmssl.evaluation.downstream import encoder as encoders
+from mmssl.evaluation.downstream.few_shot import few_shot
+from mmssl.evaluation.downstream.finetune import finetune
+from mmssl.evaluation.downstream.knn import knn
+from mmssl.evaluation.downstream.linear_probe import linear_probe
+from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
+from mmssl.hub import card
+
+AUGMENTATIONS = {
+    "crop": decoding.RandomResizedCrop(scale=(0.5, 1.0), flip=0.0),
+    "crop_flip": decoding.RandomResizedCrop(scale=(0.5, 1.0)),
+    "none": None,
+}
+OF_OTHERS = {  # flags that an encoder of this modality has no use for
+    "image": ("max_length", "max_seconds"),
+    "text": ("max_seconds", "augmentation"),
+    "audio": ("max_length", "augmentation"),
+}
+OURS, UNTRAINED, CHANCE = "this checkpoint", "untrained", "chance"
+
+Table = dict[str, dict[str, list[float]]]  # row -> column -> a figure for each seed, in per cent
+
+
+class Transfer:
+    """One encoder and its baselines on one data set."""
+
+    def __init__(self, args) -> None:
+        """args: recipes/transfer.py's. Raises BadInput, before anything is computed, where they do not fit."""
+        self.args = args
+        ours = encoders.load(args.model_name_or_path, args.pooling, args.tower, args.trust_remote_code)
+        args.refuse(OF_OTHERS[ours.modality], f"an encoder of {ours.modality}s")
+        self.train, self.test = labelled.load(
+            args.dataset, ours.modality, ours.processor, input_column=args.input_column, label_column=args.label_column,
+            held_out=args.held_out, hold_out=args.hold_out, max_samples=args.max_samples, max_length=args.max_length,
+            max_seconds=args.max_seconds,
+        )  # fmt: skip
+        self.subsets = {
+            amount: [labelled.subset(self.train.label, amount, seed) for seed in range(args.seeds)]
+            for amount in args.labels
+        }
+        self.warnings = self._overlap()
+        self.device = best_device(args.use_cpu)
+        self.raw_name = NAMES[ours.modality]
+        self.encoders = {OURS: ours.to(self.device), UNTRAINED: ours.untrained().to(self.device)}
+        most_frequent = torch.bincount(self.train.label).argmax()
+        self.chance = 100 * (self.test.label == most_frequent).float().mean().item()
+
+    def _overlap(self) -> list[str]:
+        shared = labelled.overlap(self.train, self.test)
+        if len(shared) == len(self.test):
+            raise BadInput(f"--dataset {self.args.dataset}: every test example is also a training example, to the byte")
+        if not shared:
+            return []
+        sentence = (
+            f"{len(shared)} of {len(self.test)} test examples are also training examples, to the byte (the first is "
+            f"number {shared[0]}): figures may flatter"
+        )
+        print(f"warning: {sentence}")
+        return [sentence]
+
+    def run(self) -> Table:
+        table: Table = {}
+        for mode in self.args.mode:
+            for row, column, value in {
+                "knn": lambda: self._probe("k-NN", lambda x, y, z, seed: knn(x, y, z)),
+                "linear": lambda: self._probe("linear", linear_probe),
+                "few_shot": self._few_shot,
+                "finetune": self._finetune,
+            }[mode]():
+                table.setdefault(row, {}).setdefault(column, []).append(value)
+        return table
+
+    def _features(self) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+        """(column, layer, training features, test features)."""
+        for column, encoder in self.encoders.items():
+            train, test = (
+                encoders.features(encoder, part, self.args.batch_size, self.args.layers)
+                for part in (self.train, self.test)
+            )
+            for layer, (x, z) in enumerate(zip(train, test, strict=True)):
+                yield column, f", layer {layer}" * (self.args.layers == "all"), x.numpy(), z.numpy()
+        yield self.raw_name, "", *self._raw
+
+    @cached_property
+    def _raw(self) -> tuple[np.ndarray, np.ndarray]:
+        return raw_features(self.train, self.test)
+
+    @cached_property
+    def _raw_linear(self) -> dict[str, list[float]]:
+        """The linear probe on raw features, for each amount of labels: beside fine-tuning, too."""
+        return {amount: list(self._classify(linear_probe, amount, *self._raw)) for amount in self.subsets}
+
+    def _probe(self, name: str, classify: Callable) -> Iterator[tuple[str, str, float]]:
+        for column, layer, x, z in self._features():
+            for amount in self.subsets:
+                known = column == self.raw_name and classify is linear_probe
+                for accuracy in self._raw_linear[amount] if known else self._classify(classify, amount, x, z):
+                    yield f"{name}, {_labels(amount)}{layer}", column, accuracy
+        for amount in self.subsets:
+            yield f"{name}, {_labels(amount)}", CHANCE, self.chance
+
+    def _classify(self, classify: Callable, amount: str, x: np.ndarray, z: np.ndarray) -> Iterator[float]:
+        """Accuracy on the test features z for each choice of so many training features."""
+        for seed, rows in enumerate(self._distinct(self.subsets[amount])):
+            predicted = classify(x[rows.numpy()], self.train.label[rows].numpy(), z, seed=seed)
+            yield self._accuracy(torch.from_numpy(predicted))
+
+    def _finetune(self) -> Iterator[tuple[str, str, float]]:
+        args, augmentation = self.args, AUGMENTATIONS[self.args.augmentation]
+        what_was_learned = {  # is kept, and changed with care; from scratch all layers learn alike
+            "linear_probing": True, "layer_decay": args.layer_decay, "frozen": args.freeze_layers,
+        }  # fmt: skip
+        for amount, seeds in self.subsets.items():
+            for seed, rows in enumerate(seeds):
+                ours, scratch = self.encoders[OURS], self.encoders[OURS].untrained(seed).to(self.device)
+                for column, encoder, care in ((OURS, ours, what_was_learned), (UNTRAINED, scratch, {})):
+                    encoder.augment = augmentation
+                    predicted = finetune(
+                        encoder, self.train.select(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
+                        learning_rate=args.learning_rate, weight_decay=args.weight_decay, seed=seed,
+                        use_cpu=args.use_cpu, **care,
+                    )  # fmt: skip
+                    yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
+            for accuracy in self._raw_linear[amount]:
+                yield f"fine-tuned, {_labels(amount)}", self.raw_name, accuracy
+            yield f"fine-tuned, {_labels(amount)}", CHANCE, self.chance
+
+    def _few_shot(self) -> Iterator[tuple[str, str, float]]:
+        args = self.args
+        for column, layer, x, z in self._features():
+            centre = np.asarray(x.mean(0)).ravel()
+            z = z.toarray() if hasattr(z, "toarray") else z
+            for shots in args.shots:
+                accuracy, half = few_shot(z, self.test.label.numpy(), centre, args.ways, shots, args.episodes)
+                row = f"{args.ways}-way {shots}-shot{layer}"
+                yield row, column, accuracy
+                yield f"{row}, 95 % confidence ±", column, half
+        for shots in args.shots:
+            yield f"{args.ways}-way {shots}-shot", CHANCE, 100 / args.ways
+
+    def _distinct(self, seeds: list[Tensor]) -> list[Tensor]:
+        """All labels are the same for every seed, and a probe has no other chance in it."""
+        return seeds[:1] if len(seeds[0]) == len(self.train) else seeds
+
+    def _accuracy(self, predicted: Tensor) -> float:
+        return 100 * (predicted == self.test.label).float().mean().item()
+
+
+def main(args) -> None:
+    """Compute, print, draw, and write down: `results.json` in output_dir, and the checkpoint's card."""
+    PartialState(cpu=best_device(args.use_cpu).type == "cpu")
+    transfer = Transfer(args)
+    table = transfer.run()
+    columns = [OURS, UNTRAINED, transfer.raw_name, CHANCE]
+    title = (
+        f"{args.model_name_or_path} on {len(transfer.test):,} test examples of {args.dataset}, "
+        f"{len(transfer.train.names)} classes, {len(transfer.train):,} training labels"
+    )
+    print(title)
+    print_table(table, columns)
+    directory = Path(args.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    drawn = draw(table, columns, transfer, directory)
+    (directory / "results.json").write_text(
+        json.dumps({"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}, indent=2)
+    )
+    name = Path(args.model_name_or_path)
+    if (name / card.CARD).exists():
+        said = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
+        body = (
+            f"{title}. Accuracy in per cent, mean ± standard deviation over seeds.\n\n{markdown(table, columns)}{said}"
+        )
+        best = {row: mean(values[OURS]) for row, values in table.items() if OURS in values and "±" not in row}
+        heading = f"Transfer to {Path(args.dataset).name}: {', '.join(args.mode)}"
+        card.add_results(name, heading, body, best, args.dataset, drawn)
+        print(f"added to {name / card.CARD}")
+    print(f"results and figures: {directory}")
+
+
+def print_table(table: Table, columns: list[str]) -> None:
+    width = max(map(len, table)) + 2
+    print(" " * width + "".join(f"{column:>18}" for column in columns))
+    for row, values in table.items():
+        print(f"{row:<{width}}" + "".join(f"{_cell(values.get(column)):>18}" for column in columns))
+
+
+def markdown(table: Table, columns: list[str]) -> str:
+    lines = [f"| | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|"]
+    return "\n".join(lines + [f"| {r} | {' | '.join(_cell(v.get(c)) for c in columns)} |" for r, v in table.items()])
+
+
+def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) -> dict[Path, str]:
+    """Accuracy against the number of labels, and against the layer, where there are several. {file: caption}."""
+    dataset, drawn = Path(transfer.args.dataset).name, {}
+    for mode in ("k-NN", "linear", "fine-tuned"):
+        shown = {amount: table.get(f"{mode}, {_labels(amount)}", {}) for amount in transfer.subsets}
+        if len(shown) > 1 and any(shown.values()):
+            counts = {amount: len(rows[0]) for amount, rows in transfer.subsets.items()}
+            curves = {c: [(counts[a], v[c]) for a, v in shown.items() if c in v] for c in columns}
+            file = directory / f"transfer_{dataset}_{mode.replace('-', '').lower()}.png"
+            figures.accuracy_curves({c: p for c, p in curves.items() if p}, "training labels", file, log=True)
+            drawn[file] = (
+                f"Accuracy on {dataset}, {mode}, against the number of labels; bars: standard deviation over seeds."
+            )
+        for amount in transfer.subsets if transfer.args.layers == "all" else ():
+            start = f"{mode}, {_labels(amount)}, layer "
+            curves = {
+                c: [
+                    (int(row.removeprefix(start)), v[c]) for row, v in table.items() if row.startswith(start) and c in v
+                ]
+                for c in (OURS, UNTRAINED)
+            }
+            if any(curves.values()):
+                file = directory / f"layers_{dataset}_{mode.replace('-', '').lower()}_{amount.rstrip('%')}.png"
+                figures.accuracy_curves(curves, "layer (0: embeddings)", file)
+                drawn[file] = f"Accuracy on {dataset} of a probe at each layer, {mode}, {_labels(amount)}."
+    return drawn
+
+
+def _labels(amount: str) -> str:
+    return f"{amount} of the labels" if amount.endswith("%") else f"{amount} a class"
+
+
+def _cell(values: list[float] | None) -> str:
+    if not values:
+        return "–"
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")

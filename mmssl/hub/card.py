@@ -1,0 +1,264 @@
+"""The model card and metrics.json: what a run was, in words and figures, all of it from the run's own records."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from mmssl.arguments import TrainArgs, best_device
+from mmssl.training.loop import Summary
+
+CARD, METRICS = "README.md", "metrics.json"
+_NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that says where the model is
+
+
+@dataclass
+class Record:
+    """What only the recipe can tell the card."""
+
+    title: str
+    description: str  # what was trained, by which method; which network is exported
+    data: str  # where it comes from, how much, how much of it held out, its licence
+    task: str  # of the Hub: "zero-shot-image-classification"
+    dataset: str
+    results: dict[str, dict[str, float]]  # columns: "trained", then its baselines
+    units: str  # of the results: "Per cent; ranks count from 1."
+    snippets: dict[str, str]  # heading -> Python that runs as printed; the card fills in its line `name = "..."`
+    limits: str
+    figures: dict[str, str] = field(default_factory=dict)  # file -> caption
+    tags: list[str] = field(default_factory=list)
+    base_model: str | None = None  # a directory or Hub id that training began from
+
+
+def write_card(directory: Path, record: Record, summary: Summary, args: TrainArgs) -> None:
+    """README.md of the directory, with results as metadata that the Hub displays."""
+    shown = (f"![{caption}](figures/{file})\n\n*{caption}*" for file, caption in record.figures.items())
+    doors = (f"{heading}:\n\n```python\n{code.strip()}\n```" for heading, code in record.snippets.items())
+    trivial = "" if summary.trivial_loss is None else f" (a model that ignores its input: {summary.trivial_loss:.3f})"
+    warnings = "".join(f"- The run warned: {warning}\n" for warning in summary.warnings)
+    body = f"""# {record.title}
+
+{record.description}
+
+## Use
+
+{_join(doors)}
+
+## Results on held-out data
+
+{record.units}
+
+{results_table(record.results)}
+
+{_join(shown)}
+
+## Training
+
+{record.data}
+
+```
+{command_line()}
+```
+
+- Length: {summary.step:,} steps, {summary.samples_seen:,} samples, {_duration(summary.seconds)} of training
+- Hardware: {hardware(args)}
+- Final loss: {summary.loss:.3f}{trivial}
+- Seed: {args.seed}
+- Software: {", ".join(f"{name} {release}" for name, release in software().items())}
+
+## Limits
+
+- {record.limits}
+- The results are those of one run with one seed.
+{warnings}"""
+    named = name_the_model(body, str(directory))
+    ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{named}").save(directory / CARD)
+
+
+def write_unfinished_card(directory: Path, title: str, step: int, total: int) -> None:
+    """For what is uploaded while training goes on."""
+    data = ModelCardData(library_name="transformers", tags=["mmssl", "self-supervised-learning"], model_name=title)
+    text = f"# {title}\n\nTraining is under way: these are the weights after step {step:,} of {total:,}."
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n").save(directory / CARD)
+
+
+def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainArgs) -> None:
+    """metrics.json: its presence marks a finished run, so it is written last and at once."""
+    content = {
+        "results": results,
+        "steps": summary.step,
+        "samples_seen": summary.samples_seen,
+        "training_seconds": round(summary.seconds, 1),
+        "loss": summary.loss,
+        "trivial_loss": summary.trivial_loss,
+        "warnings": summary.warnings,
+        "args": vars(args),
+        "command": command_line(),
+        "software": software(),
+        "hardware": hardware(args),
+    }
+    partial = directory / f"{METRICS}.partial"
+    partial.write_text(json.dumps(content, indent=2))
+    partial.rename(directory / METRICS)
+
+
+def add_results(
+    directory: Path, heading: str, body: str, values: dict[str, float], dataset: str, drawn: dict[Path, str]
+) -> None:
+    """Add a section, its figures and its metadata to the card of a finished run; one of the same heading is replaced.
+
+    values: name -> figure, for the metadata. drawn: file -> caption; the files are copied to the run's figures/.
+    """
+    (directory / "figures").mkdir(exist_ok=True)
+    shown = []
+    for file, caption in drawn.items():
+        shutil.copy(file, directory / "figures" / file.name)
+        shown.append(f"![{caption}](figures/{file.name})\n\n*{caption}*")
+    model_card = ModelCard.load(directory / CARD)
+    sections = re.split(r"(?m)^(?=## )", model_card.text.rstrip() + "\n\n")
+    kept = [section for section in sections if not section.startswith(f"## {heading}\n")]
+    text = "".join([*kept, f"## {heading}\n\n{_join([body, *shown])}\n"])
+    name = f"{Path(dataset).name}, transfer"
+    before = [
+        result
+        for result in model_card.data.eval_results or []
+        if result.dataset_name != name or result.metric_name not in values
+    ]
+    model_card.data.eval_results = before + [
+        EvalResult(
+            task_type=model_card.data.pipeline_tag or "feature-extraction",
+            dataset_type=hub_id(dataset) or "custom",
+            dataset_name=name,
+            metric_type="accuracy",
+            metric_name=metric,
+            metric_value=round(value, 2),
+        )
+        for metric, value in values.items()
+    ]
+    model_card.data.model_name = model_card.data.model_name or directory.name
+    ModelCard(f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}").save(directory / CARD)
+
+
+def name_the_model(text: str, name: str) -> str:
+    """A card whose snippets load `name`."""
+    return _NAME.sub(lambda _: f"name = {json.dumps(name)}", text)
+
+
+def results_table(results: dict[str, dict[str, float]]) -> str:
+    """Markdown: a row for each figure, a column for the trained model and for each baseline."""
+    lines = [f"| | {' | '.join(results)} |", "|---" + "|---:" * len(results) + "|"]
+    for name in _names(results):
+        cells = (number(column[name]) if name in column else "–" for column in results.values())
+        lines.append(f"| {readable(name)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def readable(name: str) -> str:
+    """image_to_text_R@1 -> Image to text R@1"""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def hub_id(name: str | None) -> str | None:
+    """`name`, without its configuration, where it is an id of the Hub and not a file or folder here."""
+    repository = (name or "").partition(":")[0]
+    return repository if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not Path(repository).exists() else None
+
+
+def command_line() -> str:
+    """What was typed, near enough to type it again."""
+    script = Path(sys.argv[0])
+    script = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
+    state, launcher = PartialState(), ["accelerate", "launch"]
+    if state.num_processes > 1:
+        launcher += ["--multi_gpu", "--num_processes", str(state.num_processes)]
+        if state.device.type == "cpu":  # else, on a CPU, accelerate starts one process, whatever it is told
+            launcher = ["ACCELERATE_USE_CPU=true", *launcher, "--num_machines", "1"]
+    return shlex.join([*launcher, str(script), *sys.argv[1:]])
+
+
+def software() -> dict[str, str]:
+    packages = ("mmssl", "torch", "transformers", "datasets", "accelerate")
+    return {name: version(name) for name in packages} | {"Python": platform.python_version()} | _commit()
+
+
+def hardware(args: TrainArgs) -> str:
+    processes, precision = PartialState().num_processes, args.precision.replace("no", "fp32")
+    if torch.cuda.is_available() and not args.use_cpu:
+        return f"{processes} x {torch.cuda.get_device_name()}, {precision}"
+    if (kind := best_device(args.use_cpu).type) != "cpu":
+        return f"{kind} ({platform.machine()}), {precision}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {precision}"
+
+
+def _metadata(record: Record) -> ModelCardData:
+    trained, *baselines = record.results
+    dataset = hub_id(record.dataset)
+    measured = [
+        EvalResult(
+            task_type=record.task,
+            dataset_type=dataset or "custom",
+            dataset_name=f"{Path(record.dataset).name}, held out",
+            metric_type=name,
+            # beside its baselines here too: the Hub shows this list apart from the card
+            metric_name=" ".join([readable(name), *_beside(name, record.results, baselines)]),
+            metric_value=round(value, 4),
+        )
+        for name, value in record.results[trained].items()
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=record.task,
+        tags=["mmssl", "self-supervised-learning", *record.tags],
+        datasets=[dataset] if dataset else None,
+        base_model=hub_id(record.base_model),
+        model_name=record.title,
+        eval_results=measured or None,
+    )
+
+
+def _beside(name: str, results: dict[str, dict[str, float]], baselines: list[str]) -> list[str]:
+    """["(untrained 3.5, chance 2.5)"], or nothing where no baseline has that figure."""
+    known = [f"{column} {number(results[column][name])}" for column in baselines if name in results[column]]
+    return [f"({', '.join(known)})"] if known else []
+
+
+def _names(results: dict[str, dict[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for column in results.values() for name in column))
+
+
+def _join(parts) -> str:
+    return "\n\n".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _commit() -> dict[str, str]:
+    """{"commit": ...} where mmssl runs from its repository; "-dirty" where files differ from it."""
+    root = Path(__file__).parent.parent
+    if not (root / "pyproject.toml").exists() or not shutil.which("git"):
+        return {}
+    command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    git = subprocess.run(command, capture_output=True, text=True)
+    return {"commit": git.stdout.strip()} if git.returncode == 0 else {}

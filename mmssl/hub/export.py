@@ -1,0 +1,263 @@
+"""What leaves a run: a directory that the Hub and `from_pretrained` understand, proved to load, described by its card.
+
+python -m mmssl.hub.export push runs/clip user/name     upload what a run has left; private when the repository is new
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
+
+from mmssl import figures
+from mmssl.arguments import TrainArgs
+from mmssl.errors import BadInput
+from mmssl.hub import card, reload
+from mmssl.hub.card import Record  # recipes say export.Record
+from mmssl.method import Method
+from mmssl.training.log import Log
+from mmssl.training.loop import Summary
+
+__all__ = ["NotLoadable", "Record", "Uploads", "check_reload", "finish", "push"]
+
+PRIVATE_FILES = ["checkpoints/*", "logs/*", ".*", "*.partial"]  # resumable state, tracker and hidden files stay at home
+TOLERANCE = 1e-5  # of outputs after a reload, against those in memory, in units of the largest one
+REMEDIES = {
+    401: "sign in with `hf auth login`, or set HF_TOKEN",
+    403: "this token may not write there: give it the right at https://huggingface.co/settings/tokens",
+    409: "something else is writing to that repository",
+}
+
+
+class NotLoadable(RuntimeError):
+    """The exported directory does not give back what was in memory."""
+
+
+def check_reload(
+    directory: Path,
+    model: torch.nn.Module,
+    processor,
+    example: dict[str, Tensor | list[str]],
+    auto_class: str = "AutoModel",
+) -> None:
+    """Load `directory` in a fresh interpreter that cannot import mmssl; every output must be the same as from memory.
+
+    model, processor: those that were exported; left as they are. example: a few inputs as a user has them, under the
+    names by which the processor takes them. Code in the directory runs where its config names some. Raises NotLoadable.
+    """
+    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    expected = reload.outputs(model, processor, example)
+    with tempfile.TemporaryDirectory() as place:
+        tensors = {name: value.contiguous() for name, value in example.items() if torch.is_tensor(value)}
+        save_file(tensors, Path(place, reload.TENSORS))
+        texts = {name: value for name, value in example.items() if name not in tensors}
+        Path(place, reload.EXAMPLE).write_text(json.dumps(texts))
+        own_code = "auto_map" in json.loads((directory / "config.json").read_text())
+        program = Path(reload.__file__).read_text()
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                program,
+                directory.resolve(),
+                auto_class,
+                _auto_class(processor),
+                str(own_code),
+                place,
+            ],
+            env=_environment(place),
+            cwd=place,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]  # killed, for memory
+            raise NotLoadable(f"{directory} was written but does not load: {said[-1]}")
+        reloaded = load_file(Path(place, reload.OUTPUTS))
+    if not expected:
+        raise NotLoadable(f"{directory}: the model gives no tensor that could be compared")
+    for name, value in expected.items():
+        if name not in reloaded or reloaded[name].shape != value.shape:
+            raise NotLoadable(f"{directory} loads as another model: {name} is missing or of another shape")
+        error = (reloaded[name].float() - value.float()).abs().max().item()
+        if not error <= TOLERANCE * max(1.0, value.abs().max().item()):
+            raise NotLoadable(f"{directory} loads, but {name} differs by {error:.2g} from what was trained")
+
+
+def finish(
+    method: Method,
+    processor,
+    model: torch.nn.Module,
+    example: dict[str, Tensor | list[str]],
+    record: Record,
+    summary: Summary,
+    args: TrainArgs,
+    trivial: str,
+    auto_class: str = "AutoModel",
+) -> None:
+    """Everything a finished run leaves: weights and processor, proved to load; figures; card; metrics; the upload.
+
+    model: what `method.save_pretrained` writes, in memory. example: see check_reload. trivial: what the dashed line of
+    the loss curve is.
+    """
+    directory = Path(args.output_dir)
+    (directory / card.METRICS).unlink(missing_ok=True)  # of an earlier end of this run: until the last line it has none
+    method.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    check_reload(directory, model, processor, example, auto_class)
+    figures.loss_curve(directory / Log.FILE, directory / "figures" / "loss.png", trivial)
+    record.figures = {"loss.png": f"Training loss; dashed, {trivial}."} | record.figures
+    card.write_card(directory, record, summary, args)
+    card.write_metrics(directory, record.results, summary, args)
+    print(f"model, card and figures: {directory}")
+    if args.push_to_hub:
+        print(f"uploaded to {push(directory, args.hub_model_id, args.hub_private_repo)}")
+
+
+def push(directory: Path, repository: str, private: bool = True) -> str:
+    """Upload a finished run; returns its address. `private` holds where the repository is new.
+
+    The snippets on the card name the repository from then on. Raises BadInput with the way to retry; then nothing on
+    disk has changed.
+    """
+    if missing := [name for name in (card.METRICS, card.CARD) if not (directory / name).exists()]:
+        raise BadInput(f"{directory} holds no finished run (no {missing[0]}): let the training end first")
+    retry = ["python", "-m", "mmssl.hub.export", "push", str(directory), repository] + ["--public"] * (not private)
+    try:
+        repository = _create(repository, private)
+        readme = directory / card.CARD
+        before = readme.read_text(encoding="utf-8")
+        readme.write_text(card.name_the_model(before, repository), encoding="utf-8")
+        try:
+            return _upload(directory, repository, "Upload the finished run")
+        except BaseException:
+            readme.write_text(before, encoding="utf-8")
+            raise
+    except _Refused as error:
+        raise BadInput(f"{error}. Everything is still in {directory}; retry with: {shlex.join(retry)}") from error
+
+
+class Uploads:
+    """What --push_to_hub does before the end. At once: create the repository, so that a refusal costs no training. With
+    --hub_strategy every_save, after each checkpoint: upload the encoder as it stands, while training goes on."""
+
+    def __init__(self, args: TrainArgs, method: Method, processor) -> None:
+        """Raises BadInput where the Hub refuses."""
+        self.args, self.method, self.processor = args, method, processor
+        self.worker, self.running = ThreadPoolExecutor(max_workers=1), Future()
+        self.running.set_result(None)
+        if args.push_to_hub and PartialState().is_main_process:
+            try:
+                _create(args.hub_model_id, args.hub_private_repo)
+            except _Refused as error:
+                raise BadInput(f"{error}. Nothing was trained yet") from error
+
+    def __call__(self, step: int, total: int) -> None:
+        """After a checkpoint, on the main process. A failure is said, and the next save tries again."""
+        if not self.args.push_to_hub or self.args.hub_strategy != "every_save":
+            return
+        if step == total:
+            self.running.result()  # `finish` uploads this one
+        elif self.running.done():  # else the line is slow: this save is left out
+            place = Path(tempfile.mkdtemp())
+            try:
+                self.method.save_pretrained(place)
+                self.processor.save_pretrained(place)
+                card.write_unfinished_card(place, Path(self.args.output_dir).name, step, total)
+            except (OSError, SafetensorError) as error:  # a full disk is the one or the other
+                shutil.rmtree(place)
+                self._say(step, f"no copy for the Hub could be written to {place} ({error})")
+            else:
+                self.running = self.worker.submit(self._send, place, step)
+
+    def _send(self, place: Path, step: int) -> None:
+        try:
+            _upload(place, self.args.hub_model_id, f"Step {step}")
+        except _Refused as error:
+            self._say(step, str(error))
+        finally:
+            shutil.rmtree(place)
+
+    def _say(self, step: int, fault: str) -> None:
+        tqdm.write(f"warning: step {step}: {fault}; training goes on, the next save tries again", file=sys.stderr)
+
+
+class _Refused(Exception):
+    """The Hub, or the way to it, said no; the message says why and what helps."""
+
+
+def _create(repository: str, private: bool) -> str:
+    """The full name of the repository, new or not."""
+    return _ask(repository, lambda: HfApi().create_repo(repository, private=private, exist_ok=True).repo_id)
+
+
+def _upload(directory: Path, repository: str, message: str) -> str:
+    """One commit: all of it arrives, or nothing. Other files of the repository stay."""
+    return _ask(
+        repository,
+        lambda: str(
+            HfApi().upload_folder(
+                folder_path=directory, repo_id=repository, ignore_patterns=PRIVATE_FILES, commit_message=message
+            )
+        ),
+    )
+
+
+def _ask(repository: str, call):
+    try:
+        return call()
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        remedy = f": {REMEDIES[status]}" if status in REMEDIES else ""
+        raise _Refused(f"upload to {repository} failed ({said}){remedy}") from error
+
+
+def _auto_class(processor) -> str:
+    """The class by which a user loads it. AutoProcessor would miss a feature extractor alone: a Wav2Vec2 model's has a
+    tokenizer too."""
+    kinds = {ProcessorMixin: "AutoProcessor", PreTrainedTokenizerBase: "AutoTokenizer"}
+    kinds |= {ImageProcessingMixin: "AutoImageProcessor", FeatureExtractionMixin: "AutoFeatureExtractor"}
+    return next(name for kind, name in kinds.items() if isinstance(processor, kind))
+
+
+def _environment(place: str) -> dict[str, str]:
+    """For a process that is no part of a launched group, sees no GPU, asks no Hub and keeps no code of earlier runs."""
+    launched = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "MASTER_", "RANK", "LOCAL_", "WORLD_SIZE", "GROUP_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
+    return kept | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": place}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m mmssl.hub.export", description=__doc__)
+    command = parser.add_subparsers(required=True).add_parser("push", help="upload a finished run")
+    command.add_argument("directory", type=Path)
+    command.add_argument("repository", help="user/name")
+    command.add_argument("--public", action="store_true", help="a new repository is for everyone to see")
+    given = parser.parse_args()
+    try:
+        print(push(given.directory, given.repository, private=not given.public))
+    except BadInput as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Models of two towers, one for images and one for texts, with their processors: new, from a checkpoint, or from two
+encoders put side by side."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+)
+
+from mmssl.data.images.decoding import shape
+from mmssl.errors import BadInput, first_line
+from mmssl.models import pretrained
+
+
+def from_scratch(
+    tokenizer: PreTrainedTokenizerBase,
+    image_size: int,
+    patch_size: int,
+    vision_width: int,
+    vision_layers: int,
+    text_width: int,
+    text_layers: int,
+    projection_dim: int,
+) -> tuple[CLIPModel, CLIPProcessor]:
+    """A CLIPModel with 64 to an attention head and four times the width in its MLPs, and its processor."""
+    for name, width in (("vision_width", vision_width), ("text_width", text_width)):
+        if width % 64:
+            raise BadInput(f"--{name} {width} is not a multiple of 64, the width of one attention head")
+    if image_size % patch_size:
+        raise BadInput(f"--patch_size {patch_size} does not divide --image_size {image_size}")
+    vision = {"image_size": image_size, "patch_size": patch_size, **_tower(vision_width, vision_layers)}
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **_tower(text_width, text_layers),
+    }
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection_dim))
+    side = {"height": image_size, "width": image_size}
+    images = CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=side)
+    return model, CLIPProcessor(image_processor=images, tokenizer=tokenizer)
+
+
+def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Any checkpoint with two towers. Raises BadInput where `name` is none."""
+    flag = f"--model_name_or_path {name}"
+    model, processor = pretrained.load(name, trust_remote_code)
+    if not isinstance(getattr(model, "logit_scale", None), nn.Parameter) or not isinstance(processor, ProcessorMixin):
+        raise BadInput(f"{flag} is a {type(model).__name__}, not a model of image–text pairs")
+    if isinstance(getattr(model, "logit_bias", None), nn.Parameter):
+        raise BadInput(f"{flag} is a {type(model).__name__}, which reads padded texts; here they are trimmed")
+    return model, fitted(processor, model, flag)
+
+
+def from_towers(vision: str, text: str) -> tuple[VisionTextDualEncoderModel, VisionTextDualEncoderProcessor]:
+    """Two pretrained encoders, or a tower each of two CLIPs, with new projections on top. Raises BadInput where one
+    does not load."""
+    images, images_processor = pretrained.load(vision, may_lack="pooler", flag="--vision_model_name_or_path")
+    texts, texts_processor = pretrained.load(text, may_lack="pooler", flag="--text_model_name_or_path")
+    try:
+        model = VisionTextDualEncoderModel.from_vision_text_pretrained(
+            vision_model=getattr(images, "vision_model", images), text_model=getattr(texts, "text_model", texts)
+        )
+        processor = VisionTextDualEncoderProcessor(
+            image_processor=getattr(images_processor, "image_processor", images_processor),
+            tokenizer=getattr(texts_processor, "tokenizer", texts_processor),
+        )
+    except (TypeError, ValueError, AttributeError) as error:  # a config without hidden_size is an AttributeError
+        raise BadInput(f"the encoders {vision} and {text} make no pair: {first_line(error)}") from error
+    return model, fitted(processor, model, f"the encoders {vision} and {text}")
+
+
+@torch.no_grad()
+def fitted(processor: ProcessorMixin, model: PreTrainedModel, name: str) -> ProcessorMixin:
+    """The processor, able to pad. Raises BadInput, beginning with `name`, where the model cannot take what it gives."""
+    tokenizer, vocabulary = processor.tokenizer, model.config.text_config.vocab_size
+    if tokenizer.pad_token is None:  # which token is all the same: the attention mask hides it
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
+    if len(tokenizer) > vocabulary:
+        raise BadInput(f"{name}: a tokenizer of {len(tokenizer)} tokens for a model of {vocabulary}")
+    try:
+        model.get_image_features(pixel_values=torch.zeros(1, 3, *shape(processor.image_processor)))
+        tokens = tokenizer("a", padding=True, return_tensors="pt")
+        model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+    except Exception as error:  # whatever an architecture says to an image size, or to a missing pooler
+        raise BadInput(f"{name}: the model does not take what its processor gives: {first_line(error)}") from error
+    return processor
+
+
+def max_length(model: PreTrainedModel, wanted: int) -> int:
+    """Tokens that the text tower can take, at most `wanted`."""
+    return min(wanted, getattr(model.config.text_config, "max_position_embeddings", wanted))
+
+
+def freeze(model: PreTrainedModel, tower: str) -> None:
+    """ "vision" or "text": leave that encoder as it is, and train its projection, the other one and the temperature.
+
+    A pooler on top of it is trained too: checkpoints of bare encoders come without, and a random one must not stay.
+    """
+    for name, parameter in getattr(model, f"{tower}_model").named_parameters():
+        parameter.requires_grad_("pooler" in name.split("."))
+
+
+def _tower(width: int, layers: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "hidden_act": "gelu",  # one kernel; the original's quick_gelu is four, and a fifth of a CPU step
+    }

@@ -1,0 +1,206 @@
+"""What a run says while it goes: progress bar, log.jsonl, tracker, warnings. One device sync per logging step."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mmssl.arguments import TrainArgs
+from mmssl.method import Method, Output
+from mmssl.training import monitor
+from mmssl.training.checkpoint import CHECKPOINTS, NonFinite, last_good
+
+MUST_BE_FINITE = ("loss", "grad_norm")
+
+
+class Log:
+    """Collects the outputs of steps and, at `flush`, reads them from the device all at once.
+
+    run: the loop's Summary; the log keeps its loss, skipped steps, warnings and seconds.
+    """
+
+    FILE = "log.jsonl"
+
+    def __init__(self, accelerator: Accelerator, run, args: TrainArgs, unit: str, total: int) -> None:
+        self.accelerator, self.run, self.args, self.unit, self.total = accelerator, run, args, unit, total
+        self.directory = Path(args.output_dir)
+        self.file = self.directory / self.FILE
+        self.window: list[tuple[list[Tensor | None], dict[str, Tensor]]] = []
+        self.recent: deque[dict[str, float]] = deque(maxlen=args.logging_steps)
+        self.features: Tensor | None = None
+        self.watch = monitor.CollapseWatch()
+        self.started, self.samples_before = 0.0, run.samples_seen
+        if accelerator.is_main_process:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _keep_lines_until(self.file, run.step)
+        if args.report_to != "none":  # tensorboard takes no lists
+            flags = {k: str(v) if isinstance(v, list) else v for k, v in vars(args).items() if v is not None}
+            accelerator.init_trackers("mmssl", config=flags)
+        self.bar = tqdm(
+            total=total, initial=run.step, unit="step", dynamic_ncols=True, disable=not accelerator.is_main_process
+        )
+
+    def opening(self, method: Method, samples: int, resumed_from: Path | None) -> None:
+        """What is about to be trained, and where. samples: in one optimizer step of all processes."""
+        trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
+        processes, precision = self.accelerator.num_processes, self.args.precision.replace("no", "fp32")
+        self.say(
+            f"{processes} process{'es' * (processes > 1)} on {self.accelerator.device.type}, {precision}, "
+            f"{trainable:,} trainable parameters, {self.total:,} steps of {samples:,} {self.unit}"
+            + (f", resumed from {resumed_from}" if resumed_from else "")
+        )
+
+    def say(self, sentence: str) -> None:
+        """One line, on the main process, above the bar."""
+        if self.accelerator.is_main_process:
+            tqdm.write(sentence, file=sys.stderr)
+
+    def warn(self, sentence: str) -> None:
+        """Say it once, and keep it for the model card."""
+        if sentence not in self.run.warnings:
+            self.run.warnings.append(sentence)
+            self.say(f"warning: step {self.run.step}: {sentence}")
+
+    def start_clock(self) -> None:
+        self.started = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside is not training time."""
+        before = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - before
+
+    def add(self, output: Output, indices: list[Tensor | None], learning_rate: float) -> None:
+        """One optimizer step. Nothing is read from the device."""
+        scalars = {"loss": output.loss.detach(), **output.metrics}
+        if output.trivial_loss is not None:
+            scalars["trivial_loss"] = output.loss.new_zeros(()) + output.trivial_loss
+        self.window.append((indices, scalars))
+        self.features, self.learning_rate = output.features, learning_rate
+        self.bar.update()
+
+    def flush(self, received: int = 0) -> int:
+        """Write the mean of the window. Returns the signal to leave on, if any process has received one, else 0.
+
+        Raises NonFinite when a loss or gradient of the window is not finite and max_skipped_steps does not allow it.
+        """
+        if not self.window:
+            return received
+        run, names = self.run, list(self.window[-1][1])
+        values = torch.stack([step[name].float() for _, step in self.window for name in names])
+        values = values.view(len(self.window), -1)
+        # one exchange carries everything: a NaN anywhere is a NaN in the mean
+        values = self.accelerator.reduce(torch.nn.functional.pad(values, (0, 1), value=float(received)), "mean")
+        rows = [dict(zip([*names, "signal"], row, strict=True)) for row in values.tolist()]
+        self._refuse_non_finite(rows)
+        self.window.clear()
+
+        now = time.perf_counter()
+        seconds, self.started = now - self.started, now
+        run.seconds += seconds
+        rate = (run.samples_seen - self.samples_before) / max(seconds, 1e-9)
+        self.samples_before = run.samples_seen
+        line = {"step": run.step, "epoch": run.epoch}
+        for name in names:
+            if finite := [row[name] for row in rows if math.isfinite(row[name])]:
+                line[name] = fmean(finite)
+        line |= {"learning_rate": self.learning_rate, f"{self.unit}_per_second": rate, "seconds": run.seconds}
+        self.recent.extend(row for row in rows if math.isfinite(row["loss"]))
+        if self.recent:
+            run.loss = fmean(row["loss"] for row in self.recent)
+            if "trivial_loss" in names:  # of the same batches
+                run.trivial_loss = fmean(row["trivial_loss"] for row in self.recent)
+        if self.accelerator.is_main_process and self.features is not None and self.features.isfinite().all():
+            watched, sentence = self.watch.look(self.features, run.step / self.total)
+            line |= watched
+            if sentence:
+                self.warn(sentence)
+        self._write(line)
+        self.bar.set_postfix_str(f"loss {run.loss:.4g}, {rate:,.0f} {self.unit}/s")
+        return received or (signal.SIGTERM if any(row["signal"] for row in rows) else 0)
+
+    def evaluation(self, values: dict[str, float]) -> None:
+        self._write({f"eval_{name}" if name != "step" else name: value for name, value in values.items()})
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "step" and isinstance(v, float))
+        self.say(f"step {values['step']}: {shown}")
+
+    def judge(self) -> None:
+        """At the end: is it better than a model that ignores its input?"""
+        trivial = self.run.trivial_loss
+        if trivial is not None and (sentence := monitor.no_better_than_trivial(self.run.loss, trivial)):
+            self.warn(sentence)
+
+    def close(self) -> None:
+        self.bar.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def _write(self, line: dict) -> None:
+        if self.accelerator.is_main_process:
+            try:
+                with open(self.file, "a") as f:
+                    f.write(json.dumps(line) + "\n")
+            except OSError as error:  # the training is worth more than this line
+                self.warn(f"{self.file} could not be written: {error}")
+        if self.accelerator.trackers:
+            self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+
+    def _refuse_non_finite(self, rows: list[dict[str, float]]) -> None:
+        """Count the steps that were skipped while that is allowed; else name step and samples, and stop."""
+        run, allowed = self.run, self.args.max_skipped_steps
+        for i, row in enumerate(rows):
+            what = [name for name in MUST_BE_FINITE if not math.isfinite(row.get(name, 0.0))]
+            if not what:
+                continue
+            mine = [int(index) for batch in self.window[i][0] if batch is not None for index in batch]
+            samples = sorted(sum(gather_object([mine]), []))
+            text = (
+                f"{' and '.join(what)} not finite at step {run.step - len(rows) + 1 + i}, samples "
+                f"{', '.join(map(str, samples[:16])) or 'unknown'}{'...' * (len(samples) > 16)}"
+            )
+            if "grad_norm" in what and run.skipped_steps < allowed:  # with a finite gradient it was not skipped
+                run.skipped_steps += 1
+                self.say(f"skipped: {text} ({run.skipped_steps} of at most {allowed})")
+                continue
+            self.bar.close()
+            raise NonFinite(
+                f"{text}. {last_good(self.directory / CHECKPOINTS)} Lower --learning_rate, set --max_grad_norm, look "
+                "at those samples, or go past a few such steps with --max_skipped_steps."
+            )
+
+
+def read(file: Path) -> list[dict]:
+    """The lines of a log.jsonl, but for those that a kill or a full disk cut in two."""
+    lines = []
+    for text in file.read_text(errors="replace").splitlines():
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "step" in line:
+                lines.append(line)
+    return lines
+
+
+def _keep_lines_until(file: Path, step: int) -> None:
+    """Drop what a killed run logged after the checkpoint that it now resumes from; also the evaluation at that step,
+    which came after the save and comes again."""
+    if not file.exists():
+        return
+    kept = [line for line in read(file) if line["step"] < step or (line["step"] == step and "epoch" in line)]
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    partial.replace(file)

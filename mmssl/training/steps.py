@@ -1,0 +1,193 @@
+"""How one optimizer step is taken. The loop hands a step function all micro-batches of the step; it owns backward.
+
+Each returns one Output for the whole step: the mean loss and metrics, the features of the last micro-batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mmssl.distributed import unwrap
+from mmssl.errors import BadInput
+from mmssl.method import Method, Output
+from mmssl.training import random_state
+
+Batch = dict[str, Tensor]
+
+
+def standard(
+    method: Method,
+    micro_batches: Sequence[Batch],
+    optimizers: Sequence[Optimizer],
+    accelerator: Accelerator,
+    max_grad_norm: float,
+) -> Output:
+    """Forward and backward for each micro-batch, gradients accumulated; one update."""
+    refuse_coupled_accumulation(type(unwrap(method)), len(micro_batches))
+    outputs = []
+    for i, batch in enumerate(micro_batches):
+        with no_sync_before_last(method, i, len(micro_batches), accelerator):
+            output = method(**batch)
+            accelerator.backward(output.loss / len(micro_batches))
+        output.loss = output.loss.detach()
+        outputs.append(output)
+    output = _mean(outputs)
+    output.metrics["grad_norm"] = update(method, optimizers, accelerator, max_grad_norm)
+    return output
+
+
+def grad_cache(
+    method: Method,
+    micro_batches: Sequence[Batch],
+    optimizers: Sequence[Optimizer],
+    accelerator: Accelerator,
+    max_grad_norm: float,
+) -> Output:
+    """The exact gradient of one loss over all micro-batches, in the memory of one (Gao et al. 2021, arXiv:2101.06983).
+
+    1. Embed every micro-batch without a graph.  2. Take the loss over all embeddings, and its gradient with respect to
+    them and to the parameters that the loss itself uses (a temperature).  3. Embed each micro-batch again, with a graph
+    and the same random draws, and send its share of that gradient through it. Costs one forward pass more.
+    """
+    draws, cached = [], []
+    with torch.no_grad():
+        for batch in micro_batches:
+            draws.append(random_state.of_torch(accelerator.device))
+            cached.append(method(embed_only=True, **batch))
+    whole = {name: torch.cat([chunk[name] for chunk in cached]) for name in cached[0]}
+    embeddings = {
+        name: rows.requires_grad_() for name, rows in whole.items() if rows.is_floating_point()
+    }  # not lengths
+
+    bare = unwrap(method)
+    output = bare.loss(**whole)
+    used = [p for p in bare.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(output.loss, [*embeddings.values(), *used], allow_unused=True)
+    chunks = {
+        name: gradient.split([len(chunk[name]) for chunk in cached])
+        for name, gradient in zip(embeddings, gradients, strict=False)
+    }
+    output.loss = output.loss.detach()
+
+    for i, batch in enumerate(micro_batches):
+        with no_sync_before_last(method, i, len(micro_batches), accelerator):
+            random_state.set_torch(draws[i], accelerator.device)
+            again = method(embed_only=True, **batch)
+            # d/d(theta) of <embedding, constant g> is the chain rule from the embedding down
+            surrogate = sum((again[name] * chunks[name][i]).sum() for name in embeddings)
+            if i == len(micro_batches) - 1:
+                surrogate = surrogate + sum(
+                    (p * g).sum() for p, g in zip(used, gradients[len(embeddings) :], strict=True) if g is not None
+                )
+            accelerator.backward(surrogate)
+    output.metrics["grad_norm"] = update(method, optimizers, accelerator, max_grad_norm)
+    return output
+
+
+def in_place(
+    method: Method,
+    micro_batches: Sequence[Batch],
+    optimizers: Sequence[Optimizer],
+    accelerator: Accelerator,
+    max_grad_norm: float,
+) -> Output:
+    """The method moves its own parameters, by `train_on(**batch, learning_rate) -> Output`: no graph, no gradient. The
+    optimizer carries the learning rate. Several processes begin a step alike and end it alike: with the sum of what
+    each has changed, of parameters `share(processes, micro_batches)` of it."""
+    bare, processes = unwrap(method), accelerator.num_processes
+    rate = optimizers[0].param_groups[0]["lr"]
+    state = [tensor for tensor in (*bare.parameters(), *bare.buffers()) if tensor.is_floating_point()]
+    before = [tensor.detach().clone() for tensor in state] if processes > 1 else []
+    output = _mean([bare.train_on(**batch, learning_rate=rate) for batch in micro_batches])
+    bare.after_step()
+    if processes > 1:
+        share = bare.share(processes, micro_batches)
+        with torch.no_grad():
+            for tensor, start in zip(state, before, strict=True):
+                learned = accelerator.reduce((tensor - start).contiguous(), "sum")
+                tensor.copy_(start + (learned * share if tensor.requires_grad else learned))
+    return output
+
+
+def rehearse(
+    step: Callable[..., Output],
+    method: Method,
+    micro_batches: Sequence[Batch],
+    optimizers: Sequence[Optimizer],
+    accelerator: Accelerator,
+) -> None:
+    """One step, taken back. DDP lays its buckets out anew after the first backward pass of a process, and the last bit
+    of a sum over three or more processes depends on the layout: a resumed run must not begin with another one."""
+    stateful = [unwrap(method), *optimizers]
+    before = [copy.deepcopy(part.state_dict()) for part in stateful]
+    method.train()
+    step(method, micro_batches, optimizers, accelerator, 0.0)
+    for part, state in zip(stateful, before, strict=True):
+        part.load_state_dict(state)
+
+
+class Skippable(tuple[Optimizer, ...]):
+    """Optimizers whose update is left out when the gradient is not finite."""
+
+
+def skip_non_finite(step: Callable[..., Output]) -> Callable[..., Output]:
+    """`step`, but without a trace on weights, moments and buffers where the gradient is not finite. Waits for the
+    device at every step, and copies the buffers."""
+
+    def careful(method, micro_batches, optimizers, accelerator, max_grad_norm) -> Output:
+        before = [buffer.clone() for buffer in method.buffers()]
+        output = step(method, micro_batches, Skippable(optimizers), accelerator, max_grad_norm)
+        if "grad_norm" in output.metrics and not output.metrics["grad_norm"].isfinite():
+            for buffer, value in zip(method.buffers(), before, strict=True):
+                buffer.copy_(value)
+        return output
+
+    return careful
+
+
+def update(method: Method, optimizers: Sequence[Optimizer], accelerator: Accelerator, max_grad_norm: float) -> Tensor:
+    """Clip, step, clear. Returns the gradient's norm before clipping."""
+    bare = unwrap(method)
+    bare.after_backward()
+    norm = accelerator.clip_grad_norm_(method.parameters(), max_grad_norm if max_grad_norm > 0 else float("inf"))
+    skip = isinstance(optimizers, Skippable) and not norm.isfinite()
+    for optimizer in optimizers:
+        if not skip:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if not skip:
+        bare.after_step()
+    return norm.detach()
+
+
+def refuse_coupled_accumulation(method: type[Method], micro_batches: int) -> None:
+    if method.couples_samples and micro_batches > 1:
+        raise BadInput(
+            f"{method.__name__} compares the samples of a batch: {micro_batches} accumulated micro-batches are "
+            f"{micro_batches} small comparisons, not one big one. Use step=steps.grad_cache (--grad_cache), the exact "
+            "gradient of the big batch in the same memory, or --gradient_accumulation_steps 1."
+        )
+
+
+def no_sync_before_last(method: Method, i: int, n: int, accelerator: Accelerator):
+    """Processes exchange gradients once, in the last micro-batch's backward."""
+    return accelerator.no_sync(method) if i < n - 1 else nullcontext()
+
+
+def _mean(outputs: list[Output]) -> Output:
+    if len(outputs) == 1:
+        return outputs[0]
+    trivial = [o.trivial_loss for o in outputs if o.trivial_loss is not None]
+    return Output(
+        loss=torch.stack([o.loss for o in outputs]).mean(),
+        metrics={name: torch.stack([o.metrics[name] for o in outputs]).mean() for name in outputs[0].metrics},
+        features=outputs[-1].features,
+        trivial_loss=sum(trivial) / len(trivial) if trivial else None,
+    )
