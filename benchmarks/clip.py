@@ -24,11 +24,12 @@ import numpy as np
 import torch
 import turns
 
-from mmssl.arguments import command, fast_bf16, flag
+from mmssl.arguments import command, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
 from mmssl.data.images import decoding
 from mmssl.data.loader import Loader
+from mmssl.device import fast_bf16
 from mmssl.kernels.attention import fast_attention
 from mmssl.methods import clip
 from mmssl.training.loop import train

@@ -31,9 +31,10 @@ from transformers import Trainer, Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 from transformers.utils import logging
 
-from mmssl.arguments import command, fast_bf16, flag
+from mmssl.arguments import command, flag
 from mmssl.data.audio.recordings import Recordings, load
 from mmssl.data.loader import Loader
+from mmssl.device import fast_bf16
 from mmssl.methods import cpc
 from mmssl.models.cpc_audio import CpcAudioConfig
 from mmssl.training.loop import train

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmssl.arguments import fast_bf16
+from mmssl.device import fast_bf16
 
 
 @pytest.mark.parametrize(

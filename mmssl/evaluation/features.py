@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mmssl.arguments import Flags, best_device, flag
+from mmssl.arguments import Flags, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
 from mmssl.data.images.decoding import as_rgb, undecoded
+from mmssl.device import best_device
 from mmssl.errors import BadInput, first_line
-from mmssl.hub.card import number as shown
 from mmssl.models import pretrained
 
 
@@ -86,17 +86,6 @@ class ImageTextEncoder:
     def _embed(self, function, batches: Iterable) -> Tensor:
         rows = [function(**batch.to(self.device)).pooler_output for batch in batches]
         return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
-
-
-def print_table(title: str, columns: dict[str, dict[str, float]]) -> None:
-    """Figures side by side, one column for the model and one for each baseline."""
-    names = list(dict.fromkeys(name for values in columns.values() for name in values))
-    width = max(map(len, names)) + 2
-    print(title)
-    print(" " * width + "".join(f"{column:>18}" for column in columns))
-    for name in names:
-        cells = (f"{shown(values[name]) if name in values else '':>18}" for values in columns.values())
-        print(f"{name:<{width}}" + "".join(cells))
 
 
 def _batches(items: Iterable, n: int) -> Iterable[list]:

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssl.arguments import best_device, command, flag
+from mmssl.arguments import command, flag
 from mmssl.data import draws
 from mmssl.data.text import documents, masking, packed
-from mmssl.evaluation.features import print_table
+from mmssl.device import best_device
+from mmssl.hub.table import print_table
 from mmssl.methods.bert import BERT, from_pretrained
 
 SHARE = 0.15

@@ -18,8 +18,10 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmssl.arguments import TrainArgs, best_device
-from mmssl.training.loop import Summary
+from mmssl.arguments import TrainArgs
+from mmssl.device import best_device, precision
+from mmssl.hub.table import number, readable, results_table
+from mmssl.training.summary import Summary
 
 CARD, METRICS = "README.md", "metrics.json"
 _NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that says where the model is
@@ -157,25 +159,6 @@ def name_the_model(text: str, name: str) -> str:
     return _NAME.sub(lambda _: f"name = {json.dumps(name)}", text)
 
 
-def results_table(results: dict[str, dict[str, float]]) -> str:
-    """Markdown: a row for each figure, a column for the trained model and for each baseline."""
-    lines = [f"| | {' | '.join(results)} |", "|---" + "|---:" * len(results) + "|"]
-    for name in _names(results):
-        cells = (number(column[name]) if name in column else "–" for column in results.values())
-        lines.append(f"| {readable(name)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def readable(name: str) -> str:
-    """image_to_text_R@1 -> Image to text R@1"""
-    words = name.replace("_", " ")
-    return words[:1].upper() + words[1:]
-
-
-def number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
 def hub_id(name: str | None) -> str | None:
     """`name`, without its configuration, where it is an id of the Hub and not a file or folder here."""
     repository = (name or "").partition(":")[0]
@@ -200,12 +183,12 @@ def software() -> dict[str, str]:
 
 
 def hardware(args: TrainArgs) -> str:
-    processes, precision = PartialState().num_processes, args.precision.replace("no", "fp32")
+    processes, kind = PartialState().num_processes, precision(args).replace("no", "fp32")
     if torch.cuda.is_available() and not args.use_cpu:
-        return f"{processes} x {torch.cuda.get_device_name()}, {precision}"
-    if (kind := best_device(args.use_cpu).type) != "cpu":
-        return f"{kind} ({platform.machine()}), {precision}"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {precision}"
+        return f"{processes} x {torch.cuda.get_device_name()}, {kind}"
+    if (device := best_device(args.use_cpu).type) != "cpu":
+        return f"{device} ({platform.machine()}), {kind}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {kind}"
 
 
 def _metadata(record: Record) -> ModelCardData:
@@ -238,10 +221,6 @@ def _beside(name: str, results: dict[str, dict[str, float]], baselines: list[str
     """["(untrained 3.5, chance 2.5)"], or nothing where no baseline has that figure."""
     known = [f"{column} {number(results[column][name])}" for column in baselines if name in results[column]]
     return [f"({', '.join(known)})"] if known else []
-
-
-def _names(results: dict[str, dict[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for column in results.values() for name in column))
 
 
 def _join(parts) -> str:

@@ -34,7 +34,7 @@ from mmssl.hub import card, reload
 from mmssl.hub.card import Record  # recipes say export.Record
 from mmssl.method import Method
 from mmssl.training.log import Log
-from mmssl.training.loop import Summary
+from mmssl.training.summary import Summary
 
 __all__ = ["NotLoadable", "Record", "Uploads", "check_reload", "finish", "push"]
 

@@ -20,9 +20,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmssl.arguments import TrainArgs
+from mmssl.device import precision
 from mmssl.method import Method, Output
 from mmssl.training import monitor
 from mmssl.training.checkpoint import CHECKPOINTS, NonFinite, last_good
+from mmssl.training.summary import Summary
 
 MUST_BE_FINITE = ("loss", "grad_norm")
 
@@ -35,7 +37,7 @@ class Log:
 
     FILE = "log.jsonl"
 
-    def __init__(self, accelerator: Accelerator, run, args: TrainArgs, unit: str, total: int) -> None:
+    def __init__(self, accelerator: Accelerator, run: Summary, args: TrainArgs, unit: str, total: int) -> None:
         self.accelerator, self.run, self.args, self.unit, self.total = accelerator, run, args, unit, total
         self.directory = Path(args.output_dir)
         self.file = self.directory / self.FILE
@@ -57,9 +59,9 @@ class Log:
     def opening(self, method: Method, samples: int, resumed_from: Path | None) -> None:
         """What is about to be trained, and where. samples: in one optimizer step of all processes."""
         trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
-        processes, precision = self.accelerator.num_processes, self.args.precision.replace("no", "fp32")
+        processes, kind = self.accelerator.num_processes, precision(self.args).replace("no", "fp32")
         self.say(
-            f"{processes} process{'es' * (processes > 1)} on {self.accelerator.device.type}, {precision}, "
+            f"{processes} process{'es' * (processes > 1)} on {self.accelerator.device.type}, {kind}, "
             f"{trainable:,} trainable parameters, {self.total:,} steps of {samples:,} {self.unit}"
             + (f", resumed from {resumed_from}" if resumed_from else "")
         )

@@ -7,13 +7,12 @@ device. A run stopped at any moment and resumed ends with the weights, bit for b
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -30,8 +29,10 @@ from accelerate.utils import (
 )
 from torch.optim import Optimizer
 
-from mmssl.arguments import TrainArgs, best_device
+from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
+from mmssl.device import best_device, precision
+from mmssl.distributed import share_batch_norm
 from mmssl.errors import BadInput
 from mmssl.kernels.attention import fast_attention
 from mmssl.method import Method, Output
@@ -39,22 +40,7 @@ from mmssl.training import checkpoint, steps
 from mmssl.training.log import Log
 from mmssl.training.optim import schedule, set_learning_rate
 from mmssl.training.signals import Signals, parting_words
-
-
-@dataclass
-class Summary:
-    """What a run was. `evaluations` begins with the untrained model (step 0) and ends with the trained one."""
-
-    step: int = 0
-    epoch: int = 0
-    samples: int = 0  # into the current epoch, over all processes
-    samples_seen: int = 0
-    seconds: float = 0.0  # training alone: neither evaluation nor saving
-    skipped_steps: int = 0
-    loss: float = math.nan  # mean over the last logging_steps steps
-    trivial_loss: float | None = None
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+from mmssl.training.summary import Summary
 
 
 def start(args: TrainArgs) -> None:
@@ -97,6 +83,7 @@ def train(
     checkpoints, bare = Path(args.output_dir, checkpoint.CHECKPOINTS), method
     if args.torch_compile:
         bare.compile()
+    share_batch_norm(bare)
     method = accelerator.prepare(bare)
     set_learning_rate(optimizers, 1.0)  # each group notes the rate that it was built with
     if accelerator.num_processes > 2:
@@ -215,7 +202,7 @@ def _accelerator(args: TrainArgs) -> Accelerator:
     AcceleratorState._reset_state()  # one process may train twice, the second time in another precision
     return Accelerator(
         cpu=best_device(args.use_cpu).type == "cpu",
-        mixed_precision=args.precision,
+        mixed_precision=precision(args),
         # the flags decide this, never what a launcher or its configuration left in the environment
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),

@@ -56,6 +56,11 @@ def grad_cache(
     them and to the parameters that the loss itself uses (a temperature).  3. Embed each micro-batch again, with a graph
     and the same random draws, and send its share of that gradient through it. Costs one forward pass more.
     """
+    if len(micro_batches) > 1 and has_batch_norm(method):
+        raise BadInput(
+            f"--grad_cache: the encoder of {type(unwrap(method)).__name__} has batch norms, whose statistics would be "
+            "those of each micro-batch. Use an encoder without them (a ViT), or --gradient_accumulation_steps 1."
+        )
     draws, cached = [], []
     with torch.no_grad():
         for batch in micro_batches:

@@ -14,9 +14,9 @@ from accelerate import PartialState
 from torch import Tensor
 
 from mmssl import figures
-from mmssl.arguments import best_device
 from mmssl.data import labelled
 from mmssl.data.images import decoding
+from mmssl.device import best_device
 from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import encoder as encoders
 from mmssl.evaluation.downstream.few_shot import few_shot
