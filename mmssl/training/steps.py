@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmssl.distributed import unwrap
+from mmssl.distributed import has_batch_norm, unwrap
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
 from mmssl.training import random_state
