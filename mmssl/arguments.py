@@ -23,6 +23,7 @@ from mmssl.errors import BadInput
 from mmssl.training.checkpoint import CHECKPOINTS, complete_checkpoints
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
+RANGE = ("at_least", "above", "at_most", "below")
 LARGEST = 2**31 - 1  # of a number whose flag names no limit of its own
 
 
@@ -33,11 +34,12 @@ def flag(
     *,
     at_least: float | None = None,
     above: float | None = None,
-    at_most: float = LARGEST,
+    at_most: float | None = None,
     below: float | None = None,
     of_new_model: bool = False,
 ):
-    """A dataclass field with its help text and, of a number or a list of numbers, the range that it must lie in.
+    """A dataclass field with its help text and, of a number or a list of numbers, the range that it must lie in. A
+    field that overrides another keeps its range.
 
     of_new_model: the flag describes a model made from scratch, and is refused beside --model_name_or_path.
     """
@@ -58,7 +60,7 @@ class Flags:
             value = getattr(self, f.name)
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, (int, float)) and not isinstance(number, bool):
-                    _check_range(f, number)
+                    _check_range(f.name, number, **limits(type(self), f.name))
         new = tuple(f.name for f in fields(self) if f.metadata.get("of_new_model"))
         if new and self.model_name_or_path:
             self.refuse(new, f"--model_name_or_path {self.model_name_or_path}: the checkpoint decides them")
@@ -70,21 +72,38 @@ class Flags:
             raise BadInput(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} no effect with {because}")
 
 
-def _check_range(f: Field, value: float) -> None:
-    at_least, above, at_most, below = (f.metadata.get(name) for name in ("at_least", "above", "at_most", "below"))
-    rules = [
-        ("finite", math.isfinite(value)),
-        (f"{at_least} or more", at_least is None or value >= at_least),
-        (f"above {above}", above is None or value > above),
-        (f"below {below}", below is None or value < below),
-        (f"at most {at_most:,}" if at_most is not None else "", at_most is None or value <= at_most),
-    ]
-    if broken := [rule for rule, holds in rules if not holds]:
-        raise BadInput(f"--{f.name} is {value}; it must be {broken[0]}")
+def limits(flags: type[Flags], name: str) -> dict[str, float]:
+    """The range of a flag: its own, or that of the field which it overrides."""
+    for base in flags.__mro__:
+        own = base.__dict__.get("__dataclass_fields__", {}).get(name)
+        found = {kind: own.metadata[kind] for kind in RANGE if own.metadata.get(kind) is not None} if own else {}
+        if found:
+            return found
+    return {}
+
+
+def _check_range(
+    name: str,
+    value: float,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = LARGEST,
+    below: float = math.inf,
+) -> None:
+    rules = {
+        "finite": math.isfinite(value),
+        f"{at_least} or more": value >= at_least,
+        f"above {above}": value > above,
+        f"below {below}": value < below,
+        f"at most {at_most:,}": value <= at_most,
+    }
+    if broken := [rule for rule, holds in rules.items() if not holds]:
+        raise BadInput(f"--{name} is {value}; it must be {broken[0]}")
 
 
 @dataclass
 class TrainArgs(Flags):
+    dataset: str = flag("", "a built-in name, a file, a folder or a Hub id")
     output_dir: str = flag("runs/out", "where the encoder, log, figures and checkpoints go")
     overwrite_output_dir: bool = flag(False, "delete what an earlier run left in output_dir")
     max_steps: int = flag(-1, "optimizer steps; above 0 it overrides num_train_epochs", at_least=-1, at_most=10**9)
@@ -102,7 +121,11 @@ class TrainArgs(Flags):
     seed: int = flag(0, "of weights, order, augmentation and dropout", at_least=0)
     logging_steps: int = flag(10, "steps between lines of log.jsonl", at_least=1)
     eval_steps: int = flag(0, "steps between evaluations; 0 evaluates before and after the training only", at_least=0)
-    probe_dataset: str | None = flag(None, "labelled data: at each evaluation, the accuracy of k-NN on the features")
+    probe_dataset: str | None = flag(
+        None,
+        "labelled data on which k-NN judges the features at each evaluation; none: no probe; default: the built-in "
+        "data that it trains on, where that has labels",
+    )
     save_steps: int = flag(500, "steps between checkpoints; 0 saves none, and the run cannot be resumed", at_least=0)
     save_total_limit: int = flag(2, "newest checkpoints to keep", at_least=1)
     resume_from_checkpoint: str | None = flag(None, "auto (the newest good one in output_dir, if any) or a path")
@@ -161,6 +184,10 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class _Parser(HfArgumentParser):
+    def add_argument(self, *names, **options):
+        """What a field's metadata holds beyond argparse's options is for Flags."""
+        return super().add_argument(*names, **{k: v for k, v in options.items() if k not in (*RANGE, "of_new_model")})
+
     def error(self, message: str):
         """argparse's message, and for an unknown flag the nearest ones there are; exit status 2."""
         known = [option for action in self._actions for option in action.option_strings]

@@ -115,17 +115,7 @@ class Method(nn.Module):
     def continue_from(self, name: str) -> None:
         """Take over the heads that the run which left `name`, a directory or a Hub id, ended with. A foreign checkpoint
         has none; then they start new. Raises BadInput where they are damaged or of other sizes."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-        from transformers.utils import cached_file
-
-        file = cached_file(name, HEADS, _raise_exceptions_for_missing_entries=False)
-        if file is None:
-            return
-        try:
-            found = load_file(file)
-        except SafetensorError as error:
-            raise BadInput(f"--model_name_or_path {name}: its {HEADS} is cut off or damaged ({error})") from error
+        found = read_heads(name)
         for key, value in self._heads().items():
             if key in found and found[key].shape != value.shape:
                 raise BadInput(
@@ -140,6 +130,19 @@ class Method(nn.Module):
         encoder = self.exported()
         inside = {id(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())}
         return {name: value for name, value in self.state_dict(keep_vars=True).items() if id(value) not in inside}
+
+
+def read_heads(name: str) -> dict[str, Tensor]:
+    """What `Method.save_heads` wrote into `name`, a directory or a Hub id; nothing where it wrote nothing."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers.utils import cached_file
+
+    file = cached_file(name, HEADS, _raise_exceptions_for_missing_entries=False)
+    try:
+        return load_file(file) if file else {}
+    except SafetensorError as error:
+        raise BadInput(f"--model_name_or_path {name}: its {HEADS} is cut off or damaged ({error})") from error
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ from mmssl.data.images.pictures import Pictures
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.methods.mae import MAE, at, patchify, reconstruction_loss, standardise
 
-
 SHOWN = 8  # held-out images in the figure
 
 
@@ -70,7 +69,8 @@ class Reconstruction(Evaluation):
             "seen": own.scatter(1, places, 0.0),
             "painted back": own.scatter(1, places, predicted.float()),
         }
-        images = {name: method.views.to_unit_range(method.model.unpatchify(p.float())).cpu() for name, p in columns.items()}
+        pixels = {name: method.model.unpatchify(patches.float()) for name, patches in columns.items()}
+        images = {name: method.views.to_unit_range(pixels[name]).cpu() for name in columns}
         figures.picture_grid(images, directory / "reconstructions.png")
         share = 1 - masked.shape[1] / own.shape[1]
         caption = f"Held-out images, the {share:.0%} of their patches that were seen, and the rest painted"

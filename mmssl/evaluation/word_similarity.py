@@ -16,6 +16,9 @@ import numpy as np
 from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
 
+from mmssl import figures
+from mmssl.evaluation.held_out import Columns, Evaluation
+
 SIMILARITY = {"WordSim-353": "wordsim353.tsv", "SimLex-999": "simlex999.txt"}
 ANALOGIES = "questions-words.txt"
 MOST_FREQUENT = 300_000  # words that analogies choose from, gensim's habit
@@ -46,6 +49,31 @@ OCCUPATIONS = [  # from the list of Bolukbasi et al. 2016 (arXiv:1607.06520)
     "nurse", "teacher", "librarian", "secretary", "dancer", "singer", "housekeeper", "maid", "engineer", "captain",
     "soldier", "judge", "doctor", "lawyer", "carpenter", "architect", "philosopher", "boss",
 ]  # fmt: skip
+
+
+class WordVectors(Evaluation):
+    """Judgements of people, times 100; neighbours, a probe for social bias and a map of frequent words."""
+
+    units = "Times 100: Spearman's rho, accuracy, share of pairs covered."
+    ASKED = ("king", "war", "music", "water", "city")
+
+    def __init__(self, words: list[str]) -> None:
+        """words: of the vocabulary, the most frequent first."""
+        self.words, known = words, set(words)
+        self.asked = [word for word in self.ASKED if word in known] or words[100:105] or words[:5]
+
+    def __call__(self, method) -> dict[str, float]:
+        return {name: 100 * value for name, value in evaluate(method.keyed_vectors()).items()}
+
+    def draw(self, method, directory: Path, results: Columns) -> dict[str, str]:
+        figures.word_map(method.keyed_vectors(), self.words[50:350] or self.words, directory / "map.png")
+        return {"map.png": "Frequent words in the plane of their vectors' first two principal components."}
+
+    def text(self, method) -> str:
+        vectors = method.keyed_vectors()
+        near = neighbours(vectors, self.asked)
+        lines = [f"- {word}: {', '.join(words)}" for word, words in near.items()]
+        return "Nearest words:\n\n" + "\n".join(lines) + "\n\n" + bias_report(vectors)
 
 
 def evaluate(vectors: KeyedVectors) -> dict[str, float]:

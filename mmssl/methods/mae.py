@@ -195,6 +195,15 @@ def to_vit(encoder: ViTMAEModel) -> ViTModel:
     return vit.eval()
 
 
+def build(args, side: int) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
+    """As the flags of recipes/mae.py have it. side: pixels that the data's images have."""
+    if args.model_name_or_path:
+        return from_pretrained(args.model_name_or_path, args.mask_ratio)
+    image_size = args.image_size or side
+    patch_size = args.patch_size or max(1, image_size // (8 if image_size >= 32 else 4))
+    return from_scratch(SIZES[args.size], image_size, patch_size, args.mask_ratio, args.norm_pix_loss)
+
+
 def from_scratch(
     size: Size, image_size: int, patch_size: int, mask_ratio: float = 0.75, norm_pix_loss: bool = True
 ) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:

@@ -103,6 +103,13 @@ def load(
     return join_phrases(corpus, directory / "phrases", min_count, say=say) if phrases else corpus
 
 
+def from_args(args) -> Corpus:
+    """As the flags of recipes/word2vec.py have it."""
+    source = args.dataset.split(",") if "," in args.dataset else args.dataset
+    options = {"column": args.text_column, "min_count": args.min_count, "max_words": args.max_words}
+    return load(source, **options, plain=args.plain == "yes", phrases=args.phrases)
+
+
 def read(directory: Path) -> Corpus:
     """A corpus that `build` has written."""
     total = json.loads((directory / "corpus.json").read_text())["total"]

@@ -24,6 +24,7 @@ from mmssl.errors import BadInput
 
 FORMAT = 1  # of the files on disk
 AT_ONCE = 256  # documents
+MOST_UNKNOWN = 0.2  # of the tokens of a text, to a tokenizer that was not trained on it
 PIECE = 20_000  # characters: a longer document is numbered in pieces, cut at line ends, on all cores
 
 Batch = dict[str, Tensor]
@@ -165,3 +166,9 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:cut]
         start = cut
     yield text[start:]
+
+
+def refuse_unknown(counts: np.ndarray, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises BadInput where the tokenizer of `name` does not know more than MOST_UNKNOWN of the text."""
+    if tokenizer.unk_token_id is not None and (unknown := counts[tokenizer.unk_token_id] / counts.sum()) > MOST_UNKNOWN:
+        raise BadInput(f"{name}: its tokenizer does not know {unknown:.0%} of the text; train one on the text instead")

@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         return Encoder(type(self.model)(self.model.config), self.processor, self.modality, self.pooling).eval()
 
     def _prepared(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        inputs = {name: value for name, value in inputs.items() if name != "index"}
+        inputs = {name: value for name, value in inputs.items() if name not in ("index", "key")}
         if self.modality == "image":
             pixels = unit_range(inputs["pixel_values"])
             if self.training and self.augment is not None:
