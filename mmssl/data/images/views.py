@@ -174,9 +174,10 @@ class Views(nn.Module):
         constants = {
             "mean": torch.tensor(mean, dtype=torch.float32),
             "std": torch.tensor(std, dtype=torch.float32),
-            "low": ranges[:, None, :, 0],  # (views, 1, amounts), as all that follow
+            "low": ranges[:, None, :, 0],  # (views, 1, amounts)
             "span": ranges[:, None, :, 1] - ranges[:, None, :, 0],
             "chances": chances[:, None],
+            "crops": torch.tensor([[view.scale is not None] for view in self.views]),
             "streams": torch.arange(len(self.views))[:, None, None] * STREAMS_PER_VIEW
             + torch.arange(len(AMOUNTS) + len(EVENTS)),
         }
@@ -216,7 +217,7 @@ class Views(nn.Module):
         area, ratio, x, y, angle, zoom, shift_x, shift_y, *colours, sigma = amounts
         happens = drawn[..., len(AMOUNTS) :] < self.chances
         flip, jitter, grey, blur, solarise = happens.unbind(2)
-        ratio, zoom = ratio.exp() * (height / width), zoom.exp()
+        ratio, zoom = ratio.exp() * torch.where(self.crops, height / width, 1.0), zoom.exp()
         # width and height of the crop, as shares of the image's
         wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         mirror = 1 - 2 * flip.float()
