@@ -16,7 +16,7 @@ def draw(x: Tensor, seed: int, epoch: int) -> Tensor:
 
 def share(x: Tensor, seed: int, epoch: int) -> Tensor:
     """The same, spread evenly over [0, 1)."""
-    return draw(x, seed, epoch).double() / 2**32
+    return draw(x, seed, epoch).double() / 2.0**32
 
 
 def uniform(key: Tensor, stream: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def uniform(key: Tensor, stream: Tensor) -> Tensor:
     """
     mixed = draw(key.long() + draw(key >> 32, 0, 1), 0, 0)
     # the upper 24 bits: every multiple of 2**-24 is a float32, so that none is rounded up to 1
-    return (draw(mixed + stream, 0, 2) >> 8).float() / 2**24
+    return (draw(mixed + stream, 0, 2) >> 8).float() / 2.0**24
 
 
 # torch.compile writes integer constants into a GPU kernel as 32-bit literals, where a constant beyond int32 overflows:

@@ -116,7 +116,7 @@ def python(code: str, cache: Path, **environment: str) -> subprocess.Popen:
 def test_two_processes_that_compile_at_once_never_leave_the_bounds_of_an_array(tmp_path):
     code = "import test_views_kernel as t; t.compare_random_views({}, 200, 30)"
     # a cache of their own: numba does not tell code with bounds checks from code without
-    both = [python(code.format(seed), tmp_path, NUMBA_BOUNDSCHECK="1", NUMBA_OPT="0") for seed in (1, 2)]
+    both = [python(code.format(seed), tmp_path, NUMBA_BOUNDSCHECK="1") for seed in (1, 2)]
     for process in both:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
@@ -127,6 +127,6 @@ def test_without_a_place_for_compiled_code_it_is_compiled_again(tmp_path):
     nowhere = tmp_path / "file"
     nowhere.write_text("")
     only, code = "_UserProvidedCacheLocator", "import test_views_kernel as t; t.compare_random_views(3, 5)"
-    process = python(code, nowhere / "below", NUMBA_CACHE_LOCATOR_CLASSES=only, NUMBA_OPT="0")
+    process = python(code, nowhere / "below", NUMBA_CACHE_LOCATOR_CLASSES=only)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
