@@ -1,7 +1,7 @@
 """kornia's side of benchmarks/views.py: its augmentations of a batch, in the order of its own SimCLR examples.
 
-Runs in an environment of its own. Reads from standard input how many batches to make, answers with the seconds that they
-took.
+Runs in an environment of its own. Reads from standard input how many batches to make, answers with the seconds
+that they took.
 
     python -m venv peer && peer/bin/pip install torch==2.13.0 kornia==0.9.0
 """
