@@ -28,7 +28,7 @@ def uniform(key: Tensor, stream: Tensor) -> Tensor:
 
 
 def _mix(x: Tensor, seed: int, epoch: int) -> Tensor:
-    """The 32 bits of `draw` as an int32. Its products wrap around. No constant is beyond int32: torch.compile writes them
+    """The 32 bits of `draw` as an int32: products wrap around. No constant is beyond int32: torch.compile writes them
     into a GPU's kernel as 32-bit literals, where larger ones overflow."""
     key = (seed * 1_000_003 + epoch) * 0x85EBCA6B  # an int of any size
     h = x.to(torch.int32) * _signed(0x9E3779B1) + _signed(key)

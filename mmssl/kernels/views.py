@@ -37,7 +37,6 @@ def _on_disk(function):
         return njit(nogil=True, fastmath=MATH)(function)
 
 
-@torch.compiler.disable
 def cpu_pass(
     pixel_values: Tensor,
     parameters: Tensor,

@@ -148,6 +148,17 @@ def test_autocast_does_not_make_the_pixels_coarse():
     assert torch.equal(out, tensor_form(*arguments)) and out.dtype == torch.float32
 
 
+def test_a_compiled_module_makes_the_same_views(monkeypatch):
+    module, key = Views([SIMCLR, EVERYTHING], *UNIT), torch.arange(4)
+    expected = module(photographs(), key)
+    assert all(map(torch.equal, torch.compile(module, backend="eager")(photographs(), key), expected))
+    monkeypatch.setattr(views, "_on_cpu", tensor_form)  # what a GPU does, in one graph
+    for out, same in zip(
+        torch.compile(module, backend="eager", fullgraph=True)(photographs(), key), expected, strict=True
+    ):
+        torch.testing.assert_close(out, same, atol=1e-4, rtol=0)
+
+
 # crops, moves and resizing, against Pillow and the definition
 
 

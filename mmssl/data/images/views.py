@@ -247,8 +247,13 @@ class Views(nn.Module):
             )
         size = view.shape(*pixel_values.shape[2:])
         radius = min(size) // 20 if view.blur > 0 else 0  # the kernel's 2 r + 1 pixels are 10 % of the side
-        form = _cpu_pass() if pixel_values.device.type == "cpu" else tensor_form
+        form = _on_cpu if pixel_values.device.type == "cpu" else tensor_form
         return form(pixel_values, parameters, size, view.moves, radius, self.mean, self.std)
+
+
+@torch.compiler.disable  # a compiled model calls it as it is
+def _on_cpu(*arguments) -> Tensor:
+    return _cpu_pass()(*arguments)
 
 
 @cache
