@@ -235,7 +235,7 @@ def _check_table(name: str, table: np.ndarray) -> None:
     whole = table.ndim == 2 and table.flags.c_contiguous and table.flags.writeable and table.flags.aligned
     if not whole or table.dtype != np.float32 or table.shape[1] % LANES:
         raise ValueError(
-            f"{name} is {table.dtype} {table.shape}; must be writable float32 (rows, a multiple of {LANES}) without gaps"
+            f"{name} is {table.dtype} {table.shape}; must be writable float32 (rows, n * {LANES}) without gaps"
         )
 
 

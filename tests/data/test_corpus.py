@@ -115,6 +115,14 @@ def test_bytes_that_are_not_utf8_are_named_with_file_and_line(tmp_path):
         load(tmp_path / "latin.txt", tmp_path / "cache")
 
 
+def test_a_column_that_is_not_utf8_is_named(tmp_path):
+    ends, letters = np.array([0, 5, 7], np.int32), b"right\xff\xfe"
+    column = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(ends), pa.py_buffer(letters)])
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match=r"a\.parquet: Invalid UTF8 sequence at string index 1; the column must hold"):
+        load(tmp_path / "a.parquet", tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("content", "min_count", "message"),
     [

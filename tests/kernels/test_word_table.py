@@ -80,7 +80,9 @@ def test_the_form_without_numba_gives_the_same_numbers(texts):
 
 @fast
 @given(
-    st.lists(st.sampled_from([p for p in PIECES if len(p.encode()) < 8]) | st.text(max_size=3), min_size=1, max_size=60),
+    st.lists(
+        st.sampled_from([p for p in PIECES if len(p.encode()) < 8]) | st.text(max_size=3), min_size=1, max_size=60
+    ),
     st.integers(20, 64),
     st.integers(1, 3),
 )
@@ -119,5 +121,3 @@ def test_spaces_that_are_no_ascii_end_blocks(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text(text)
     found = corpus.load(tmp_path / "a.txt", min_count=1, cache=tmp_path / "cache", say=lambda sentence: None)
     assert found.words == ["日本"] and found.total == 5_000
-
-

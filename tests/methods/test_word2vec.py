@@ -126,6 +126,13 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, options):
     assert torch.equal(whole.inputs, resumed.inputs) and torch.equal(whole.outputs, resumed.outputs)
 
 
+@pytest.mark.parametrize("options", [{}, {"threads": 2}, {"batched": True}])
+def test_a_vocabulary_of_one_word_can_be_trained_on(options):
+    method = Word2Vec(["only"], np.array([7]), 4, window=20, **options)
+    output = method.train_on(torch.zeros(1, 7, dtype=torch.int32), 0.1)
+    assert output.loss.isfinite() and method.inputs.isfinite().all()
+
+
 def test_two_runs_on_one_thread_are_equal_and_another_seed_is_not(tmp_path):
     one, two, other = (trained(tmp_path / str(i), max_steps=3, seed=s)[0] for i, s in enumerate((0, 0, 1)))
     assert torch.equal(one.inputs, two.inputs) and not torch.equal(one.inputs, other.inputs)

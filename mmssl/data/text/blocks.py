@@ -27,8 +27,8 @@ Source = str | Path | Sequence[str | Path] | Dataset | IterableDataset
 
 
 def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, bytes]]]:
-    """(what identifies the text, its blocks: where it is from and UTF-8 that begins and ends between two words; in a file
-    without white space for a whole block, between two characters).
+    """(what identifies the text, its blocks: where it is from and UTF-8 that begins and ends between two words, or in a
+    file without white space for a whole block between two characters).
 
     source, column: as in `corpus.load`. Raises BadInput: no such file, a broken one, no column of text, bytes that are
     not UTF-8 (file and line named).
@@ -59,7 +59,7 @@ def file_blocks(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:
         with pq.ParquetFile(path) as file:
             column = text_column(str(path), file.schema_arrow, column)
             batches = (batch.column(0) for batch in file.iter_batches(1 << 14, columns=[column]))
-            yield from ((str(path), block) for block in in_blocks((_as_lines(path, batch) for batch in batches)))
+            yield from ((str(path), block) for block in in_blocks(_as_lines(path, batch) for batch in batches))
         return
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         lines, rest, ended = 0, b"", True
