@@ -27,6 +27,8 @@ import math
 import numpy as np
 from numba import njit
 
+from mmssl.kernels import simd
+from mmssl.kernels.compiled import compiled
 from mmssl.kernels.simd import (
     LANES,
     SCORES,
@@ -255,7 +257,7 @@ def _int32(name: str, numbers: np.ndarray, least: int | None, beyond: int | None
     return np.require(numbers, requirements=["C", "W", "A"])
 
 
-@njit(nogil=True)
+@compiled(simd)
 def _train_windows(words, reach, negatives, negative, inputs, outputs, hot, private, learning_rate):
     widest = max(1, reach.max()) if len(reach) else 1
     rows = _rows(words, hot, private, widest)
@@ -330,7 +332,7 @@ def _train_windows(words, reach, negatives, negative, inputs, outputs, hot, priv
     return loss + _minus_log(product, exponents, total, scratch), pairs
 
 
-@njit(nogil=True)
+@compiled(simd)
 def _exchange(table, hot, private, before):
     for row in range(hot):
         for column in range(0, table.shape[1], LANES):

@@ -12,12 +12,15 @@ import numpy as np
 try:
     from numba import njit
 
+    from mmssl.kernels.compiled import compiled
+
     COMPILED = True
 except Exception:  # no numba for this Python or processor: words are cut by str.split(), some thirty times slower
 
     def njit(**options):
         return lambda function: function
 
+    compiled = njit
     COMPILED = False
 
 SENTENCE_END = -1  # the number of a line's end
@@ -143,7 +146,7 @@ def _space(text, at):
     return 3 if first == 0xE3 and second == 0x80 and third == 0x80 else 0  # ideographic space
 
 
-@njit(nogil=True)
+@compiled()
 def _number_words(text, at, ids, found, line, longest, slots, hashes, counts, ends, letters, size, cut):
     """Number words from text[at] on, until the text ends or the table is full. Returns where everything stands."""
     mask = np.uint64(len(slots) - 1)
@@ -203,7 +206,7 @@ def _number_words(text, at, ids, found, line, longest, slots, hashes, counts, en
     return at, found, line, max(longest, line), size, cut, False
 
 
-@njit(nogil=True)
+@compiled()
 def _rehash(slots, hashes, size):
     mask = np.uint64(len(slots) - 1)
     for word in range(size):
