@@ -35,7 +35,7 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, str, str]] = {
     ),
 }
 
-GUARANTEES = ("parameters", "loss", "resume", "processes", "micro_batches", "export")
+GUARANTEES = ("parameters", "loss", "resume", "processes", "micro_batches", "export", "compile")
 METHODS = sorted(p.stem for p in Path(mmssl.methods.__file__).parent.glob("*.py") if p.stem != "__init__")
 
 
@@ -111,7 +111,7 @@ def test_resume_from_the_middle_of_an_epoch_is_exact(name, variant, tmp_path):
     assert bits(run(resume_from_checkpoint=str(tmp_path / "checkpoints/step_00000005"))) == bits(whole)
 
 
-def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, micro_batches: int = 1) -> None:
+def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, micro_batches: int = 1, **flags) -> None:
     tiny = variants(name)[variant]()
     parts = processes * micro_batches
     args = arguments(
@@ -121,6 +121,7 @@ def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, m
         per_device_train_batch_size=tiny.batch_size // parts,
         gradient_accumulation_steps=micro_batches,
         lr_scheduler_type="constant",
+        **flags,
     )
     start(args)
     step = steps.grad_cache if micro_batches > 1 and tiny.method.couples_samples else tiny.step
@@ -128,10 +129,10 @@ def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, m
     train(tiny.method, loader(tiny, parts), args, tiny.plain(tiny.method), step)
 
 
-def assert_equal_weights(one: Path, other: Path) -> None:
+def assert_equal_weights(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     weights, others = (load_file(d / "checkpoints/step_00000005/method.safetensors") for d in (one, other))
     for key, value in weights.items():
-        torch.testing.assert_close(others[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(others[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +194,11 @@ def exports(request, tmp_path_factory) -> dict[str, Exception | None]:
 def test_export_reloads_in_a_fresh_interpreter_with_equal_features(name, variant, exports):
     if exports[name]:
         raise exports[name]
+
+
+@pytest.mark.slow  # the C++ compiler takes from ten seconds to a minute for a method
+@held_to("compile", each_variant=False)
+def test_compiled_it_trains_like_uncompiled(name, variant, whole, tmp_path):
+    torch._dynamo.reset()
+    run_plainly(name, variant, tmp_path, torch_compile=True)
+    assert_equal_weights(whole(name, variant), tmp_path, tolerance=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_a_job_that_raises_on_one_process_fails_alone_and_at_once(tmp_path):
         "after": partial(job, tmp_path / "after"),
     }
     faults = in_turn(jobs, tmp_path)
-    assert time.monotonic() - begun < 30, "the process that waited for the other had to wait for its patience to end"
+    assert time.monotonic() - begun < 50, "the process that waited for the other had to wait for its patience to end"
     assert faults["before"] == faults["after"] == ""
     for name, where in (("first", 0), ("second", 1)):
         assert f"process {where}: Traceback" in faults[name] and "ValueError: a reason" in faults[name]
@@ -48,19 +49,13 @@ def test_a_job_that_raises_on_one_process_fails_alone_and_at_once(tmp_path):
 
 
 def test_jobs_after_one_that_ends_its_processes_get_new_ones(tmp_path):
-    jobs = {
-        "dies": partial(job, tmp_path / "dies", "dies", 1),
-        "after": partial(job, tmp_path / "after"),
-    }
+    jobs = {"dies": partial(job, tmp_path / "dies", "dies", 1), "after": partial(job, tmp_path / "after")}
     faults = in_turn(jobs, tmp_path)
-    assert "exit codes" in faults["dies"] and "3" in faults["dies"] and faults["after"] == ""
+    assert re.search(r"exit codes \[.*3\]", faults["dies"]) and faults["after"] == ""
 
 
 def test_a_job_that_stalls_is_ended_and_says_where_it_stood(tmp_path):
-    jobs = {
-        "stalls": partial(job, tmp_path / "stalls", "stalls", 1),
-        "after": partial(job, tmp_path / "after"),
-    }
+    jobs = {"stalls": partial(job, tmp_path / "stalls", "stalls", 1), "after": partial(job, tmp_path / "after")}
     faults = in_turn(jobs, tmp_path, patience=8)
     assert "test_processes.py" in faults["stalls"] and "Timeout (0:00:08)" in faults["stalls"]
     assert faults["after"] == ""
