@@ -83,7 +83,7 @@ def in_turn(jobs: dict[str, Callable[[], None]], folder: Path, world: int = 2, p
     while left := {name: job for name, job in jobs.items() if name not in faults}:
         processes = Processes(_each, left, folder, patience, log=folder / "log.txt", world=world)
         while processes.alive and not any(process.exitcode for process in processes.all):
-            connection.wait([process.sentinel for process in processes.all])
+            connection.wait([process.sentinel for process in processes.all if process.is_alive()], timeout=1)
         codes = [process.exitcode for process in processes.all]
         processes.kill()  # the others would wait for the one that has ended
         for name in left:

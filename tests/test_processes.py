@@ -30,8 +30,7 @@ def job(place: Path, fails: str = "", where: int = 0) -> None:
     (place.parent / f"{place.name}.{rank()}.value").write_text(str(torch.rand(1)))
 
 
-def test_a_job_that_raises_on_one_process_fails_alone_and_at_once(tmp_path):
-    begun = time.monotonic()
+def test_a_job_that_raises_on_one_process_fails_alone_and_does_not_keep_the_other_waiting(tmp_path):
     jobs = {
         "before": partial(job, tmp_path / "before"),
         "first": partial(job, tmp_path / "first", "raises", 0),
@@ -39,11 +38,10 @@ def test_a_job_that_raises_on_one_process_fails_alone_and_at_once(tmp_path):
         "after": partial(job, tmp_path / "after"),
     }
     faults = in_turn(jobs, tmp_path)
-    assert time.monotonic() - begun < 50, "the process that waited for the other had to wait for its patience to end"
     assert faults["before"] == faults["after"] == ""
     for name, where in (("first", 0), ("second", 1)):
         assert f"process {where}: Traceback" in faults[name] and "ValueError: a reason" in faults[name]
-        assert "about to fail" in faults[name]
+        assert "about to fail" in faults[name] and "exit codes" not in faults[name]
     values = [(tmp_path / f"{name}.{i}.value").read_text() for name in ("before", "after") for i in (0, 1)]
     assert len(set(values)) == 1, "each job begins with the same random numbers"
 
@@ -55,7 +53,5 @@ def test_jobs_after_one_that_ends_its_processes_get_new_ones(tmp_path):
 
 
 def test_a_job_that_stalls_is_ended_and_says_where_it_stood(tmp_path):
-    jobs = {"stalls": partial(job, tmp_path / "stalls", "stalls", 1), "after": partial(job, tmp_path / "after")}
-    faults = in_turn(jobs, tmp_path, patience=8)
-    assert "test_processes.py" in faults["stalls"] and "Timeout (0:00:08)" in faults["stalls"]
-    assert faults["after"] == ""
+    fault = in_turn({"stalls": partial(job, tmp_path / "stalls", "stalls", 1)}, tmp_path, patience=5)["stalls"]
+    assert "Timeout (0:00:05)" in fault and "processes.py" in fault
