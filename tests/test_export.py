@@ -94,21 +94,23 @@ def test_weights_other_than_those_in_memory_are_refused_and_the_run_does_not_loo
         export.push(tmp_path, "user/name")
 
 
-def test_a_check_that_dies_without_a_word_is_refused_by_its_exit_code(tmp_path):
+def test_directories_are_checked_together_and_refused_one_by_one(tmp_path):
     method, processor = tiny_clip.build()
-    tiny_clip.export(tmp_path)
+    names = ["first", "deadly", "without_tokenizer", "of_other_weights", "last"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        tiny_clip.export(tmp_path / name)
     own = {"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own"}
-    (tmp_path / "own.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
-    (tmp_path / "config.json").write_text(json.dumps(own))
-    with pytest.raises(export.NotLoadable, match="does not load: exit code -9"):
-        export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
-
-
-def test_a_missing_tokenizer_is_refused(tmp_path):
-    method, processor = tiny_clip.build()
-    (tiny_clip.export(tmp_path) / "tokenizer.json").unlink()
-    with pytest.raises(export.NotLoadable):
-        export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
+    (tmp_path / "deadly" / "own.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    (tmp_path / "deadly" / "config.json").write_text(json.dumps(own))
+    (tmp_path / "without_tokenizer" / "tokenizer.json").unlink()
+    tiny_clip.build(seed=1)[0].save_pretrained(tmp_path / "of_other_weights")
+    exports = [export.Exported(tmp_path / name, method.model, processor, tiny_clip.EXAMPLE) for name in names]
+    faults = dict(zip(names, map(str, export.reload_faults(exports)), strict=True))
+    assert faults["first"] == faults["last"] == "None"
+    assert faults["deadly"] == f"{tmp_path / 'deadly'} was written but does not load: exit code -9"
+    for name in ("without_tokenizer", "of_other_weights"):
+        assert faults[name].startswith(f"{tmp_path / name} loads, but") and "differs by" in faults[name]
 
 
 def wav2vec():
@@ -184,8 +186,8 @@ from pathlib import Path
 import bag
 import tiny_clip
 from accelerate import Accelerator
-from mmssl import card, export
-from mmssl.data.text import train_clip_tokenizer
+from mmssl.data.text.tokens import train_clip_tokenizer
+from mmssl.hub import card, export
 
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2, accelerator.num_processes

@@ -14,8 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -36,7 +39,7 @@ from mmssl.method import Method
 from mmssl.training.log import Log
 from mmssl.training.summary import Summary
 
-__all__ = ["NotLoadable", "Record", "Uploads", "check_reload", "finish", "push"]
+__all__ = ["Exported", "NotLoadable", "Record", "Uploads", "check_reload", "finish", "push", "reload_faults"]
 
 PRIVATE_FILES = ["checkpoints/*", "logs/*", ".*", "*.partial"]  # resumable state, tracker and hidden files stay at home
 TOLERANCE = 1e-5  # of outputs after a reload, against those in memory, in units of the largest one
@@ -51,6 +54,17 @@ class NotLoadable(RuntimeError):
     """The exported directory does not give back what was in memory."""
 
 
+@dataclass
+class Exported:
+    """A directory, and what in memory it must give back: see check_reload."""
+
+    directory: Path
+    model: torch.nn.Module
+    processor: Any
+    example: dict[str, Tensor | list[str]]
+    auto_class: str = "AutoModel"
+
+
 def check_reload(
     directory: Path,
     model: torch.nn.Module,
@@ -63,43 +77,67 @@ def check_reload(
     model, processor: those that were exported; left as they are. example: a few inputs as a user has them, under the
     names by which the processor takes them. Code in the directory runs where its config names some. Raises NotLoadable.
     """
-    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    expected = reload.outputs(model, processor, example)
+    for fault in reload_faults([Exported(directory, model, processor, example, auto_class)]):
+        if fault:
+            raise fault
+
+
+def reload_faults(exports: Sequence[Exported]) -> list[NotLoadable | None]:
+    """What check_reload finds, for several directories in one fresh interpreter: importing transformers costs seconds.
+    None where all is well. A directory that ends the interpreter gets those after it a new one."""
+    faults = []
+    while len(faults) < len(exports):
+        faults += _reload(exports[len(faults) :])
+    return faults
+
+
+def _reload(exports: Sequence[Exported]) -> list[NotLoadable | None]:
+    """As reload_faults, up to and with the first directory that ends the interpreter."""
+    models = [copy.deepcopy(export.model).to("cpu", torch.float32).eval() for export in exports]
+    expected = [reload.outputs(m, e.processor, e.example) for m, e in zip(models, exports, strict=True)]
     with tempfile.TemporaryDirectory() as place:
-        tensors = {name: value.contiguous() for name, value in example.items() if torch.is_tensor(value)}
-        save_file(tensors, Path(place, reload.TENSORS))
-        texts = {name: value for name, value in example.items() if name not in tensors}
-        Path(place, reload.EXAMPLE).write_text(json.dumps(texts))
-        own_code = "auto_map" in json.loads((directory / "config.json").read_text())
+        jobs, places = [], [Path(place, f"example_{i}") for i in range(len(exports))]
+        for export, own in zip(exports, places, strict=True):
+            own.mkdir()
+            tensors = {name: value.contiguous() for name, value in export.example.items() if torch.is_tensor(value)}
+            save_file(tensors, own / reload.TENSORS)
+            texts = {name: value for name, value in export.example.items() if name not in tensors}
+            (own / reload.EXAMPLE).write_text(json.dumps(texts))
+            own_code = "auto_map" in json.loads((export.directory / "config.json").read_text())
+            classes = [export.auto_class, _auto_class(export.processor)]
+            jobs.append([str(export.directory.resolve()), *classes, own_code, str(own)])
         program = Path(reload.__file__).read_text()
         done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                program,
-                directory.resolve(),
-                auto_class,
-                _auto_class(processor),
-                str(own_code),
-                place,
-            ],
+            [sys.executable, "-c", program],
+            input=json.dumps(jobs),
             env=_environment(place),
             cwd=place,
             capture_output=True,
             text=True,
         )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]  # killed, for memory
-            raise NotLoadable(f"{directory} was written but does not load: {said[-1]}")
-        reloaded = load_file(Path(place, reload.OUTPUTS))
+        faults = []
+        for export, wanted, own in zip(exports, expected, places, strict=True):
+            if (own / reload.OUTPUTS).exists():
+                faults.append(_difference(export.directory, wanted, load_file(own / reload.OUTPUTS)))
+                continue
+            ended = not (own / reload.ERROR).exists()  # killed, for memory
+            said = f"exit code {done.returncode}" if ended else (own / reload.ERROR).read_text()
+            faults.append(NotLoadable(f"{export.directory} was written but does not load: {said}"))
+            if ended:
+                break
+        return faults
+
+
+def _difference(directory: Path, expected: dict[str, Tensor], reloaded: dict[str, Tensor]) -> NotLoadable | None:
     if not expected:
-        raise NotLoadable(f"{directory}: the model gives no tensor that could be compared")
+        return NotLoadable(f"{directory}: the model gives no tensor that could be compared")
     for name, value in expected.items():
         if name not in reloaded or reloaded[name].shape != value.shape:
-            raise NotLoadable(f"{directory} loads as another model: {name} is missing or of another shape")
+            return NotLoadable(f"{directory} loads as another model: {name} is missing or of another shape")
         error = (reloaded[name].float() - value.float()).abs().max().item()
         if not error <= TOLERANCE * max(1.0, value.abs().max().item()):
-            raise NotLoadable(f"{directory} loads, but {name} differs by {error:.2g} from what was trained")
+            return NotLoadable(f"{directory} loads, but {name} differs by {error:.2g} from what was trained")
+    return None
 
 
 def finish(
