@@ -9,7 +9,6 @@ import argparse
 import difflib
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec
@@ -20,7 +19,6 @@ import torch
 from transformers import HfArgumentParser
 
 from mmssl.errors import BadInput
-from mmssl.training.checkpoint import CHECKPOINTS, complete_checkpoints
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
@@ -79,6 +77,9 @@ class TrainArgs(Flags):
     hub_private_repo: bool = flag(True, "whether the repository, where it is new, is private")
 
     def __post_init__(self) -> None:
+        self.output_dir = str(Path(self.output_dir).expanduser())
+        if self.resume_from_checkpoint:
+            self.resume_from_checkpoint = str(Path(self.resume_from_checkpoint).expanduser())
         positive = ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         for name in (*positive, "save_total_limit"):
             if getattr(self, name) <= 0:
@@ -97,27 +98,6 @@ class TrainArgs(Flags):
     def precision(self) -> str:
         """The device's answer to --bf16: "bf16" or "no"."""
         return "bf16" if self.bf16 == "yes" or (self.bf16 == "auto" and fast_bf16(self.use_cpu)) else "no"
-
-    def check_output_dir(self) -> None:
-        """Refuse where it cannot be written, or to write over another run; call it before anything costly."""
-        directory = Path(self.output_dir)
-        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-        try:
-            tempfile.TemporaryFile(dir=there).close()  # the directory is made later: a refused run leaves nothing
-        except OSError as error:
-            raise BadInput(f"--output_dir {directory} cannot be written to ({error}); choose another") from error
-        if self.overwrite_output_dir or self.resume_from_checkpoint:
-            return
-        if (directory / "metrics.json").exists():
-            raise BadInput(
-                f"--output_dir {directory} already holds a finished run. Choose another directory, or delete that run "
-                "with --overwrite_output_dir."
-            )
-        if complete_checkpoints(directory / CHECKPOINTS):
-            raise BadInput(
-                f"--output_dir {directory} holds the checkpoints of an unfinished run. Continue it with "
-                "--resume_from_checkpoint auto, choose another directory, or delete it with --overwrite_output_dir."
-            )
 
 
 def _default(of: Field):

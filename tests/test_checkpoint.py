@@ -16,6 +16,11 @@ from mmssl.errors import BadInput
 from mmssl.training import checkpoint
 
 
+@pytest.fixture
+def checkpoints(tmp_path) -> Path:
+    return tmp_path / "run" / "checkpoints"
+
+
 def trained() -> tuple[Small, torch.optim.Optimizer]:
     method = Small()
     optimizer = adam(method)
@@ -30,9 +35,9 @@ def save(directory: Path, step: int = 1, of=None) -> Path:
     return directory / f"step_{step:08d}"
 
 
-def test_load_gives_back_weights_buffers_moments_and_random_numbers(tmp_path):
+def test_load_gives_back_weights_buffers_moments_and_random_numbers(checkpoints):
     method, optimizer = trained()
-    path = save(tmp_path, of=(method, optimizer))
+    path = save(checkpoints, of=(method, optimizer))
     expected = torch.rand(3)
     other = Small()
     other_optimizer = adam(other)
@@ -44,15 +49,15 @@ def test_load_gives_back_weights_buffers_moments_and_random_numbers(tmp_path):
     assert all(torch.equal(theirs[i][key], value) for i, state in ours.items() for key, value in state.items())
 
 
-def test_checkpoint_is_safetensors_and_json_only(tmp_path):
-    path = save(tmp_path)
+def test_checkpoint_is_safetensors_and_json_only(checkpoints):
+    path = save(checkpoints)
     names = {file.name for file in path.iterdir()}
     assert names == {"method.safetensors", "optimizer_0.safetensors", "state.json", "SHA256SUMS"}
     json.loads((path / "state.json").read_text())
     assert "student.0.weight/exp_avg" in load_file(path / "optimizer_0.safetensors")
 
 
-def test_tied_weights_come_back_equal(tmp_path):
+def test_tied_weights_come_back_equal(checkpoints):
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -60,15 +65,15 @@ def test_tied_weights_come_back_equal(tmp_path):
             self.b.weight = self.a.weight
 
     tied, other = Tied(), Tied()
-    path = save(tmp_path, of=(tied, torch.optim.SGD(tied.parameters(), 0.1)))
+    path = save(checkpoints, of=(tied, torch.optim.SGD(tied.parameters(), 0.1)))
     checkpoint.load(path, other, [torch.optim.SGD(other.parameters(), 0.1)], Accelerator(cpu=True))
     assert torch.equal(other.a.weight, tied.a.weight) and other.b.weight is other.a.weight
 
 
 @pytest.mark.parametrize("file", ["method.safetensors", "optimizer_0.safetensors", "state.json", "SHA256SUMS"])
 @pytest.mark.parametrize("harm", ["truncated", "missing", "one bit flipped"])
-def test_damage_is_found(tmp_path, file, harm):
-    path = save(tmp_path)
+def test_damage_is_found(checkpoints, file, harm):
+    path = save(checkpoints)
     content = bytearray((path / file).read_bytes())
     assert checkpoint.damage(path) is None
     if harm == "truncated":
@@ -82,29 +87,29 @@ def test_damage_is_found(tmp_path, file, harm):
     assert fault is not None and (file in fault or file == "SHA256SUMS")  # whose fault looks like another file's
 
 
-def test_prune_keeps_the_newest_and_nothing_from_after_them(tmp_path):
+def test_prune_keeps_the_newest_and_nothing_from_after_them(checkpoints):
     for step in (1, 2, 3, 9):
-        save(tmp_path, step)
-    (tmp_path / "partial_00000004").mkdir()
-    checkpoint.prune(tmp_path, step=3, keep=2)  # taken up again at 2, then saved at 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
+        save(checkpoints, step)
+    (checkpoints / "partial_00000004").mkdir()
+    checkpoint.prune(checkpoints, step=3, keep=2)  # taken up again at 2, then saved at 3
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000002", "step_00000003"]
 
 
-def test_prune_never_deletes_the_one_just_written_in_favour_of_a_damaged_later_one(tmp_path):
-    good, damaged = save(tmp_path, 5), save(tmp_path, 8)
+def test_prune_never_deletes_the_one_just_written_in_favour_of_a_damaged_later_one(checkpoints):
+    good, damaged = save(checkpoints, 5), save(checkpoints, 8)
     (damaged / "SHA256SUMS").unlink()
-    checkpoint.prune(tmp_path, step=5, keep=1)
-    assert checkpoint.find("auto", tmp_path) == good
+    checkpoint.prune(checkpoints, step=5, keep=1)
+    assert checkpoint.find("auto", checkpoints) == good
 
 
-def test_checkpoint_of_another_model_is_refused_by_name(tmp_path):
-    path, other = save(tmp_path), Small()
+def test_checkpoint_of_another_model_is_refused_by_name(checkpoints):
+    path, other = save(checkpoints), Small()
     other.student[0] = nn.Linear(6, 17)
     with pytest.raises(BadInput, match=r"another model: student.0.bias is \(16,\) there and \(17,\) here"):
         checkpoint.load(path, other, [adam(other)], Accelerator(cpu=True))
 
 
-def test_path_that_is_no_checkpoint_is_refused(tmp_path):
+def test_path_that_is_no_checkpoint_is_refused(checkpoints):
     with pytest.raises(BadInput, match="nowhere: no readable SHA256SUMS"):
-        checkpoint.find(str(tmp_path / "nowhere"), tmp_path)
-    assert checkpoint.find("auto", tmp_path) is None
+        checkpoint.find(str(checkpoints / "nowhere"), checkpoints)
+    assert checkpoint.find("auto", checkpoints) is None

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,8 +31,8 @@ from torch.optim import Optimizer
 
 from mmssl.errors import BadInput
 from mmssl.training import durable, random_state
+from mmssl.training.output_dir import OutputDir
 
-CHECKPOINTS = "checkpoints"
 FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # of an optimizer: what a resumed run may set anew
 # flags that do not touch what the weights become
 HARMLESS = {
@@ -62,12 +62,19 @@ def save(
         if not parameter.isfinite().all():
             raise NonFinite(f"{name} is not finite after step {step}; not saved. {last_good(directory)}")
     final, partial = directory / f"step_{step:08d}", directory / f"partial_{step:08d}"
+    run = OutputDir(directory.parent)
+    names = ["method.safetensors", "state.json", "SHA256SUMS"]
+    names += [f"optimizer_{i}.safetensors" for i in range(len(optimizers))]
+    names += [f"buffers_{i}.safetensors" for i in range(accelerator.num_processes)]
     own_buffers = _differing_buffers(method)
     random_states = gather_object([random_state.of_everything(accelerator.device)])
 
     def write_shared() -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        run.remove([partial])  # of a save that was cut short
+        run.register(place / name for place in (partial, final) for name in names)
+        partial.mkdir(parents=True, exist_ok=True)
+        if foreign := [path.name for path in partial.iterdir()]:
+            raise BadInput(f"{partial} holds {', '.join(foreign)}, which no run wrote: move it away")
         durable.save_tensors(partial / "method.safetensors", method.state_dict())
         for i, optimizer in enumerate(optimizers):
             durable.save_tensors(partial / f"optimizer_{i}.safetensors", _tensors(method, optimizer))
@@ -82,7 +89,12 @@ def save(
         durable.write(partial / "state.json", json.dumps(state))
         sums = "".join(f"{durable.sha256(file)}  {file.name}\n" for file in sorted(partial.iterdir()))
         durable.write(partial / "SHA256SUMS", sums)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():  # of the run before it was taken up again at an earlier step
+            run.remove([final])
+            if final.exists():
+                foreign = ", ".join(path.name for path in final.iterdir())
+                raise BadInput(f"it holds {foreign}, which no run wrote: move it away")
+            run.register(final / name for name in names)
         partial.rename(final)
         durable.sync_directory(directory)
 
@@ -91,10 +103,12 @@ def save(
         try:
             if by_all or accelerator.is_main_process:
                 write()
-        except (OSError, SafetensorError) as error:  # a full disk is the one or the other
+        except (OSError, SafetensorError, BadInput) as error:  # a full disk is one of the first two
             failure = str(error)
         if failures := [f for f in gather_object([failure]) if f]:
-            shutil.rmtree(partial, ignore_errors=True)
+            if accelerator.is_main_process:
+                with suppress(OSError):
+                    run.remove([partial])
             raise BadInput(
                 f"checkpoint {final} could not be written: {failures[0]}. {last_good(directory)} Free space in that "
                 "place, then continue with --resume_from_checkpoint auto."
@@ -202,13 +216,13 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 def prune(directory: Path, step: int, keep: int) -> None:
     """Delete all but the newest `keep` up to `step`, the one just written; what an interrupted save left; and what lies
-    after `step`: checkpoints too damaged to resume from, or those of a run that was taken up again before them."""
+    after `step`: checkpoints too damaged to resume from, or those of a run that was taken up again before them. Only
+    files that the run wrote."""
     checkpoints = complete_checkpoints(directory)
     later = [path for path in checkpoints if path.name > f"step_{step:08d}"]
     kept = [path for path in checkpoints if path not in later][-keep:]
-    for path in [*checkpoints, *directory.glob("partial_*")]:
-        if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+    old = {path for path in [*checkpoints, *directory.glob("partial_*")] if path not in kept}
+    OutputDir(directory.parent).remove([*old, directory / f"partial_{step:08d}"])  # that one is in the manifest alone
 
 
 def _parameter_names(method: nn.Module, optimizer: Optimizer) -> list[str]:

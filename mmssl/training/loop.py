@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -38,6 +37,7 @@ from mmssl.method import Method, Output
 from mmssl.training import checkpoint, steps
 from mmssl.training.log import Log
 from mmssl.training.optim import schedule, set_learning_rate
+from mmssl.training.output_dir import CHECKPOINTS, OutputDir
 from mmssl.training.signals import Signals, parting_words
 
 
@@ -62,11 +62,7 @@ def start(args: TrainArgs) -> None:
     _refuse_sharding()
     # the others wait while one evaluates; NCCL's own patience is ten minutes
     state = PartialState(cpu=best_device(args.use_cpu).type == "cpu", timeout=timedelta(hours=6))
-    args.check_output_dir()
-    state.wait_for_everyone()  # nobody may delete what another has yet to check
-    if args.overwrite_output_dir and not args.resume_from_checkpoint and state.is_main_process:
-        shutil.rmtree(args.output_dir, ignore_errors=True)
-    state.wait_for_everyone()
+    _on_main_process(lambda: OutputDir(args.output_dir).check(args))
     atexit.register(state.destroy_process_group)
     set_seed(args.seed)  # equal on all processes: they must build equal weights
 
@@ -94,7 +90,7 @@ def train(
     global_batch = loader.batch_size * accelerator.num_processes
     samples = global_batch * per_step
     total = total_steps(loader, args)
-    checkpoints, bare = Path(args.output_dir, checkpoint.CHECKPOINTS), method
+    checkpoints, bare = Path(args.output_dir, CHECKPOINTS), method
     if args.torch_compile:
         bare.compile()
     method = accelerator.prepare(bare)
@@ -136,6 +132,14 @@ def train(
                 )
             run.epoch, run.samples = run.epoch + 1, 0
 
+    def begin() -> None:
+        def write() -> None:
+            OutputDir(args.output_dir).begin(args, found)
+            log.take_up()
+
+        _on_main_process(write)
+        log.open()
+
     def assess() -> None:
         if evaluate is None:
             return
@@ -166,6 +170,8 @@ def train(
     with fast_attention(), Signals() as signals, closing(data()) as steps_of_data:
         if run.step == 0 or run.step >= total or _due(run.step, args.eval_steps):
             assess()
+        if run.step >= total:
+            begin()
         method.train()
         log.start_clock()
         while run.step < total:
@@ -174,6 +180,8 @@ def train(
             factor = schedule(run.step, total, args.warmup_steps, args.lr_scheduler_type)
             set_learning_rate(optimizers, factor)
             output = step(method, micro_batches, optimizers, accelerator, args.max_grad_norm)
+            if not log.is_open:  # a run that fails before it has learned anything leaves all as it was
+                begin()
             run.step += 1
             run.samples += samples
             run.samples_seen += samples
@@ -228,6 +236,18 @@ def _accelerator(args: TrainArgs) -> Accelerator:
             )
         ],
     )
+
+
+def _on_main_process(check: Callable[[], None]) -> None:
+    """What it refuses, all processes refuse: none may wait for one that has left."""
+    refused = None
+    if PartialState().is_main_process:
+        try:
+            check()
+        except BadInput as error:
+            refused = error
+    if said := broadcast_object_list([refused and str(refused)])[0]:
+        raise refused or BadInput(said)
 
 
 def _refuse_sharding() -> None:
