@@ -20,8 +20,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmssl.arguments import TrainArgs, best_device
 from mmssl.training.loop import Summary
+from mmssl.training.output_dir import METRICS, OutputDir
 
-CARD, METRICS = "README.md", "metrics.json"
+CARD = "README.md"
 _NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that says where the model is
 
 
@@ -44,7 +45,7 @@ class Record:
 
 
 def write_card(directory: Path, record: Record, summary: Summary, args: TrainArgs) -> None:
-    """README.md of the directory, with results as metadata that the Hub displays."""
+    """README.md in `directory`, with results as metadata that the Hub displays; its snippets load args.output_dir."""
     shown = (f"![{caption}](figures/{file})\n\n*{caption}*" for file, caption in record.figures.items())
     doors = (f"{heading}:\n\n```python\n{code.strip()}\n```" for heading, code in record.snippets.items())
     trivial = "" if summary.trivial_loss is None else f" (a model that ignores its input: {summary.trivial_loss:.3f})"
@@ -84,7 +85,7 @@ def write_card(directory: Path, record: Record, summary: Summary, args: TrainArg
 - {record.limits}
 - The results are those of one run with one seed.
 {warnings}"""
-    named = name_the_model(body, str(directory))
+    named = name_the_model(body, args.output_dir)
     ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{named}").save(directory / CARD)
 
 
@@ -96,7 +97,7 @@ def write_unfinished_card(directory: Path, title: str, step: int, total: int) ->
 
 
 def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainArgs) -> None:
-    """metrics.json: its presence marks a finished run, so it is written last and at once."""
+    """metrics.json: its presence marks a finished run, so it takes its place last."""
     content = {
         "results": results,
         "steps": summary.step,
@@ -110,9 +111,7 @@ def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainA
         "software": software(),
         "hardware": hardware(args),
     }
-    partial = directory / f"{METRICS}.partial"
-    partial.write_text(json.dumps(content, indent=2))
-    partial.rename(directory / METRICS)
+    (directory / METRICS).write_text(json.dumps(content, indent=2))
 
 
 def add_results(
@@ -122,6 +121,8 @@ def add_results(
 
     values: name -> figure, for the metadata. drawn: file -> caption; the files are copied to the run's figures/.
     """
+    if run := OutputDir.around(directory / CARD):  # else there is no list to keep
+        run.register([CARD, *(Path("figures", file.name) for file in drawn)])
     (directory / "figures").mkdir(exist_ok=True)
     shown = []
     for file, caption in drawn.items():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -29,10 +29,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, first_line
 from mmssl.training import durable, random_state
-from mmssl.training.output_dir import OutputDir
+from mmssl.training.output_dir import OF_A_CHECKPOINT, OutputDir
 
+CPU = torch.device("cpu")
 FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # of an optimizer: what a resumed run may set anew
 # flags that do not touch what the weights become
 HARMLESS = {
@@ -115,6 +116,24 @@ def save(
             )
 
 
+def _fault(state: object, path: Path, device: torch.device, check: Callable[[dict], object]) -> str | None:
+    """What of state.json could not be gone back to, beyond its checksum: another version may have written it."""
+    try:
+        check(state["progress"])
+        for i, groups in enumerate(state["groups"]):
+            if not all(isinstance(group, dict) for group in groups):
+                raise BadInput("groups of an optimizer are not what this version writes")
+            if not (path / f"optimizer_{i}.safetensors").is_file():
+                return f"optimizer_{i}.safetensors is missing"
+        for of_process in state["random_states"]:
+            random_state.check(of_process, device)
+    except BadInput as error:
+        return f"state.json: {error}"
+    except Exception as error:  # whatever a field of another type makes of itself
+        return f"state.json cannot be read: {type(error).__name__}: {first_line(error)}"
+    return None
+
+
 def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], accelerator: Accelerator) -> dict:
     """Restore method, optimizers and random states from `path`; returns the `progress` that was saved."""
     state = json.loads((path / "state.json").read_text())
@@ -133,42 +152,52 @@ def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], acceler
     return state["progress"]
 
 
-def find(resume: str | None, directory: Path) -> Path | None:
+def find(
+    resume: str | None, directory: Path, device: torch.device = CPU, check: Callable[[dict], object] = dict
+) -> Path | None:
     """The checkpoint to resume from: "auto" is the newest whole one in `directory`, if any; else `resume` itself.
 
     A damaged one is named on stderr, and the one before it is taken; a damaged path given by name, or nothing but
-    damaged ones, is an error.
+    damaged ones, is an error. check: raises where the `progress` that was saved is not of the form that is needed.
     """
     if resume is None:
         return None
     if resume != "auto":
-        if (fault := damage(Path(resume))) is not None:
+        if (fault := damage(Path(resume), device, check)) is not None:
             raise BadInput(f"--resume_from_checkpoint {resume}: {fault}")
         return Path(resume)
     written = complete_checkpoints(directory)
     for path in reversed(written):
-        if (fault := damage(path)) is None:
+        if (fault := damage(path, device, check)) is None:
             return path
         print(f"checkpoint {path} is damaged ({fault}); trying the one before it", file=sys.stderr, flush=True)
     if written:
-        raise BadInput(f"every checkpoint in {directory} is damaged; begin anew with --overwrite_output_dir")
+        raise BadInput(
+            f"every checkpoint in {directory} is damaged; begin anew with --overwrite_output_dir, without "
+            "--resume_from_checkpoint"
+        )
     return None
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None where every file has its recorded checksum."""
+def damage(path: Path, device: torch.device = CPU, check: Callable[[dict], object] = dict) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None where every file has its recorded checksum and state.json
+    holds what `load` and `check` need."""
     try:
         sums = (path / "SHA256SUMS").read_text()
     except (OSError, UnicodeDecodeError):
         return "no readable SHA256SUMS: not a checkpoint, or not written to the end"
     recorded = dict(reversed(line.split("  ", 1)) for line in sums.split("\n") if "  " in line)
-    present = {file.name for file in path.iterdir()} - {"SHA256SUMS"}
+    present = {file.name for pattern in OF_A_CHECKPOINT for file in path.glob(pattern)} - {"SHA256SUMS"}
     for name in sorted({"state.json", "method.safetensors"} | present | recorded.keys()):
-        if not (path / name).exists():
+        if not (path / name).is_file():
             return f"{name} is missing"
         if durable.sha256(path / name) != recorded.get(name):
             return f"{name} is not what was written"
-    return None
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except ValueError as error:
+        return f"state.json is no JSON: {first_line(error)}"
+    return _fault(state, path, device, check)
 
 
 def surroundings(accelerator: Accelerator) -> dict[str, int | str]:

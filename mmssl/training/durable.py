@@ -24,14 +24,14 @@ def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
         os.fsync(f.fileno())
 
 
-def write(file: Path, content: str) -> None:
-    with open(file, "w", encoding="utf-8") as f:
-        f.write(content)
+def write(file: Path, content: str | bytes) -> None:
+    with open(file, "wb") as f:
+        f.write(content.encode() if isinstance(content, str) else content)
         f.flush()
         os.fsync(f.fileno())
 
 
-def replace(file: Path, content: str) -> None:
+def replace(file: Path, content: str | bytes) -> None:
     """Write `file` whole: on a full disk, or after a power cut, the one before stays. Its folder is made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")

@@ -209,8 +209,10 @@ class Log:
 
 
 def read(file: Path) -> list[dict]:
-    """The lines of a log.jsonl, but for those that a kill or a full disk cut in two."""
+    """The lines of a log.jsonl, but for those that a kill or a full disk cut in two; none where there is no file."""
     lines = []
+    if not file.exists():
+        return lines
     for text in file.read_text(errors="replace").splitlines():
         with suppress(ValueError):
             line = json.loads(text)
@@ -222,8 +224,6 @@ def read(file: Path) -> list[dict]:
 def _keep_lines_until(file: Path, step: int) -> None:
     """Drop what a killed run logged after the checkpoint that it now resumes from; also the evaluation at that step,
     which came after the save and comes again."""
-    if not file.exists():
-        return
     kept = [line for line in read(file) if line["step"] < step or (line["step"] == step and "epoch" in line)]
     try:
         durable.replace(file, "".join(json.dumps(line) + "\n" for line in kept))

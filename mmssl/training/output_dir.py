@@ -36,6 +36,7 @@ WRITTEN = (
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json", "vectors.bin",
     "vectors.txt", "counts.txt", "pretraining/*", "figures/loss.png", f"{CHECKPOINTS}/step_*",
 )  # fmt: skip
+AT_HOME = (CHECKPOINTS, "logs", OURS)  # folders that are never uploaded
 OF_A_CHECKPOINT = ("method.safetensors", "optimizer_*.safetensors", "buffers_*.safetensors", "state.json", "SHA256SUMS")
 
 
@@ -106,7 +107,7 @@ class OutputDir:
             )
         if foreign := self._in_the_way(own):
             raise BadInput(
-                f"--output_dir {self.named}: {_listed(foreign)} would be overwritten, and no run of this directory "
+                f"--output_dir {self.named}: {listed(foreign)} would be overwritten, and no run of this directory "
                 "wrote it. Move it away, or choose another directory"
             )
         if anew:
@@ -212,6 +213,19 @@ class OutputDir:
                 "another directory, or delete this one yourself"
             ) from error
 
+    def publishable(self) -> tuple[list[str], list[str]]:
+        """(the files of the run that others may have, what else lies there): resumable state, trackers' and hidden
+        files stay at home, as does whatever a link leads to."""
+        own, files, others = self.files(), [], []
+        for folder, folders, names in os.walk(self.path):  # follows no links
+            here = Path(folder)
+            links = [name for name in folders if (here / name).is_symlink()]
+            folders[:] = [name for name in folders if self._name(here / name) not in AT_HOME]
+            for name in sorted(names + links):
+                path = here / name
+                (files if self._name(path) in own and not path.is_symlink() else others).append(self._name(path))
+        return sorted(files), sorted(others)
+
     def register(self, files: Iterable[str | Path]) -> None:
         """Files that are about to be written are the run's. Raises BadInput where one is there that is not."""
         own = self.files()
@@ -219,16 +233,13 @@ class OutputDir:
         names = {self._name(path) for path in paths if not path.is_relative_to(self.path / OURS)}
         if foreign := sorted(name for name in names - own if os.path.lexists(self.path / name)):
             raise BadInput(
-                f"{self.named}: {_listed(foreign)} would be overwritten, and the run did not write it. Move it away, "
+                f"{self.named}: {listed(foreign)} would be overwritten, and the run did not write it. Move it away, "
                 "then continue with the same command and --resume_from_checkpoint auto"
             )
         if wrong := sorted(name for name in names if (self.path / name).is_dir()):
-            raise BadInput(f"{self.named}: {_listed(wrong)} is a folder where a file is due; move it away")
+            raise BadInput(f"{self.named}: {listed(wrong)} is a folder where a file is due; move it away")
         if not names <= own:
-            try:
-                self._write(own | names)
-            except OSError as error:
-                raise not_written(self.manifest, error) from error
+            self._write(own | names)
 
     def adopt(self, files: Iterable[Path]) -> None:
         """Files that the run has written already, under names that were free."""
@@ -280,7 +291,10 @@ class OutputDir:
 
     def _write(self, files: set[str]) -> None:
         content = {"process": os.getpid(), "host": socket.gethostname(), "files": sorted(files)}
-        durable.replace(self.manifest, json.dumps(content, indent=1))
+        try:
+            durable.replace(self.manifest, json.dumps(content, indent=1))
+        except OSError as error:
+            raise not_written(self.manifest, error) from error
 
     def _name(self, path: Path) -> str:
         """Relative to the directory, also where `path` goes through the link to it."""
@@ -289,5 +303,6 @@ class OutputDir:
         return path.relative_to(self.path).as_posix()
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
     return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
