@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -182,8 +182,12 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
         readme = directory / card.CARD
         before = readme.read_text(encoding="utf-8")
         named = card.name_the_model(before, repository)
-        sent = {name: directory / name for name in files} | {card.CARD: named.encode()}
-        address = _upload(sent, repository, "Upload the finished run")
+        with tempfile.TemporaryDirectory() as place:
+            for name in {*files} - {card.CARD}:
+                Path(place, name).parent.mkdir(parents=True, exist_ok=True)
+                Path(place, name).symlink_to((directory / name).absolute())
+            Path(place, card.CARD).write_text(named, encoding="utf-8")
+            address = _upload(Path(place), repository, "Upload the finished run")
     except _Refused as error:
         raise BadInput(f"{error}. Everything is still in {directory}; retry with: {shlex.join(retry)}") from error
     try:
@@ -228,8 +232,7 @@ class Uploads:
 
     def _send(self, place: Path, step: int) -> None:
         try:
-            files = [file for file in place.rglob("*") if file.is_file()]
-            _upload({str(f.relative_to(place)): f for f in files}, self.args.hub_model_id, f"Step {step}")
+            _upload(place, self.args.hub_model_id, f"Step {step}")
         except _Refused as error:
             self._say(step, str(error))
         finally:
@@ -248,14 +251,12 @@ def _create(repository: str, private: bool) -> str:
     return _ask(repository, lambda: HfApi().create_repo(repository, private=private, exist_ok=True).repo_id)
 
 
-def _upload(files: dict[str, Path | bytes], repository: str, message: str) -> str:
-    """One commit: all of it arrives, or nothing. Other files of the repository stay. files: name there -> content."""
-
-    def send() -> str:
-        added = [CommitOperationAdd(name, content) for name, content in files.items()]
-        return HfApi().create_commit(repository, added, commit_message=message).repo_url.url
-
-    return _ask(repository, send)
+def _upload(directory: Path, repository: str, message: str) -> str:
+    """One commit: all of it arrives, or nothing. Other files of the repository stay."""
+    return _ask(
+        repository,
+        lambda: str(HfApi().upload_folder(folder_path=directory, repo_id=repository, commit_message=message)),
+    )
 
 
 def _ask(repository: str, call):

@@ -137,16 +137,20 @@ def _fault(state: object, path: Path, device: torch.device, check: Callable[[dic
 def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], accelerator: Accelerator) -> dict:
     """Restore method, optimizers and random states from `path`; returns the `progress` that was saved."""
     state = json.loads((path / "state.json").read_text())
-    weights = load_file(path / "method.safetensors")
     own = path / f"buffers_{accelerator.process_index}.safetensors"
-    if own.exists():
-        weights |= load_file(own)
+    try:
+        weights = load_file(path / "method.safetensors") | (load_file(own) if own.exists() else {})
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
     _check_names(path, method, weights)
     method.load_state_dict(weights)
     if len(state["groups"]) != len(optimizers):
         raise BadInput(f"{path} holds {len(state['groups'])} optimizers, the run {len(optimizers)}: another method")
     for i, (optimizer, groups) in enumerate(zip(optimizers, state["groups"], strict=True)):
-        _restore(method, optimizer, load_file(path / f"optimizer_{i}.safetensors"), groups)
+        try:
+            _restore(method, optimizer, load_file(path / f"optimizer_{i}.safetensors"), groups)
+        except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+            raise BadInput(f"{path}: the state of optimizer {i} does not fit ({first_line(error)})") from error
     if accelerator.process_index < len(state["random_states"]):
         random_state.set_everything(state["random_states"][accelerator.process_index], accelerator.device)
     return state["progress"]
@@ -277,6 +281,12 @@ def _restore(method: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
         if parameter in position:  # else it has been frozen since
             state.setdefault(position[parameter], {})[key] = tensor
     now = optimizer.state_dict()["param_groups"]
+    for new, old in zip(now, groups, strict=False):
+        if other := sorted(old.keys() - new.keys()):
+            raise BadInput(
+                f"the checkpoint is of another optimizer than {type(optimizer).__name__}, one with {', '.join(other)}. "
+                "Resume with the optimizer, and the torch, of the run that wrote it."
+            )
     if len(groups) == len(now):
         now = [new | old | {k: new[k] for k in FROM_FLAGS if k in new} for new, old in zip(now, groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": now})
