@@ -13,7 +13,7 @@ from small import Small, adam
 from torch import nn
 
 from mmssl.errors import BadInput
-from mmssl.training import checkpoint
+from mmssl.training import checkpoint, durable
 
 
 @pytest.fixture
@@ -113,3 +113,54 @@ def test_path_that_is_no_checkpoint_is_refused(checkpoints):
     with pytest.raises(BadInput, match="nowhere: no readable SHA256SUMS"):
         checkpoint.find(str(checkpoints / "nowhere"), checkpoints)
     assert checkpoint.find("auto", checkpoints) is None
+
+
+def rewritten(path: Path, change) -> Path:
+    """As another version might have written it: other content, with its checksum."""
+    state = json.loads((path / "state.json").read_text())
+    change(state)
+    (path / "state.json").write_text(json.dumps(state))
+    files = sorted(file for file in path.iterdir() if file.name != "SHA256SUMS")
+    (path / "SHA256SUMS").write_text("".join(f"{durable.sha256(file)}  {file.name}\n" for file in files))
+    return path
+
+
+def remove_optimizer(path: Path) -> None:
+    (path / "optimizer_0.safetensors").unlink()
+    rewritten(path, lambda state: None)
+
+
+UNFIT = {
+    "a missing optimizer file": (remove_optimizer, "optimizer_0.safetensors is missing"),
+    "a random state of another form": (lambda p: rewritten(p, lambda s: s["random_states"][0].pop("numpy")), "numpy"),
+    "a random state of another length": (
+        lambda p: rewritten(p, lambda s: s["random_states"][0].update(torch="00ff")), "state.json cannot be read"
+    ),
+    "groups that are none": (lambda p: rewritten(p, lambda s: s.update(groups=[["a"]])), "groups of an optimizer"),
+    "groups of another type": (lambda p: rewritten(p, lambda s: s.update(groups=3)), "state.json cannot be read"),
+    "a list": (lambda p: (p / "state.json").write_text("[]") and rewritten(p, lambda s: None), "cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", UNFIT)
+def test_checkpoint_that_cannot_be_gone_back_to_is_named_and_the_one_before_it_taken(checkpoints, capsys, harm):
+    good, bad = save(checkpoints, 1), save(checkpoints, 2)
+    change, said = UNFIT[harm]
+    change(bad)
+    assert checkpoint.find("auto", checkpoints) == good
+    assert said in capsys.readouterr().err
+    with pytest.raises(BadInput, match=said):
+        checkpoint.find(str(bad), checkpoints)
+
+
+def test_checkpoint_of_another_optimizer_is_refused(checkpoints):
+    path, other = save(checkpoints), Small()
+    with pytest.raises(BadInput, match="of another optimizer than SGD, one with "):
+        checkpoint.load(path, other, [torch.optim.SGD(other.parameters(), 0.1)], Accelerator(cpu=True))
+
+
+def test_folders_of_others_among_checkpoints_are_passed_over(checkpoints):
+    path = save(checkpoints)
+    (checkpoints / ".ipynb_checkpoints").mkdir()
+    (path / ".ipynb_checkpoints").mkdir()
+    assert checkpoint.find("auto", checkpoints) == path

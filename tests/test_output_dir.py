@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from hub_server import TOKEN, Hub
 from huggingface_hub import constants
 from processes import Processes
 from small import Numbers, Small, adam, arguments
+from test_checkpoint import rewritten
 from test_export import finish
 
 from mmssl.data.loader import Loader
@@ -238,7 +240,7 @@ def test_of_two_runs_started_together_one_trains(tmp_path):
     codes = sorted(process.wait()[0] for process in both)
     assert codes == [0, 1]
     said = "".join(process.output for process in both)
-    assert "is being written to by process" in said or "already holds" in said or "holds the checkpoints" in said
+    assert f"is being written to by process {next(p.all[0].pid for p in both if p.wait() == [0])} on" in said
     logged = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert logged == sorted(set(logged))
 
@@ -312,3 +314,45 @@ def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
     assert arguments("~/x").output_dir == str(tmp_path / "x")
     run("~/x", max_steps=1)
     assert (tmp_path / "x" / "log.jsonl").exists() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("seen_twice", 1, "a later version of mmssl wrote it: seen_twice"),
+        ("samples", "many", "samples is 'many', no int"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_said_and_the_one_before_it_taken(tmp_path, capsys, field, value, said):
+    run(tmp_path)
+    newest = tmp_path / "checkpoints" / "step_00000010"
+    rewritten(newest, lambda state: state["progress"]["summary"].update({field: value}))
+    run(tmp_path, resume_from_checkpoint="auto")
+    told = capsys.readouterr().err
+    assert said in told and "step_00000005" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WORLD_SIZE", "many"), ("RANK", "-1"), ("MASTER_PORT", "99999"), ("MASTER_ADDR", "no such host")],
+)
+def test_nonsense_of_a_launcher_is_said(tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=f"{name} is '{value}'.*accelerate launch"):
+        start(arguments(tmp_path))
+
+
+def test_a_full_disk_at_the_export_is_said_and_what_was_there_stays_whole(tmp_path):
+    directory = tmp_path / "run"
+    finish(directory, *tiny_clip.build())
+    before = contents(directory)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(BadInput, match=r"could not be written .* it needs .* MB, and .* MB are free"):
+            finish(directory, *tiny_clip.build(seed=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(directory) == {name: content for name, content in before.items() if name != "metrics.json"}
+    assert not list(directory.rglob("partial"))

@@ -163,6 +163,8 @@ class OutputDir:
             if not lock.is_locked:
                 self._acquire(lock)
                 atexit.register(lock.release, force=True)  # and keeps it from being collected
+            if self.manifest.exists():
+                self._write(self.files())  # who writes here now
             if not new:
                 self._refuse_loss(args, continues)
             if args.overwrite_output_dir and not continues:
@@ -182,7 +184,7 @@ class OutputDir:
 
     def _acquire(self, lock: FileLock) -> None:
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=1)  # second: a run that begins at this moment has then said who it is
         except Timeout as error:
             try:
                 held = json.loads(self.manifest.read_text(encoding="utf-8"))
