@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from filelock import FileLock
 
 from mmssl.errors import BadInput, first_line, not_written
 
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 OURS = ".mmssl"  # lies in a folder that is being written, and says that it is ours to remove
 
 
@@ -34,8 +36,7 @@ def whole(directory: Path) -> Iterator[Path]:
         (partial / OURS).unlink()
         partial.rename(directory)
     except OSError as error:
-        # a data set's own files fail with their names; what has none, or one of ours, is the disk's doing
-        if error.filename and not Path(os.fsdecode(error.filename)).absolute().is_relative_to(partial.parent):
+        if error.errno not in OF_THE_DISK:  # a source that cannot be read, or a network
             raise
         written = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
         raise not_written(directory, error, written) from error

@@ -19,6 +19,8 @@ from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmssl.arguments import TrainArgs, best_device
+from mmssl.errors import not_written
+from mmssl.training import durable
 from mmssl.training.loop import Summary
 from mmssl.training.output_dir import METRICS, OutputDir
 
@@ -123,10 +125,9 @@ def add_results(
     """
     if run := OutputDir.around(directory / CARD):  # else there is no list to keep
         run.register([CARD, *(Path("figures", file.name) for file in drawn)])
-    (directory / "figures").mkdir(exist_ok=True)
     shown = []
     for file, caption in drawn.items():
-        shutil.copy(file, directory / "figures" / file.name)
+        _replace(directory / "figures" / file.name, file.read_bytes())
         shown.append(f"![{caption}](figures/{file.name})\n\n*{caption}*")
     model_card = ModelCard.load(directory / CARD)
     sections = re.split(r"(?m)^(?=## )", model_card.text.rstrip() + "\n\n")
@@ -150,7 +151,14 @@ def add_results(
         for metric, value in values.items()
     ]
     model_card.data.model_name = model_card.data.model_name or directory.name
-    ModelCard(f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}").save(directory / CARD)
+    _replace(directory / CARD, f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}")
+
+
+def _replace(file: Path, content: str | bytes) -> None:
+    try:
+        durable.replace(file, content)
+    except OSError as error:
+        raise not_written(file, error, len(content)) from error
 
 
 def name_the_model(text: str, name: str) -> str:

@@ -97,7 +97,7 @@ def main(args: OnnxArgs) -> None:
     if args.output_dir is None and not Path(name).is_dir():
         raise BadInput(f"--model_name_or_path {name} is no directory here: say where to write with --output_dir")
     model, processor = pretrained.load(name, args.trust_remote_code, may_lack="pooler")
-    directory = Path(args.output_dir or Path(name) / "onnx")
+    directory = Path(args.output_dir or Path(name) / "onnx").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     for kind, encoder in encoders(model).items():
         file = directory / f"{kind}.onnx"

@@ -236,7 +236,7 @@ class OutputDir:
         if foreign := sorted(name for name in names - own if os.path.lexists(self.path / name)):
             raise BadInput(
                 f"{self.named}: {listed(foreign)} would be overwritten, and the run did not write it. Move it away, "
-                "then continue with the same command and --resume_from_checkpoint auto"
+                "then run the same command again, a training with --resume_from_checkpoint auto"
             )
         if wrong := sorted(name for name in names if (self.path / name).is_dir()):
             raise BadInput(f"{self.named}: {listed(wrong)} is a folder where a file is due; move it away")
