@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -166,6 +167,13 @@ def test_an_unfinished_run_is_not_written_over_but_is_resumed(tmp_path):
     refused(tmp_path, "Continue it with --resume_from_checkpoint auto")
     run(tmp_path, resume_from_checkpoint="auto", overwrite_output_dir=True)
     assert len(complete_checkpoints(tmp_path / "checkpoints")) == 2
+
+
+def test_a_run_that_the_user_has_deleted_by_hand_is_not_in_the_way(tmp_path):
+    run(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "log.jsonl").unlink()
+    run(tmp_path)
 
 
 def test_a_run_of_an_earlier_version_is_resumed_and_never_overwritten(tmp_path):

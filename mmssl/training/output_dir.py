@@ -85,6 +85,7 @@ class OutputDir:
             (self.path / METRICS).exists() or any((self.path / CHECKPOINTS).glob("step_*"))
         )
         finished = (self.path / METRICS).exists()
+        holds_run = unlisted or any(os.path.lexists(self.path / name) for name in own)
         if unlisted and continues:
             own = self._of_earlier_version()
         elif unlisted and anew:
@@ -94,11 +95,11 @@ class OutputDir:
                 "another directory"
             )
         # "auto" where there is no checkpoint yet begins an unfinished run again
-        elif (own or unlisted) and not (continues or anew or (args.resume_from_checkpoint == "auto" and not finished)):
-            with_what = "" if (self.path / CHECKPOINTS).is_dir() or not finished else " without checkpoints"
+        elif holds_run and not (continues or anew or (args.resume_from_checkpoint == "auto" and not finished)):
             if finished:
+                without = "" if (self.path / CHECKPOINTS).is_dir() else ", without checkpoints to resume from"
                 raise BadInput(
-                    f"--output_dir {self.named} already holds a finished run{with_what}. Choose another directory, or "
+                    f"--output_dir {self.named} already holds a finished run{without}. Choose another directory, or "
                     "delete that run with --overwrite_output_dir."
                 )
             raise BadInput(
