@@ -36,7 +36,7 @@ HUB_TIMEOUT = 10  # seconds
 
 def home() -> Path:
     """Where built-in and decoded data lie: MMSSL_HOME, or mmssl/ in the cache of Hugging Face."""
-    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl"))
+    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl")).expanduser()
 
 
 def load(name: str, *, streaming: bool = False) -> dict[str, Data]:

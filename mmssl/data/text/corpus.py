@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmssl.data import sources
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import once, reading, whole
 from mmssl.data.text.blocks import Source, in_blocks, open_blocks
 from mmssl.errors import BadInput
 from mmssl.kernels.word_table import LONGEST_WORD, SENTENCE_END, Table
@@ -113,11 +113,14 @@ def from_args(args) -> Corpus:
 
 def read(directory: Path) -> Corpus:
     """A corpus that `build` has written."""
-    total = json.loads((directory / "corpus.json").read_text())["total"]
-    words = (directory / "words.txt").read_bytes().decode().split("\n")
-    return Corpus(
-        words, np.load(directory / "counts.npy"), np.memmap(directory / "ids.int32", np.int32, mode="r"), total
-    )
+    with reading(directory):
+        about = json.loads((directory / "corpus.json").read_text())
+        words = (directory / "words.txt").read_bytes().decode().split("\n")
+        counts, ids = np.load(directory / "counts.npy"), np.memmap(directory / "ids.int32", np.int32, mode="r")
+        # every occurrence of a word that is kept, and the ends of sentences
+        if not len(words) == len(counts) == about["words"] or len(ids) < counts.sum():
+            raise ValueError("words.txt, counts.npy or ids.int32 is cut short")
+        return Corpus(words, counts, ids, about["total"])
 
 
 def build(

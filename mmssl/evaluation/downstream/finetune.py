@@ -27,6 +27,7 @@ from mmssl.evaluation.downstream import linear_probe
 from mmssl.evaluation.downstream.encoder import Encoder, features
 from mmssl.method import Method, Output
 from mmssl.training.loop import train
+from mmssl.training.output_dir import OutputDir
 
 
 class Classifier(Method):
@@ -112,6 +113,7 @@ def finetune(
             warmup_steps=0.1, save_steps=0, seed=seed, logging_steps=50, use_cpu=use_cpu,
         )  # fmt: skip
         train(classifier, Loader(train_data, batch_size, seed=seed), args, [optimizer])
+        OutputDir(place).release()
     return predict(classifier, test_data, batch_size=max(64, batch_size))
 
 

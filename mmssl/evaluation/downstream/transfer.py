@@ -17,7 +17,7 @@ from mmssl import figures
 from mmssl.data import labelled
 from mmssl.data.images import decoding
 from mmssl.device import best_device
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, not_written
 from mmssl.evaluation.downstream import encoder as encoders
 from mmssl.evaluation.downstream.few_shot import few_shot
 from mmssl.evaluation.downstream.finetune import finetune
@@ -25,6 +25,8 @@ from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.linear_probe import linear_probe
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.hub import card
+from mmssl.training import durable
+from mmssl.training.output_dir import OutputDir
 
 AUGMENTATIONS = {
     "crop": decoding.RandomResizedCrop(scale=(0.5, 1.0), flip=0.0),
@@ -169,7 +171,8 @@ class Transfer:
 def main(args) -> None:
     """Compute, print, draw, and write down: `results.json` in output_dir, and the checkpoint's card."""
     PartialState(cpu=best_device(args.use_cpu).type == "cpu")
-    transfer = Transfer(args)
+    transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
+    OutputDir(directory).register(["results.json"])
     table = transfer.run()
     columns = [OURS, UNTRAINED, transfer.raw_name, CHANCE]
     title = (
@@ -178,12 +181,12 @@ def main(args) -> None:
     )
     print(title)
     print_table(table, columns)
-    directory = Path(args.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
     drawn = draw(table, columns, transfer, directory)
-    (directory / "results.json").write_text(
-        json.dumps({"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}, indent=2)
-    )
+    found = {"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}
+    try:
+        durable.replace(directory / "results.json", json.dumps(found, indent=2))
+    except OSError as error:
+        raise not_written(directory / "results.json", error) from error
     name = Path(args.model_name_or_path)
     if (name / card.CARD).exists():
         said = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
