@@ -71,8 +71,8 @@ def _finish(
     from mmssl.data import built_in
     from mmssl.hub import export
     from mmssl.hub.table import print_table
+    from mmssl.training.output_dir import OutputDir
 
-    directory, drawn = Path(args.output_dir), Path(args.output_dir, "figures")
     before = "before training" if base_model else "untrained"
     results = {
         column: {name: value for name, value in values.items() if name != "step"}
@@ -80,12 +80,13 @@ def _finish(
     }
     for column, values in evaluation.baselines(method.eval()).items():
         results[column] = results.get(column, {}) | values
-    shown = evaluation.draw(method, drawn, results)
-    if "images" in example:
-        figures.picture(example["images"][0], drawn / "example.png")
+    with OutputDir(args.output_dir).writing() as place:
+        shown = evaluation.draw(method, place / "figures", results)
+        if "images" in example:
+            figures.picture(example["images"][0], place / "figures" / "example.png")
     card, text = method.card, evaluation.text(method)
     record = export.Record(
-        title=directory.name,
+        title=Path(args.output_dir).name,
         description="\n\n".join(part for part in (card.about, text) if part),
         data=f"{args.dataset}: {trained_on}, and {held_out} held out. {built_in.LICENCES.get(args.dataset, '')}",
         task=card.task,
