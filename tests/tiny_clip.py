@@ -4,9 +4,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from transformers.image_utils import OPENAI_CLIP_MEAN as MEAN
+from transformers.image_utils import OPENAI_CLIP_STD as STD
 
 from mmssl.data.images import views
-from mmssl.data.images.decoding import MEAN, STD
 from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.methods import clip
 from mmssl.models import towers

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny_clip import MEAN, STD
 from torch import nn
 from transformers import (
     BertConfig,
@@ -29,7 +30,6 @@ from transformers import (
 )
 
 from mmssl.data.images import views
-from mmssl.data.images.decoding import MEAN, STD
 from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput
 from mmssl.evaluation import retrieval

@@ -7,7 +7,6 @@ from transformers import AutoModel, AutoModelForImageClassification, ViTMAEForPr
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
 from mmssl.data.images import views
-from mmssl.data.images.decoding import unit_range
 from mmssl.errors import BadInput
 from mmssl.methods import mae
 
@@ -26,6 +25,11 @@ def batch(n: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"pixel_values": pixels, "key": torch.randint(2**32, (n,), generator=generator)}
 
 
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    """As a ViT's image processor does it."""
+    return (pixels / 255 - 0.5) / 0.5
+
+
 def squares_of(patches: torch.Tensor) -> torch.Tensor:
     """(4, patches) -> (4, 1, 16, 16) bool: where these patches lie."""
     grid = torch.zeros(4, 16).scatter(1, patches, 1.0).bool().view(4, 1, 4, 4)
@@ -35,7 +39,7 @@ def squares_of(patches: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_the_loss_is_that_of_transformers_for_the_same_masks(norm_pix_loss):
     method, given = build(norm_pix_loss=norm_pix_loss), batch()
-    pixels = method.views.whole(given["pixel_values"])
+    pixels = normalised(given["pixel_values"])
     with torch.no_grad():
         theirs = method.model(pixels, noise=method.noise(given["key"])).loss
         torch.testing.assert_close(method(**given).loss, theirs)
@@ -70,7 +74,7 @@ def test_only_hidden_patches_count_and_the_loss_is_their_mean_squared_error():
 def test_three_quarters_are_hidden_and_they_are_those_with_the_most_noise():
     method, given = build(), batch()
     noise = method.noise(given["key"])
-    _, _, hidden, seen = method.reconstruct(unit_range(given["pixel_values"]), noise)
+    _, _, hidden, seen = method.reconstruct(given["pixel_values"] / 255, noise)
     assert seen.shape[1] == 1 + 4
     assert torch.equal(hidden, noise.argsort(1)[:, 4:])
 
@@ -86,7 +90,7 @@ def test_what_is_hidden_is_a_function_of_the_key_and_each_patch_is_seen_a_quarte
 
 def test_the_encoder_sees_nothing_of_hidden_patches():
     method, given = build(), batch()
-    pixels = unit_range(given["pixel_values"])
+    pixels = given["pixel_values"] / 255
     noise = method.noise(given["key"])
     _, _, hidden, seen = method.reconstruct(pixels, noise)
     squares = squares_of(hidden)
@@ -96,7 +100,7 @@ def test_the_encoder_sees_nothing_of_hidden_patches():
 
 def test_patches_are_those_of_the_model_and_standardised_ones_have_mean_0_and_deviation_1():
     method, given = build(), batch()
-    pixels = unit_range(given["pixel_values"])
+    pixels = given["pixel_values"] / 255
     patches = mae.patchify(pixels, 4)
     assert torch.equal(patches, method.model.patchify(pixels))
     standardised, mean, deviation = mae.standardise(patches)
@@ -107,7 +111,7 @@ def test_patches_are_those_of_the_model_and_standardised_ones_have_mean_0_and_de
 
 def test_the_trivial_loss_is_that_of_the_mean_image_of_the_batch():
     method, given = build(norm_pix_loss=False), batch(n=8)
-    pixels = method.views.whole(given["pixel_values"])
+    pixels = normalised(given["pixel_values"])
     target = mae.patchify(pixels, 4).numpy()
     hidden = np.argsort(np.argsort(method.noise(given["key"]).numpy(), 1), 1) >= 4
     expected = np.mean(((target - target.mean(0)) ** 2).mean(-1)[hidden])
@@ -139,7 +143,7 @@ def test_the_exported_encoder_sees_every_patch_and_is_what_was_trained(tmp_path)
     method.save_pretrained(tmp_path)
     encoder, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     assert isinstance(encoder, ViTModel) and not report["missing_keys"] and not report["unexpected_keys"]
-    pixels = method.views.whole(given["pixel_values"])
+    pixels = normalised(given["pixel_values"])
     with torch.no_grad():
         output = encoder.eval()(pixels)
         # with nothing hidden and patches in order, the encoder that was trained gives the same

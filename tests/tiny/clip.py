@@ -9,7 +9,6 @@ from torch.utils.data import Dataset
 
 from mmssl.data import draws
 from mmssl.data.images import views
-from mmssl.data.images.decoding import MEAN, STD
 from mmssl.methods import clip
 from mmssl.models import towers
 from tiny import Tiny
@@ -37,7 +36,7 @@ class Pairs(Dataset):
 def tiny(texts: int = 1, of_each: tuple[views.View, ...] = (views.WHOLE,), **options) -> Tiny:
     torch.manual_seed(0)
     model, processor = towers.from_scratch(tiny_clip.tokenizer(), 16, 8, 64, 1, 64, 1, 16)
-    method = clip.CLIP(model, views.Views(of_each, MEAN, STD), **options)
+    method = clip.CLIP(model, views.Views(of_each, tiny_clip.MEAN, tiny_clip.STD), **options)
     return Tiny(method, Pairs(texts=texts), batch_size=8, processor=processor, example=tiny_clip.EXAMPLE)
 
 
