@@ -90,6 +90,16 @@ def test_accumulation_of_a_loss_that_compares_samples_is_refused():
         steps.standard(method, micro_batches(Pairs(), 8, 2), [sgd(method)], Accelerator(cpu=True), 1.0)
 
 
+def test_gradient_cache_is_refused_with_batch_norm_in_training():
+    method = VARIANTS["info_nce"]().method
+    method.model.vision_model.norm = torch.nn.BatchNorm2d(3)
+    batches = micro_batches(Pairs(), 8, 2)
+    with pytest.raises(BadInput, match="the encoder of CLIP has batch norms.*--gradient_accumulation_steps 1"):
+        steps.grad_cache(method.train(), batches, [sgd(method)], Accelerator(cpu=True), 1.0)
+    method.model.vision_model.norm.eval()  # as that of a frozen tower
+    steps.grad_cache(method, batches, [sgd(method)], Accelerator(cpu=True), 1.0)
+
+
 @pytest.mark.parametrize("variants", [clip.VARIANTS, bert.VARIANTS, mae.VARIANTS], ids=["clip", "bert", "mae"])
 def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(variants):
     tiny = next(iter(variants.values()))()
