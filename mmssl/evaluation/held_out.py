@@ -44,7 +44,7 @@ class Evaluation:
 class HeldOut(Evaluation):
     """held_out: map-style; its `__getitems__` gives the method's batches, the same at every call."""
 
-    units = "Loss and metrics of the method's own task; the baseline ignores its input."
+    units = "Loss and metrics of the method's own task."
 
     def __init__(self, held_out: Dataset, batch_size: int) -> None:
         self.held_out, self.batch_size = held_out, min(batch_size, len(held_out))
@@ -56,7 +56,7 @@ class HeldOut(Evaluation):
     @torch.no_grad()
     def baselines(self, method: Method) -> Columns:
         trivial = self._mean(method)[1]
-        return {} if trivial is None else {method.card.trivial: {"loss": trivial}}
+        return {} if trivial is None else {"input ignored": {"loss": trivial}}
 
     def _mean(self, method: Method) -> tuple[dict[str, float], float | None]:
         """(results, trivial loss), means over the held-out batches. A last, smaller batch is left out: where samples

@@ -53,8 +53,8 @@ class SimCLR(Method):
         about="SimCLR: two views of an image are to be more alike than views of different images. The encoder is "
         "exported; the projection head, to continue from, is under `pretraining/`.",
         task="image-feature-extraction",
-        limits="It has learned what stays the same when these images are cropped and recoloured, not what they show: "
-        "see what it transfers before relying on it.",
+        limits="It has learned what crops and colour changes leave of these images, not what they show: see what it "
+        "transfers before relying on it.",
         trivial="log(2 batch - 1), that of chance",
         snippets=image_encoders.SNIPPETS,
         tags=("simclr", "contrastive"),

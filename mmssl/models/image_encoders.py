@@ -47,6 +47,29 @@ SIZES: dict[str, ResNetSize | ViTSize] = {
 }
 NAMES = tuple(SIZES)
 SMALLEST = 32  # px: a ResNet halves the side four times, and smaller images are enlarged
+SNIPPETS = {
+    "Features of a picture": """
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+from transformers.utils import cached_file
+
+name = "..."
+model, processor = AutoModel.from_pretrained(name).eval(), AutoImageProcessor.from_pretrained(name)
+picture = Image.open(cached_file(name, "figures/example.png")).convert("RGB")  # or a picture of your own
+with torch.no_grad():
+    features = model(**processor(picture, return_tensors="pt")).pooler_output.flatten(1)
+print(features.shape)
+""",
+    "Fine-tune it": """
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+name = "..."
+model = AutoModelForImageClassification.from_pretrained(name, num_labels=10)
+processor = AutoImageProcessor.from_pretrained(name)
+print(model.config.num_labels, processor.size)
+""",
+}
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as torchvision's and timm's encoders have them
 
 

@@ -78,6 +78,7 @@ def grad_cache(
     chunks = {
         name: gradient.split([len(chunk[name]) for chunk in cached])
         for name, gradient in zip(embeddings, gradients, strict=False)
+        if gradient is not None  # of what is shown to the monitor alone
     }
     output.loss = output.loss.detach()
 
@@ -86,7 +87,7 @@ def grad_cache(
             random_state.set_torch(draws[i], accelerator.device)
             again = method(embed_only=True, **batch)
             # d/d(theta) of <embedding, constant g> is the chain rule from the embedding down
-            surrogate = sum((again[name] * chunks[name][i]).sum() for name in embeddings)
+            surrogate = sum((again[name] * parts[i]).sum() for name, parts in chunks.items())
             if i == len(micro_batches) - 1:
                 surrogate = surrogate + sum(
                     (p * g).sum() for p, g in zip(used, gradients[len(embeddings) :], strict=True) if g is not None
