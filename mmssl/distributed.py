@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather, all_reduce
+from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -30,8 +30,8 @@ def gather(x: Tensor) -> Tensor:
 class _BatchNorm:
     """Mixed into torch's batch norms: statistics over the rows of all processes, with gradient.
 
-    Torch's own SyncBatchNorm needs a GPU; this is `all_reduce` on any backend, so that the gradient of N processes is
-    that of one process on the whole batch. Names of parameters and buffers stay.
+    Torch's own SyncBatchNorm needs a GPU; this runs on any backend, so that the gradient of N processes is that of one
+    process on the whole batch. Every process must hold equally many rows. Names of parameters and buffers stay.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,21 +40,20 @@ class _BatchNorm:
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         with torch.autocast(x.device.type, enabled=False):
-            values = x.float()
-            count = values.new_tensor([values.numel() / values.shape[1]])
-            local = torch.cat([values.sum(axes), values.square().sum(axes), count])
-            total = all_reduce(local)
-            mean, square = (total[:-1] / total[-1]).chunk(2)
-            variance = (square - mean.square()).clamp(min=0)
-            self._follow(mean.detach(), variance.detach(), total[-1].detach())
+            values = x.to(torch.promote_types(x.dtype, torch.float32))
+            each = gather(torch.stack(torch.var_mean(values, axes, correction=0))[None])
+            variances, means = each.unbind(1)  # (processes, channels)
+            # not E[x**2] - E[x]**2: where the mean is large, little would be left of that
+            variance, mean = variances.mean(0) + means.var(0, correction=0), means.mean(0)
+            self._follow(mean.detach(), variance.detach(), world_size() * values.numel() // values.shape[1])
             scale = torch.rsqrt(variance + self.eps)
             if self.affine:
                 scale = scale * self.weight
-            shift = -mean * scale + (self.bias if self.affine else 0)
-            return (values * scale.view(shape) + shift.view(shape)).to(x.dtype)
+            result = (values - mean.view(shape)) * scale.view(shape)
+            return (result + self.bias.view(shape) if self.affine else result).to(x.dtype)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """The running statistics, as torch moves them: of the variance, the unbiased one."""
         if not self.track_running_stats:
             return

@@ -40,7 +40,7 @@ def test_a_text_of_three_words_leaves_everything_that_a_run_leaves(said, place):
                      "modules.json", "metrics.json", "log.jsonl", "pretraining/outputs.safetensors", "figures/map.png",
                      "figures/loss.png"}  # fmt: skip
     results = json.loads((place / "run" / "metrics.json").read_text())["results"]
-    assert set(results) == {"trained", "before training"}
+    assert set(results) == {"trained", "untrained"}
     assert results["trained"]["WordSim-353 coverage"] == 0
     card = (place / "run" / "README.md").read_text()
     assert """vectors.most_similar('"two"', topn=5)""" in card  # a word may hold what Python would take for its end

@@ -27,9 +27,11 @@ class CheckpointArgs(Flags):
 
     model_name_or_path: str = flag("runs/clip", "a directory or a Hub id")
     dataset: str = flag("emoji", "a built-in name, file, folder or Hub id")
-    held_out: int = flag(1000, "rows that the recipe held out, where the data has no test split; 0 takes all rows")
-    max_samples: int = flag(0, "only the first n rows; 0 takes all")
-    batch_size: int = flag(64, "images or texts at a time")
+    held_out: int = flag(
+        1000, "rows that the recipe held out, where the data has no test split; 0 takes all rows", at_least=0
+    )
+    max_samples: int = flag(0, "only the first n rows; 0 takes all", at_least=0)
+    batch_size: int = flag(64, "images or texts at a time", at_least=1)
     use_cpu: bool = flag(False, "leave the GPU alone")
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data import draws
 from mmssl.data.text import documents, masking, packed
 from mmssl.device import best_device
@@ -132,13 +132,13 @@ def guesses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: st
 
 
 @dataclass
-class MaskedLMArgs:
+class MaskedLMArgs(Flags):
     model_name_or_path: str = flag("runs/bert", "a directory or a Hub id")
     dataset: str = flag("wikipedia", "text files, a built-in name, Parquet or a Hub id")
     text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents that the recipe held out, where the data has no test part")
-    max_seq_length: int = flag(128, "tokens of a sequence")
-    batch_size: int = flag(32, "sequences at a time")
+    held_out: int = flag(1000, "documents that the recipe held out, where the data has no test part", at_least=1)
+    max_seq_length: int = flag(128, "tokens of a sequence", at_least=8, at_most=10**6)
+    batch_size: int = flag(32, "sequences at a time", at_least=1)
     use_cpu: bool = flag(False, "leave the GPU alone")
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
 

@@ -28,9 +28,7 @@ class Neighbours(HeldOut):
         self.processor = processor
 
     @torch.no_grad()
-    def draw(
-        self, method: Method, directory: Path, results: Columns, queries: int = 8, shown: int = 6
-    ) -> dict[str, str]:
+    def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
         encoder, pictures = method.exported(), self.held_out
         rows = pictures.rows[:SEARCHED]
         mean, std = (torch.tensor(getattr(self.processor, f"image_{name}")).view(3, 1, 1) for name in ("mean", "std"))

@@ -75,7 +75,7 @@ def _recalls(way: str, before: Tensor) -> dict[str, float]:
 class RetrievalArgs(features.CheckpointArgs):
     image_column: str | None = flag(None, "default: the first column with a usual name")
     caption_column: str | None = flag(None, "default: the first column with a usual name")
-    captions_per_image: int = flag(0, "use only the first n captions of each image; 0 uses all")
+    captions_per_image: int = flag(0, "use only the first n captions of each image; 0 uses all", at_least=0)
 
 
 def main(args: RetrievalArgs) -> None:

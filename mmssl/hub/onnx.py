@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.errors import BadInput, first_line
 from mmssl.hub.export import TOLERANCE, NotLoadable
 from mmssl.models import pretrained
@@ -29,7 +29,7 @@ AXES = {"image": (0,), "text": (0, 1)}  # of the inputs, along which they may be
 
 
 @dataclass
-class OnnxArgs:
+class OnnxArgs(Flags):
     model_name_or_path: str = flag("runs/clip", "a directory or a Hub id")
     output_dir: str | None = flag(None, "default: onnx/ inside the directory")
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
