@@ -6,40 +6,46 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmssl.data.loader import Loader
 from mmssl.training import steps
-from mmssl.training.loop import train
+from mmssl.training.loop import start, train
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
+    from torch.utils.data import Dataset
 
     from mmssl.arguments import TrainArgs
-    from mmssl.data.loader import Loader
     from mmssl.evaluation.held_out import Evaluation
     from mmssl.method import Method, Output
     from mmssl.training.summary import Summary
+
+__all__ = ["pretrain", "start"]  # a recipe begins with the one and ends with the other
 
 
 def pretrain(
     args: TrainArgs,
     method: Method,
     processor,
-    loader: Loader,
+    data: Dataset,
     optimizers: Sequence[Optimizer],
     evaluation: Evaluation,
     *,
     trained_on: str,
     held_out: str,
     example: dict[str, Tensor | list],
+    collate: Callable | None = None,
+    shuffle: bool = True,
     step: Callable[..., Output] = steps.standard,
     base_model: str | None = None,
 ) -> Summary:
     """Train; then, on the main process, export, prove that the export loads, draw, describe and print.
 
-    processor: the tokenizer, image processor or feature extractor that users load beside the encoder.
-    trained_on, held_out: how much data, in words: "1,437 images". example: a few inputs as a user has them, under the
-    names by which the processor takes them; pixels are (images, 3, height, width) uint8. base_model: a directory or Hub
-    id that the training started from.
+    processor: the tokenizer, image processor or feature extractor that users load beside the encoder. data, collate,
+    shuffle: see `Loader`. trained_on, held_out: how much data, in words: "1,437 images". example: a few inputs as a
+    user has them, under the names by which the processor takes them; pixels are (images, 3, height, width) uint8.
+    base_model: the directory or Hub id that the training starts from; heads that a run of ours left there are
+    continued.
 
     Raises what `train` raises, and NotLoadable where the export does not give back what was trained.
     """
@@ -48,8 +54,11 @@ def pretrain(
     from mmssl.evaluation.downstream.probe import Probed
     from mmssl.hub.export import Uploads
 
+    if base_model:
+        method.continue_from(base_model)
     evaluation = Probed(evaluation, args, method, processor)
     uploads = Uploads(args, method, processor)
+    loader = Loader.from_args(data, args, collate, shuffle)
     summary = train(method, loader, args, optimizers, step, evaluation, uploads)
     if PartialState().is_main_process:
         _finish(args, method, processor, evaluation, summary, trained_on, held_out, example, base_model)

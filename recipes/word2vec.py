@@ -17,15 +17,13 @@ import torch
 from accelerate import PartialState
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.loader import Loader
 from mmssl.data.text import corpus
 from mmssl.data.text.skip_grams import Pieces
 from mmssl.evaluation.word_similarity import WordVectors
 from mmssl.methods import word2vec
 from mmssl.models import word_vectors
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import steps
-from mmssl.training.loop import start
 
 OF_GRADIENTS = ("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "max_skipped_steps", "bf16",
                 "torch_compile", "gradient_checkpointing", "ddp_find_unused_parameters")  # fmt: skip
@@ -88,7 +86,7 @@ def main(args: Word2VecArgs) -> None:
         args,
         method,
         word_vectors.tokenizer(method.words, args.plain == "yes"),
-        Loader(Pieces(text.ids), args.per_device_train_batch_size, seed=args.seed),
+        Pieces(text.ids),
         [torch.optim.SGD(method.parameters(), lr=args.learning_rate)],  # holds the rate for steps.in_place
         evaluation,
         step=steps.in_place,

@@ -10,6 +10,7 @@ so that the loss begins at log(candidates); every candidate is scored, none is d
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
 
+from mmssl.arguments import TrainArgs, flag
 from mmssl.data.text import sentences
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
@@ -76,6 +78,21 @@ with torch.no_grad():
 
 NEGATIVES = ("within", "across", "speaker", "all")
 HIDDEN = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
+
+
+@dataclass
+class CpcArgs(TrainArgs):
+    """Flags of both recipes."""
+
+    model_name_or_path: str | None = flag(None, "continue from this CPC: an earlier run, a directory or a Hub id")
+    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(0.01, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse(("gradient_checkpointing",), "a recurrent network")
 
 
 def within(prediction: Tensor, encoded: Tensor, frames: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -54,6 +54,15 @@ class Source:
         return train, Pictures(self.held_out, processor, self.column, args.seed, what="held-out images")
 
 
+def described(train: Pictures, held_out: Pictures) -> dict:
+    """What `pretrain` says and shows of the data."""
+    return {
+        "trained_on": f"{len(train):,} images, without labels",
+        "held_out": f"{len(held_out):,} images",
+        "example": {"images": held_out.pixels[held_out.rows[:4]]},
+    }
+
+
 def find(args: PictureArgs) -> Source:
     """The rows that --dataset names, split. Raises BadInput where there are none, or no images in them."""
     data = sources.load(args.dataset)
