@@ -165,8 +165,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 class _Parser(HfArgumentParser):
     def add_argument(self, *names, **options):
-        """What a field's metadata holds beyond argparse's options is for Flags."""
-        return super().add_argument(*names, **{k: v for k, v in options.items() if k not in (*RANGE, "of_new_model")})
+        """What a field's metadata holds beyond argparse's options is for Flags. Our help texts are no templates."""
+        options = {name: value for name, value in options.items() if name not in (*RANGE, "of_new_model")}
+        return super().add_argument(*names, **options | {"help": options.get("help", "").replace("%", "%%")})
 
     def error(self, message: str):
         """argparse's message, and for an unknown flag the nearest ones there are; exit status 2."""
