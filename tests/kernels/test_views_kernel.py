@@ -5,9 +5,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
+from numba.core import config
 
 from mmssl.data.images.views import EMOJI, SIMCLR, View, Views, tensor_form
 
@@ -123,10 +125,12 @@ def test_two_processes_that_compile_at_once_never_leave_the_bounds_of_an_array(t
     assert list(tmp_path.rglob("*.nbi"))
 
 
-def test_without_a_place_for_compiled_code_it_is_compiled_again(tmp_path):
-    nowhere = tmp_path / "file"
-    nowhere.write_text("")
-    only, code = "_UserProvidedCacheLocator", "import test_views_kernel as t; t.compare_random_views(3, 5)"
-    process = python(code, nowhere / "below", NUMBA_CACHE_LOCATOR_CLASSES=only)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+def test_without_a_place_for_compiled_code_it_is_compiled_in_memory(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(config, "CACHE_LOCATOR_CLASSES", "_UserProvidedCacheLocator")
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "file" / "below"))
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(cache=True)(kernel._gaussian.py_func)
+    taps = np.zeros(3, np.float32)
+    kernel._on_disk(kernel._gaussian.py_func)(1.0, taps)
+    assert taps[0] + 2 * taps[1:].sum() == pytest.approx(1)
