@@ -24,18 +24,20 @@ import numpy as np
 import torch
 import turns
 
-from mmssl.arguments import command, fast_bf16, flag
+from mmssl.arguments import command, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
-from mmssl.data.images import decoding
+from mmssl.data.images import views
 from mmssl.data.loader import Loader
+from mmssl.device import fast_bf16
 from mmssl.kernels.attention import fast_attention
 from mmssl.methods import clip
+from mmssl.models import towers
 from mmssl.training.loop import train
 from mmssl.training.optim import adamw, schedule, set_learning_rate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
-from clip import AUGMENTATIONS, ClipArgs, build
+from clip import AUGMENTATIONS, ClipArgs
 
 
 @dataclass
@@ -70,9 +72,10 @@ class Ours:
         rows = sources.load("emoji")["train"]
         columns = pairs.columns(rows, None, None)
         torch.manual_seed(0)
-        model, processor = build(self.recipe, pairs.all_captions(rows, columns[1]))
+        model, processor = towers.build(self.recipe, lambda: pairs.all_captions(rows, columns[1]))
         self.data = pairs.Pairs(rows, processor, self.recipe.max_length, *columns)
-        self.method = clip.CLIP(model, decoding.MEAN, decoding.STD, AUGMENTATIONS[self.recipe.augmentation])
+        view, images = AUGMENTATIONS[self.recipe.augmentation], processor.image_processor
+        self.method = clip.CLIP(model, views.Views([view], images.image_mean, images.image_std))
 
     def sides(self) -> turns.Sides:
         return {turns.OURS: self.loop, "bare loop": self.bare}

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainingArguments
 
-from mmssl.arguments import best_device, fast_bf16
+from mmssl.device import best_device, fast_bf16
 
 OURS = "mmssl loop"  # what the others are compared with
 Sides = dict[str, Callable[[int], float]]  # called with a number of steps; returns the seconds that they took

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,10 @@ from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl.data.atomic import once
-from mmssl.data.built_in import digits, emoji, voices, wikipedia
+from mmssl.data.built_in import BUILT_IN
 from mmssl.data.images.decoding import Data, undecoded
 from mmssl.errors import BadInput, first_line
 
-BUILT_IN: dict[str, Callable[[Path], None]] = {
-    "digits": digits.build_digits,
-    "emoji": emoji.build,
-    "mnist5k": digits.build_mnist,
-    "voices": voices.build,
-    "wikipedia": wikipedia.build,
-}
 READERS = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -44,7 +36,7 @@ HUB_TIMEOUT = 10  # seconds
 
 def home() -> Path:
     """Where built-in and decoded data lie: MMSSL_HOME, or mmssl/ in the cache of Hugging Face."""
-    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl"))
+    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl")).expanduser()
 
 
 def load(name: str, *, streaming: bool = False) -> dict[str, Data]:

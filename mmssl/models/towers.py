@@ -3,6 +3,8 @@ encoders put side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers import (
@@ -18,8 +20,25 @@ from transformers import (
 )
 
 from mmssl.data.images.decoding import shape
+from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput, first_line
 from mmssl.models import pretrained
+
+SIZES = ("image_size", "patch_size", "vision_width", "vision_layers", "text_width", "text_layers", "projection_dim",
+         "vocab_size")  # fmt: skip
+
+
+def build(args, captions: Callable[[], list[str]]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """As the flags of recipes/clip.py have it. captions: what a new tokenizer is trained on."""
+    if args.model_name_or_path:
+        return from_pretrained(args.model_name_or_path, args.trust_remote_code)
+    if args.vision_model_name_or_path:
+        return from_towers(args.vision_model_name_or_path, args.text_model_name_or_path)
+    tokenizer = train_clip_tokenizer(captions(), args.vocab_size, args.max_length)
+    return from_scratch(
+        tokenizer, args.image_size, args.patch_size, args.vision_width, args.vision_layers, args.text_width,
+        args.text_layers, args.projection_dim,
+    )  # fmt: skip
 
 
 def from_scratch(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl.data import draws
+from mmssl.data.images import decoding
 from mmssl.errors import BadInput
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -130,6 +131,7 @@ WHOLE = View(scale=None, flip=0.0, jitter=0.0, grey=0.0)
 CROP = View(flip=0.0, jitter=0.0, grey=0.0)  # where a mirror image is another thing: digits, letters
 CROP_FLIP = View(jitter=0.0, grey=0.0)  # MAE, arXiv:2111.06377, appendix A.1
 SIMCLR = View()  # of 32 to 64 px: arXiv:2002.05709, appendix B.9, with colours of strength 0.5 and no blur
+PHOTO = View(scale=(0.5, 1.0), jitter=0.0, grey=0.0)  # with a caption that names what is in it: most of it stays
 # drawings: moved about, never mirrored (an arrow to the left is not one to the right)
 EMOJI = View(
     scale=None, rotation=15.0, zoom=(0.8, 1.25), translation=0.1, flip=0.0, jitter=1.0, brightness=0.2, lightness=0.2,
@@ -148,6 +150,11 @@ def byol(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> tuple[View, View
     blurs = (1.0, 0.1) if size >= BLUR_FROM else (0.0, 0.0)
     first = View(size=size, scale=scale, saturation=0.2, blur=blurs[0])
     return first, replace(first, blur=blurs[1], solarise=0.2)
+
+
+def sized(view: View, processor) -> View:
+    """The view in the size of images that `processor` leaves."""
+    return replace(view, size=decoding.shape(processor))
 
 
 def multi_crop(
@@ -186,13 +193,11 @@ class Views(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, key: Tensor) -> list[Tensor]:
-        """A (batch, 3, height, width) float32 for each view; in eval mode one alone, that of `whole`.
+        """A (batch, 3, height, width) float32 for each view.
 
         pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, a number for each image that changes with
         seed, epoch and row.
         """
-        if not self.training:
-            return [self.whole(pixel_values)]
         parameters = self.parameters_of(key, *pixel_values.shape[2:])
         return [self._render(pixel_values, view, own) for view, own in zip(self.views, parameters, strict=True)]
 
@@ -203,6 +208,10 @@ class Views(nn.Module):
         return self._render(
             pixel_values, replace(WHOLE, size=self.views[0].size), parameters.repeat(len(pixel_values), 1)
         )
+
+    def to_unit_range(self, pixels: Tensor) -> Tensor:
+        """Normalised -> [0, 1], as they are drawn in a figure."""
+        return (pixels * self.std.view(3, 1, 1) + self.mean.view(3, 1, 1)).clamp(0, 1)
 
     def parameters_of(self, key: Tensor, height: int, width: int) -> Tensor:
         """(views, batch, 14) float32: what is done to each image of (height, width), for each view.
