@@ -132,11 +132,11 @@ def test_nothing_of_it_is_in_a_checkpoint():
     assert Views([SIMCLR], *UNIT).state_dict() == {}
 
 
-def test_in_eval_mode_there_is_the_whole_image_alone_in_the_first_views_size():
-    module = Views([simclr(16), simclr(8)], *UNIT).eval()
-    (out,) = module(photographs(), torch.arange(4))
-    assert torch.equal(out, module.whole(photographs())) and out.shape == (4, 3, 16, 16)
-    assert torch.equal(out, module.train().whole(photographs()))
+def test_the_whole_image_comes_in_the_first_views_size():
+    module = Views([simclr(16), simclr(8)], *UNIT)
+    out = module.whole(photographs())
+    assert torch.equal(out, one(replace(STILL, size=16), photographs()))
+    torch.testing.assert_close(module.whole(photographs(4, 16, 16)), photographs(4, 16, 16) / 255, atol=1e-5, rtol=0)
 
 
 def test_autocast_does_not_make_the_pixels_coarse():
