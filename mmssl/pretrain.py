@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmssl.distributed import alone
 from mmssl.training import steps
 from mmssl.training.loop import train
 
@@ -37,9 +38,9 @@ def pretrain(
     """Train; then, on the main process, export, prove that the export loads, draw, describe and print.
 
     processor: the tokenizer, image processor or feature extractor that users load beside the encoder.
-    trained_on, held_out: how much data, in words: "1,437 images". example: a few inputs as a user has them, under the
-    names by which the processor takes them; pixels are (images, 3, height, width) uint8. base_model: a directory or Hub
-    id that the training started from.
+    trained_on, held_out: how much data, in words: "1,437 images"; "" where none was held out. example: a few inputs as
+    a user has them, under the names by which the processor takes them; pixels are (images, 3, height, width) uint8.
+    base_model: a directory or Hub id that the training started from.
 
     Raises what `train` raises, and NotLoadable where the export does not give back what was trained.
     """
@@ -52,7 +53,8 @@ def pretrain(
     uploads = Uploads(args, method, processor)
     summary = train(method, loader, args, optimizers, step, evaluation, uploads)
     if PartialState().is_main_process:
-        _finish(args, method, processor, evaluation, summary, trained_on, held_out, example, base_model)
+        with alone():
+            _finish(args, method, processor, evaluation, summary, trained_on, held_out, example, base_model)
     return summary
 
 
@@ -84,10 +86,11 @@ def _finish(
     if "images" in example:
         figures.picture(example["images"][0], drawn / "example.png")
     card, text = method.card, evaluation.text(method)
+    kept = f", and {held_out} held out" if held_out else ""
     record = export.Record(
         title=directory.name,
         description="\n\n".join(part for part in (card.about, text) if part),
-        data=f"{args.dataset}: {trained_on}, and {held_out} held out. {built_in.LICENCES.get(args.dataset, '')}",
+        data=f"{args.dataset}: {trained_on}{kept}. {built_in.LICENCES.get(args.dataset, '')}",
         task=card.task,
         dataset=args.dataset,
         results=results,
@@ -98,7 +101,7 @@ def _finish(
         tags=list(card.tags),
         base_model=base_model,
     )
-    print_table(f"{held_out} held out, {args.dataset}. {evaluation.units}", results)
+    print_table(f"{held_out} held out, {args.dataset}. {evaluation.units}".removeprefix(" held out, "), results)
     if text:
         print(text)
     export.finish(method, processor, method.exported(), example, record, summary, args, card.trivial, card.auto_class)
