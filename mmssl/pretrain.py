@@ -86,11 +86,11 @@ def _finish(
     if "images" in example:
         figures.picture(example["images"][0], drawn / "example.png")
     card, text = method.card, evaluation.text(method)
-    kept = f", and {held_out} held out" if held_out else ""
+    data = f"{trained_on}, and {held_out} held out" if held_out else trained_on
     record = export.Record(
         title=directory.name,
         description="\n\n".join(part for part in (card.about, text) if part),
-        data=f"{args.dataset}: {trained_on}{kept}. {built_in.LICENCES.get(args.dataset, '')}",
+        data=f"{args.dataset}: {data}. {built_in.LICENCES.get(args.dataset, '')}",
         task=card.task,
         dataset=args.dataset,
         results=results,
@@ -101,7 +101,8 @@ def _finish(
         tags=list(card.tags),
         base_model=base_model,
     )
-    print_table(f"{held_out} held out, {args.dataset}. {evaluation.units}".removeprefix(" held out, "), results)
+    judged_on = f"{held_out} held out, {args.dataset}" if held_out else args.dataset
+    print_table(f"{judged_on}. {evaluation.units}", results)
     if text:
         print(text)
     export.finish(method, processor, method.exported(), example, record, summary, args, card.trivial, card.auto_class)
