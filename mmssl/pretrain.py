@@ -49,12 +49,15 @@ def pretrain(
     from mmssl.evaluation.downstream.probe import Probed
     from mmssl.hub.export import Uploads
 
+    data = f"{args.dataset}: {trained_on}" + (f", and {held_out} held out" if held_out else "")
+    if PartialState().is_main_process:
+        print(data)
     evaluation = Probed(evaluation, args, method, processor)
     uploads = Uploads(args, method, processor)
     summary = train(method, loader, args, optimizers, step, evaluation, uploads)
     if PartialState().is_main_process:
         with alone():
-            _finish(args, method, processor, evaluation, summary, trained_on, held_out, example, base_model)
+            _finish(args, method, processor, evaluation, summary, data, held_out, example, base_model)
     return summary
 
 
@@ -64,7 +67,7 @@ def _finish(
     processor,
     evaluation: Evaluation,
     summary: Summary,
-    trained_on: str,
+    data: str,
     held_out: str,
     example: dict[str, Tensor | list],
     base_model: str | None,
@@ -86,11 +89,10 @@ def _finish(
     if "images" in example:
         figures.picture(example["images"][0], drawn / "example.png")
     card, text = method.card, evaluation.text(method)
-    data = f"{trained_on}, and {held_out} held out" if held_out else trained_on
     record = export.Record(
         title=directory.name,
         description="\n\n".join(part for part in (card.about, text) if part),
-        data=f"{args.dataset}: {data}. {built_in.LICENCES.get(args.dataset, '')}",
+        data=f"{data}. {built_in.LICENCES.get(args.dataset, '')}",
         task=card.task,
         dataset=args.dataset,
         results=results,
