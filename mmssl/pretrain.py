@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmssl.data.loader import Loader
+from mmssl.distributed import alone
 from mmssl.training import steps
 from mmssl.training.loop import start, train
 
@@ -42,10 +43,10 @@ def pretrain(
     """Train; then, on the main process, export, prove that the export loads, draw, describe and print.
 
     processor: the tokenizer, image processor or feature extractor that users load beside the encoder. data, collate,
-    shuffle: see `Loader`. trained_on, held_out: how much data, in words: "1,437 images". example: a few inputs as a
-    user has them, under the names by which the processor takes them; pixels are (images, 3, height, width) uint8.
-    base_model: the directory or Hub id that the training starts from; heads that a run of ours left there are
-    continued.
+    shuffle: see `Loader`. trained_on, held_out: how much data, in words: "1,437 images"; "" where none was held out.
+    example: a few inputs as a user has them, under the names by which the processor takes them; pixels are (images, 3,
+    height, width) uint8. base_model: the directory or Hub id that the training starts from; heads that a run of ours
+    left there are continued.
 
     Raises what `train` raises, and NotLoadable where the export does not give back what was trained.
     """
@@ -56,12 +57,16 @@ def pretrain(
 
     if base_model:
         method.continue_from(base_model)
+    described = f"{args.dataset}: {trained_on}" + (f", and {held_out} held out" if held_out else "")
+    if PartialState().is_main_process:
+        print(described)
     evaluation = Probed(evaluation, args, method, processor)
     uploads = Uploads(args, method, processor)
     loader = Loader.from_args(data, args, collate, shuffle)
     summary = train(method, loader, args, optimizers, step, evaluation, uploads)
     if PartialState().is_main_process:
-        _finish(args, method, processor, evaluation, summary, trained_on, held_out, example, base_model)
+        with alone():
+            _finish(args, method, processor, evaluation, summary, described, held_out, example, base_model)
     return summary
 
 
@@ -71,7 +76,7 @@ def _finish(
     processor,
     evaluation: Evaluation,
     summary: Summary,
-    trained_on: str,
+    described: str,
     held_out: str,
     example: dict[str, Tensor | list],
     base_model: str | None,
@@ -97,7 +102,7 @@ def _finish(
     record = export.Record(
         title=Path(args.output_dir).name,
         description="\n\n".join(part for part in (card.about, text) if part),
-        data=f"{args.dataset}: {trained_on}, and {held_out} held out. {built_in.LICENCES.get(args.dataset, '')}",
+        data=f"{described}. {built_in.LICENCES.get(args.dataset, '')}",
         task=card.task,
         dataset=args.dataset,
         results=results,
@@ -108,7 +113,8 @@ def _finish(
         tags=list(card.tags),
         base_model=base_model,
     )
-    print_table(f"{held_out} held out, {args.dataset}. {evaluation.units}", results)
+    judged_on = f"{held_out} held out, {args.dataset}" if held_out else args.dataset
+    print_table(f"{judged_on}. {evaluation.units}", results)
     if text:
         print(text)
     export.finish(method, processor, method.exported(), example, record, summary, args, card.trivial, card.auto_class)

@@ -91,7 +91,7 @@ def main(args: Word2VecArgs) -> None:
         evaluation,
         step=steps.in_place,
         trained_on=f"{text.total:,} words",
-        held_out="judgements of people",
+        held_out="",
         example={"text": [*evaluation.asked, " ".join(evaluation.asked)]},
         base_model=args.init_vectors,
     )

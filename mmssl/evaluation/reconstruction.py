@@ -18,7 +18,7 @@ SHOWN = 8  # held-out images in the figure
 class Reconstruction(Evaluation):
     """held_out: the masks are the same at every evaluation."""
 
-    units = "Loss: squared error of masked patches, the lower the better. k-NN: per cent."
+    units = "Loss: squared error of masked patches, the lower the better."
 
     BATCH = 128
     OF_THE_MEAN = 10_000  # training images
@@ -47,7 +47,7 @@ class Reconstruction(Evaluation):
         return {"mean image": {"reconstruction_loss": torch.cat(errors).mean().item()}}
 
     def _targets(self, method: MAE, pictures: Pictures, rows: Tensor) -> Tensor:
-        pixels = method.views.whole(pictures.pixels[pictures.rows[rows]])
+        pixels = method.views.whole(pictures.pixels[pictures.rows[rows]].to(method.model.device))
         patches = patchify(pixels, method.model.config.patch_size)
         return standardise(patches)[0] if method.model.config.norm_pix_loss else patches
 

@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
 from mmssl.device import best_device, precision
-from mmssl.distributed import share_batch_norm
+from mmssl.distributed import alone, share_batch_norm
 from mmssl.errors import BadInput, first_line
 from mmssl.kernels.attention import fast_attention
 from mmssl.method import Method, Output
@@ -79,7 +79,7 @@ def train(
     saving (with several processes at the next logging step, where they agree).
     """
     accelerator = _accelerator(args)
-    per_step, alone = args.gradient_accumulation_steps, accelerator.num_processes == 1
+    per_step, single = args.gradient_accumulation_steps, accelerator.num_processes == 1
     global_batch = loader.batch_size * accelerator.num_processes
     samples = global_batch * per_step
     total = total_steps(loader, args)
@@ -146,7 +146,7 @@ def train(
         if accelerator.is_main_process:
             devices = [accelerator.device] if accelerator.device.type == "cuda" else []
             # an evaluation must not move the random numbers of the training
-            with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast():
+            with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast(), alone():
                 bare.eval()
                 run.evaluations.append({"step": run.step, **evaluate(bare)})
                 bare.train()
@@ -189,7 +189,7 @@ def train(
 
             last = run.step == total
             received = 0
-            if run.step % args.logging_steps == 0 or last or (alone and signals.received):
+            if run.step % args.logging_steps == 0 or last or (single and signals.received):
                 received = log.flush(signals.received)  # processes agree here
             if received or last or _due(run.step, args.save_steps) or _due(run.step, args.eval_steps):
                 with log.paused():

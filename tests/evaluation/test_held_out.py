@@ -1,12 +1,20 @@
 """The plainest evaluation: the method's own loss and metrics on data that it was not trained on."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from processes import Processes
+from small import arguments
+from tiny import simclr
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from mmssl.data.loader import Loader
 from mmssl.evaluation.held_out import Evaluation, HeldOut
 from mmssl.method import Method, Output
+from mmssl.training.loop import start, train
 
 
 class Numbers(Dataset):
@@ -49,3 +57,37 @@ def test_an_evaluation_without_anything_to_say_is_empty(tmp_path):
     evaluation, method = Evaluation(), Mean()
     assert evaluation(method) == evaluation.baselines(method) == evaluation.draw(method, tmp_path, {}) == {}
     assert evaluation.text(method) == evaluation.units == "" and not list(tmp_path.iterdir())
+
+
+class Collated(Dataset):
+    """The items of another, fetched by the batch."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        return default_collate([self.data[row] for row in rows])
+
+
+def evaluated_while_others_wait(place: Path, of: str) -> None:
+    args = arguments(place / of, max_steps=2, per_device_train_batch_size=4 if of == "two" else 8)
+    start(args)
+    tiny = simclr.VARIANTS["resnet"]()
+    evaluation = HeldOut(Collated(tiny.data), 8)
+    loader = Loader(tiny.data, args.per_device_train_batch_size)
+    summary = train(tiny.method, loader, args, tiny.plain(tiny.method), evaluate=evaluation)
+    if summary.evaluations:
+        (place / f"{of}.json").write_text(json.dumps(summary.evaluations))
+
+
+def test_a_loss_that_compares_samples_of_all_processes_is_evaluated_on_one_while_the_others_wait(tmp_path):
+    for of, world in (("one", 1), ("two", 2)):
+        log = tmp_path / f"{of}.txt"
+        Processes(evaluated_while_others_wait, tmp_path, of, log=log, world=world).succeed(timeout=60)
+    one, two = (json.loads((tmp_path / f"{of}.json").read_text()) for of in ("one", "two"))
+    assert [values["step"] for values in one] == [0, 2]
+    for mine, theirs in zip(one, two, strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-4)

@@ -1,0 +1,97 @@
+"""Encoders of images by name: each a class of transformers, with features as wide as it says."""
+
+import pytest
+import tiny_encoders
+import torch
+from tiny import cpc
+from transformers import AutoModel, ResNetModel, ViTModel
+
+from mmssl.data.images.decoding import shape
+from mmssl.errors import BadInput
+from mmssl.models import image_encoders
+
+WEIGHTS = {  # in millions: of torchvision's and timm's encoders without their classifiers
+    "resnet18": 11.2, "resnet34": 21.3, "resnet50": 23.5, "vit-tiny": 5.5, "vit-small": 21.7, "vit-base": 85.8,
+    "vit-large": 303.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", image_encoders.NAMES)
+def test_every_name_is_a_stock_class_whose_features_have_its_width(name):
+    with torch.device("meta"):
+        model, processor = image_encoders.from_scratch(name, 224 if "micro" not in name else 32)
+        features = image_encoders.features(model, torch.zeros(2, 3, *shape(processor)))
+    assert type(model) in (ResNetModel, ViTModel) and features.shape == (2, image_encoders.width(model))
+    assert [*processor.image_mean, *processor.image_std] == [*image_encoders.MEAN, *image_encoders.STD]
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_named_sizes_have_as_many_weights_as_their_papers_say(name):
+    with torch.device("meta"):
+        model, _ = image_encoders.from_scratch(name, 224, 16 if name.startswith("vit") else None)
+    counted = sum(p.numel() for part, p in model.named_parameters() if not part.startswith("pooler"))
+    assert counted / 1e6 == pytest.approx(WEIGHTS[name], rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["resnet-micro", "vit-micro"])
+def test_an_export_is_continued_with_equal_features(name, tmp_path):
+    model, processor = image_encoders.from_scratch(name, 32)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, of_images = image_encoders.from_pretrained(str(tmp_path))
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = image_encoders.features(model.eval(), pixels)
+        torch.testing.assert_close(image_encoders.features(again.eval(), pixels), expected)
+        if name == "vit-micro":  # its pooler gives the class token as it is
+            torch.testing.assert_close(expected, model(pixels).last_hidden_state[:, 0])
+    assert of_images.size == processor.size and not expected.isnan().any()
+
+
+def test_of_a_vit_all_is_trained_but_the_pooler():
+    model, _ = image_encoders.from_scratch("vit-micro", 32)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+def flags(**given) -> image_encoders.EncoderArgs:
+    return image_encoders.EncoderArgs(**given)
+
+
+@pytest.mark.parametrize(("side", "given", "size"), [(8, {}, 32), (64, {}, 64), (64, {"image_size": 48}, 48)])
+def test_images_are_as_large_as_the_data_has_them_and_at_least_32(side, given, size):
+    model, processor = image_encoders.build(flags(encoder="vit-micro", **given), side)
+    assert shape(processor) == (size, size)
+    assert (model.config.image_size, model.config.patch_size) == (size, size // 8)
+
+
+def test_the_tower_of_a_model_of_pairs_is_an_encoder(tmp_path):
+    directory = tiny_encoders.clip(tmp_path / "clip")
+    model, processor = image_encoders.build(flags(model_name_or_path=directory), 24)
+    pixels = torch.randn(2, 3, *shape(processor))
+    features = image_encoders.features(model.eval(), pixels)
+    assert features.shape == (2, image_encoders.width(model))
+    model.save_pretrained(tmp_path / "tower")
+    again = AutoModel.from_pretrained(tmp_path / "tower").eval()
+    torch.testing.assert_close(image_encoders.features(again, pixels), features)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"encoder": "vit-micro", "patch_size": 5}, r"--patch_size 5 does not divide --image_size 32; \[2, 4, 8, 16\]"),
+        ({"patch_size": 4}, "--patch_size 4 has no effect with --encoder resnet-micro: only a ViT has patches"),
+        ({"encoder": "vit-micro", "patch_size": 64}, "--patch_size 64 does not divide --image_size 32"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(given, said):
+    with pytest.raises(BadInput, match=said):
+        image_encoders.build(flags(**given), 32)
+
+
+def test_a_checkpoint_that_takes_no_images_is_refused(tmp_path):
+    tiny = cpc.VARIANTS["within"]()
+    tiny.method.save_pretrained(tmp_path)
+    tiny.processor.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="a CpcAudioModel takes no images"):
+        image_encoders.build(flags(model_name_or_path=str(tmp_path)), 32)
