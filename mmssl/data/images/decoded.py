@@ -91,8 +91,9 @@ class _Decoder(Dataset):
 def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...], directory: Path, what: str) -> None:
     file = directory / "pixels.npy"
     np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-    with open(file, "r+b") as f:  # now, with an error: where the disk is full, a write to the map kills the process
-        os.posix_fallocate(f.fileno(), 0, file.stat().st_size)
+    if hasattr(os, "posix_fallocate"):  # else a write to the map kills the process where the disk is full
+        with open(file, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, file.stat().st_size)
     # processes, not threads: on small images the interpreter's lock costs two threads more than they win
     workers = 0 if len(raw) < ALONE else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
     decoder = _Decoder(raw, column, processor, file)
