@@ -6,7 +6,6 @@ As a command, on any saved CLIP-like checkpoint:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmssl import bounded_json
 from mmssl.arguments import command, flag
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
@@ -112,7 +112,7 @@ def main(args: ZeroShotArgs) -> None:
 
 def _in_words(file: str, names: Sequence[str]) -> dict[str, list[str]]:
     try:
-        given = json.loads(Path(file).read_text(encoding="utf-8"))
+        given = bounded_json.read(Path(file))
         return {name: [given[name]] if isinstance(given[name], str) else list(given[name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"--classes {file}: no JSON object with the names of {', '.join(names)}: {error!r}") from error

@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmssl import bounded_json
 from mmssl.errors import BadInput
 from mmssl.training import durable, random_state
 
@@ -103,7 +104,7 @@ def save(
 
 def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], accelerator: Accelerator) -> dict:
     """Restore method, optimizers and random states from `path`; returns the `progress` that was saved."""
-    state = json.loads((path / "state.json").read_text())
+    state = bounded_json.read(path / "state.json")
     weights = load_file(path / "method.safetensors")
     own = path / f"buffers_{accelerator.process_index}.safetensors"
     if own.exists():

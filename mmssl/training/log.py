@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.arguments import TrainArgs
 from mmssl.method import Method, Output
 from mmssl.training import monitor
@@ -189,7 +190,7 @@ def read(file: Path) -> list[dict]:
     lines = []
     for text in file.read_text(errors="replace").splitlines():
         with suppress(ValueError):
-            line = json.loads(text)
+            line = bounded_json.loads(text)
             if isinstance(line, dict) and "step" in line:
                 lines.append(line)
     return lines

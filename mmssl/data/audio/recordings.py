@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.data import draws, sources
 from mmssl.data.atomic import once, whole
 from mmssl.data.audio import waves
@@ -97,7 +98,7 @@ class Recordings(Dataset):
                 _decode(data, sampling_rate, place, what)
 
         directory = once(sources.home() / "decoded" / _digest(data, sampling_rate), decode)
-        found = json.loads((directory / "rows.json").read_text())
+        found = bounded_json.read(directory / "rows.json")
         lengths = torch.tensor(found["lengths"], dtype=torch.int64)
         unusable = {int(row): why for row, why in found["unusable"].items()}
         short = [row for row, n in enumerate(found["lengths"]) if n < shortest and row not in unusable]

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.data import sources
 from mmssl.data.atomic import once, whole
 from mmssl.data.images import decoding
@@ -49,7 +50,7 @@ class Decoded:
         directory = once(sources.home() / "decoded" / _digest(raw, column, processor), decode)
         # "c": torch wants memory that it could write to; what were written would stay in this process
         self.pixels: Tensor = torch.from_numpy(np.load(directory / "pixels.npy", mmap_mode="c"))
-        self.broken = {int(row): why for row, why in json.loads((directory / "broken.json").read_text()).items()}
+        self.broken = {int(row): why for row, why in bounded_json.read(directory / "broken.json").items()}
 
 
 def try_decode(image, processor) -> np.ndarray | str:

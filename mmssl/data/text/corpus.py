@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmssl import bounded_json
 from mmssl.data import sources
 from mmssl.data.atomic import once, whole
 from mmssl.data.text.blocks import Source, in_blocks, open_blocks
@@ -105,7 +106,7 @@ def load(
 
 def read(directory: Path) -> Corpus:
     """A corpus that `build` has written."""
-    total = json.loads((directory / "corpus.json").read_text())["total"]
+    total = bounded_json.read(directory / "corpus.json")["total"]
     words = (directory / "words.txt").read_bytes().decode().split("\n")
     return Corpus(
         words, np.load(directory / "counts.npy"), np.memmap(directory / "ids.int32", np.int32, mode="r"), total
