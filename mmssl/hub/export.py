@@ -33,6 +33,7 @@ from mmssl.errors import BadInput
 from mmssl.hub import card, reload
 from mmssl.hub.card import Record  # recipes say export.Record
 from mmssl.method import Method
+from mmssl.models import remote_code
 from mmssl.training.log import Log
 from mmssl.training.loop import Summary
 
@@ -61,7 +62,8 @@ def check_reload(
     """Load `directory` in a fresh interpreter that cannot import mmssl; every output must be the same as from memory.
 
     model, processor: those that were exported; left as they are. example: a few inputs as a user has them, under the
-    names by which the processor takes them. Code in the directory runs where its config names some. Raises NotLoadable.
+    names by which the processor takes them. Of code in the directory, only what has run in this process, too, is run
+    there (see remote_code.has_run). Raises NotLoadable.
     """
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     expected = reload.outputs(model, processor, example)
@@ -70,7 +72,6 @@ def check_reload(
         save_file(tensors, Path(place, reload.TENSORS))
         texts = {name: value for name, value in example.items() if name not in tensors}
         Path(place, reload.EXAMPLE).write_text(json.dumps(texts))
-        own_code = "auto_map" in json.loads((directory / "config.json").read_text())
         program = Path(reload.__file__).read_text()
         done = subprocess.run(
             [
@@ -80,7 +81,7 @@ def check_reload(
                 directory.resolve(),
                 auto_class,
                 _auto_class(processor),
-                str(own_code),
+                ",".join(remote_code.has_run(directory, model, processor)),
                 place,
             ],
             env=_environment(place),

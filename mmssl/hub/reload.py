@@ -6,6 +6,7 @@ be imported, and compares what comes out with what the same function gives in th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -26,12 +27,31 @@ def outputs(model: torch.nn.Module, processor, example: dict[str, Tensor | list[
         return {name: value.clone() for name, value in model(**encoded).items() if torch.is_tensor(value)}
 
 
-def main(directory: str, auto_class: str, auto_processor: str, trust_remote_code: str, place: str) -> None:
+def run_only(digests: list[str]) -> None:
+    """From here on transformers imports a file that came with a model only where its sha256 is one of `digests`."""
+    from transformers import dynamic_module_utils as dynamic
+
+    class_in_module = dynamic.get_class_in_module
+
+    def checked(class_name: str, module_path: str, **options) -> type:
+        file = os.path.join(dynamic.HF_MODULES_CACHE, module_path)
+        for source in (file, *dynamic.get_relative_import_files(file)):
+            with open(source, "rb") as f:
+                if hashlib.sha256(f.read()).hexdigest() not in digests:
+                    raise ImportError(f"{os.path.basename(source)} is not the code that trained this model; not run")
+        return class_in_module(class_name, module_path, **options)
+
+    dynamic.get_class_in_module = checked
+
+
+def main(directory: str, auto_class: str, auto_processor: str, code: str, place: str) -> None:
+    """code: sha256 of each file of code that may run, joined by commas; "" where none may."""
     sys.modules["mmssl"] = None  # as on a machine where it is not installed
     sys.modules["sklearn"] = None  # transformers imports it where it can, for nothing needed here: a second saved
     import transformers
 
-    trust = {"trust_remote_code": trust_remote_code == "True"}
+    run_only(code.split(","))
+    trust = {"trust_remote_code": bool(code)}
     auto = getattr(transformers, auto_class)
     model = auto.from_pretrained(directory, dtype=torch.float32, use_safetensors=True, **trust).eval()
     processor = getattr(transformers, auto_processor).from_pretrained(directory, **trust)
