@@ -1,11 +1,14 @@
-"""JSON that others wrote: read only where its brackets are nested no deeper than DEPTH.
+"""JSON that any parser can read: what others wrote, only where its brackets are nested no deeper than DEPTH; what we
+write, without NaN.
 
-Parsers recurse: 50,000 brackets end in a RecursionError, and in pyarrow's parser in a killed process.
+Parsers recurse: 50,000 brackets end in a RecursionError, and in pyarrow's parser in a killed process. And Python writes
+NaN and Infinity, which are no JSON: browsers, jq and the Hub refuse such a file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,19 @@ def loads(text: str):
     """`json.loads`. Raises BadInput, which is a ValueError, where the text is nested too deeply."""
     _scan(text.encode(errors="replace"), 0, False, "this JSON text")
     return json.loads(text)
+
+
+def dumps(value, indent: int | None = None) -> str:
+    """`json.dumps`, with null for numbers that are NaN or infinite."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check(file: Path) -> None:

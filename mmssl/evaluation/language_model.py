@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmssl.evaluation.finite import finite
+
 STRIPS = 32  # read side by side
 CONTEXT = 256  # symbols that are read before a strip, and not scored
 PIECE = 512  # symbols of each strip at once
@@ -60,6 +62,7 @@ def nats(model: PreTrainedModel, ids: Tensor) -> float:
         known = (at[:, now] >= 0).to(device)
         output = model(read[:, now].to(device), attention_mask=known, state=state, use_cache=True)
         state = output.state
+        finite(output.logits, "logits of the language model")
         each = F.cross_entropy(output.logits.float().transpose(1, 2), next_one[:, now].to(device), reduction="none")
         total += each.double()[scored[:, now].to(device)].sum().item()
     return total / predicted

@@ -21,6 +21,7 @@ from mmssl.arguments import best_device, command, flag
 from mmssl.data import draws
 from mmssl.data.text import documents, masking, packed
 from mmssl.evaluation.features import print_table
+from mmssl.evaluation.finite import finite
 from mmssl.methods.bert import BERT, from_pretrained
 
 SHARE = 0.15
@@ -42,6 +43,7 @@ class Evaluation:
         loss = right = hidden = 0.0
         for batch, chosen, targets in _questions(method, self.held_out, self.batch_size):
             logits = method.guess(batch["input_ids"], chosen, batch["draw"])[0].float()
+            finite(logits, "logits of hidden tokens")
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             right += (logits.argmax(-1) == targets).sum().item()
             hidden += len(targets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import Dataset
 
+from mmssl.evaluation.finite import finite
 from mmssl.methods.cpc import CPC, HIDDEN
 
 BATCH = 64
@@ -28,6 +29,7 @@ class Prediction:
             batch = {name: value.to(device) for name, value in batch.items() if name != "index"}
             rows = {"speaker": None} | method.embed(**batch)
             for step, (scores, true, valid) in enumerate(method.scores(**rows, everyone=rows, first=0)):
+                finite(scores, f"scores of candidates {step + 1} ahead")
                 best = scores.amax(-1, keepdim=True)
                 winners = (scores == best).sum(-1)  # all of them, before training: then one is as good as another
                 candidates = (scores > HIDDEN).sum(-1).clamp(min=1).float()  # none where all have ended

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmssl import figures
 from mmssl.data.images.decoding import normalise, unit_range
 from mmssl.data.images.pictures import Pictures
+from mmssl.evaluation.finite import finite
 from mmssl.methods.mae import MAE, at, patchify, reconstruction_loss, standardise
 
 
@@ -29,6 +30,7 @@ class Reconstruction:
         for batch in _batches(self.held_out, self.BATCH, device):
             pixels = normalise(batch["unit"], method.mean, method.std)
             predicted, target, hidden, _ = method.reconstruct(pixels, batch["noise"])
+            finite(predicted, "reconstructed patches")
             losses.append(reconstruction_loss(predicted.float(), target, hidden) * len(hidden))
         return {"reconstruction_loss": (torch.stack(losses).sum() / len(self.held_out)).item()}
 

@@ -21,6 +21,7 @@ from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
+from mmssl.evaluation.finite import finite
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "{}")
 
@@ -50,8 +51,10 @@ def check_templates(templates: Sequence[str]) -> None:
 def zero_shot(image: Tensor, classes: Tensor, label: Tensor) -> dict[str, float]:
     """Accuracy in per cent, over all images and as the mean over classes.
 
-    image: (images, dim). classes: (classes, dim). label: (images,), rows of `classes`.
+    image: (images, dim). classes: (classes, dim). label: (images,), rows of `classes`. Raises BadInput where a
+    feature is not finite.
     """
+    finite(image, "features of images"), finite(classes, "features of class names")
     right = ((F.normalize(image, dim=-1) @ classes.T).argmax(1) == label).float()
     per_class = [right[label == c].mean() for c in label.unique()]
     return {

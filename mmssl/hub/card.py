@@ -18,6 +18,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mmssl import bounded_json
 from mmssl.arguments import TrainArgs, best_device
 from mmssl.training.loop import Summary
 
@@ -96,7 +97,8 @@ def write_unfinished_card(directory: Path, title: str, step: int, total: int) ->
 
 
 def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainArgs) -> None:
-    """metrics.json: its presence marks a finished run, so it is written last and at once."""
+    """metrics.json: its presence marks a finished run, so it is written last and at once. A figure that could not be
+    computed (of word similarity, where no word is known) is null."""
     content = {
         "results": results,
         "steps": summary.step,
@@ -111,7 +113,7 @@ def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainA
         "hardware": hardware(args),
     }
     partial = directory / f"{METRICS}.partial"
-    partial.write_text(json.dumps(content, indent=2))
+    partial.write_text(bounded_json.dumps(content, indent=2))
     partial.rename(directory / METRICS)
 
 

@@ -263,6 +263,7 @@ def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTr
         raise BadInput(f"{flag} is no MAE with its decoder: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"{flag} lacks {len(missing)} weights of a MAE, {missing[0]} first")
+    pretrained.check_finite(model, flag)
     remote_code.drop(model, processor)
     model.config.mask_ratio = check_mask_ratio(mask_ratio, model.vit.embeddings.patch_embeddings.num_patches)
     return model, processor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -155,7 +154,7 @@ class Log:
         if self.accelerator.is_main_process:
             try:
                 with open(self.file, "a") as f:
-                    f.write(json.dumps(line) + "\n")
+                    f.write(bounded_json.dumps(line) + "\n")
             except OSError as error:  # the training is worth more than this line
                 self.warn(f"{self.file} could not be written: {error}")
         if self.accelerator.trackers:
@@ -203,5 +202,5 @@ def _keep_lines_until(file: Path, step: int) -> None:
         return
     kept = [line for line in read(file) if line["step"] < step or (line["step"] == step and "epoch" in line)]
     partial = file.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    partial.write_text("".join(bounded_json.dumps(line) + "\n" for line in kept))
     partial.replace(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from mmssl import figures
+from mmssl import bounded_json, figures
 from mmssl.arguments import best_device
 from mmssl.data import labelled
 from mmssl.data.images import decoding
@@ -181,9 +180,8 @@ def main(args) -> None:
     directory = Path(args.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     drawn = draw(table, columns, transfer, directory)
-    (directory / "results.json").write_text(
-        json.dumps({"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}, indent=2)
-    )
+    results = {"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}
+    (directory / "results.json").write_text(bounded_json.dumps(results, indent=2))
     name = Path(args.model_name_or_path)
     if (name / card.CARD).exists():
         said = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
