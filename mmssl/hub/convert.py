@@ -23,8 +23,8 @@ from huggingface_hub import snapshot_download
 
 from mmssl import bounded_json
 from mmssl.data.atomic import whole
-from mmssl.errors import BadInput, first_line
-from mmssl.models.pretrained import JSON_FILES
+from mmssl.errors import BadInput
+from mmssl.models.pretrained import JSON_FILES, ask_hub, said_by_hub
 
 PICKLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 TARGET, TARGET_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -121,9 +121,10 @@ def _local(name: str, output: Path | None) -> Path:
     if output is None:
         raise BadInput(f"{name} is no directory here; for a checkpoint of the Hub, say where to write with --output")
     try:
+        ask_hub(name)
         return Path(snapshot_download(name, allow_patterns=["pytorch_model*.bin", INDEX, *OTHER_FILES]))
     except Exception as error:  # whatever the Hub, or the way to it, says
-        raise BadInput(f"{name}: no such directory, and the Hub gave: {first_line(error)}") from error
+        raise BadInput(f"{name}: no such directory, and the Hub gave: {said_by_hub(error)}") from error
 
 
 def _convert_to(directory: Path, output: Path | None) -> list[Path]:

@@ -21,6 +21,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -40,6 +41,7 @@ from mmssl.training.loop import Summary
 __all__ = ["NotLoadable", "Record", "Uploads", "check_reload", "finish", "push"]
 
 PRIVATE_FILES = ["checkpoints/*", "logs/*", ".*", "*.partial"]  # resumable state, tracker and hidden files stay at home
+ANSWER_TIMEOUT = 30  # seconds; a commit of many files takes the Hub some
 TOLERANCE = 1e-5  # of outputs after a reload, against those in memory, in units of the largest one
 REMEDIES = {
     401: "sign in with `hf auth login`, or set HF_TOKEN",
@@ -223,11 +225,13 @@ def _upload(directory: Path, repository: str, message: str) -> str:
 
 
 def _ask(repository: str, call):
+    get_session().timeout = ANSWER_TIMEOUT  # huggingface_hub waits for ever
     try:
         return call()
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = f"no answer in {ANSWER_TIMEOUT} seconds" if "Timeout" in type(error).__name__ else said
         remedy = f": {REMEDIES[status]}" if status in REMEDIES else ""
         raise _Refused(f"upload to {repository} failed ({said}){remedy}") from error
 

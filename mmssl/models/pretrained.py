@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import tqdm
 from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,6 +32,7 @@ JSON_FILES = [
         "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json",
     )
 ]  # fmt: skip
+HUB_TIMEOUT = 10  # seconds
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -45,8 +46,9 @@ def load(
     """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler").
     auto_class: what to load it with. flag: what named it.
 
-    Raises BadInput where a file is missing or damaged, where the weights are not those that config.json describes, and
-    where the tokenizer has no vocabulary: transformers would fill such gaps with random weights and empty vocabularies.
+    Raises BadInput where a file is missing or damaged, where the weights are not those that config.json describes or
+    are not finite, and where the tokenizer has no vocabulary: transformers would fill such gaps with random weights and
+    empty vocabularies.
     """
     flag = f"{flag} {name}"
     folder = read_configs(name, flag, trust_remote_code)
@@ -88,12 +90,20 @@ def load(
             f"{flag}: its weights are not those of the {type(model).__name__} that its config.json describes: "
             f"{len(wrong)} are missing or of another shape, {wrong[0]} first"
         )
+    check_finite(model, flag)
     tokenizer = getattr(processor, "tokenizer", processor)
     if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise BadInput(f"{flag}: its tokenizer has no vocabulary; is tokenizer.json missing?")
     if not trust_remote_code:
         remote_code.drop(model, processor)
     return model, processor
+
+
+def check_finite(model: PreTrainedModel, flag: str) -> None:
+    """Raises BadInput, beginning with `flag`, where a weight is NaN or infinite."""
+    for name, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise BadInput(f"{flag}: its weight {name} holds NaN or infinite values; its training diverged")
 
 
 def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
@@ -105,11 +115,10 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
     folder = Path(name)
     if not folder.is_dir():
         try:
+            ask_hub(name)
             folder = Path(snapshot_download(name, allow_patterns=JSON_FILES, tqdm_class=_Quiet))
-        except HFValidationError as error:
-            raise BadInput(f"{flag}: no such directory, and no id of the Hub ({first_line(error)})") from error
         except Exception as error:  # whatever the Hub, or the way to it, says
-            raise BadInput(f"{flag}: no such directory, and the Hub gave: {first_line(error)}") from error
+            raise BadInput(f"{flag}: no such directory, and the Hub gave: {said_by_hub(error)}") from error
     try:
         for file in (folder / file for file in JSON_FILES):
             if file.is_file():
@@ -124,6 +133,19 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
             file=sys.stderr,
         )
     return folder
+
+
+def ask_hub(name: str) -> list[str]:
+    """The files of a repository; none with HF_HUB_OFFLINE. Before any download: where the Hub does not answer, this
+    raises after HUB_TIMEOUT seconds, while downloads try again for minutes without a word."""
+    return [] if HF_HUB_OFFLINE else [s.rfilename for s in HfApi().model_info(name, timeout=HUB_TIMEOUT).siblings or []]
+
+
+def said_by_hub(error: Exception) -> str:
+    """One sentence, with what helps where the Hub gave no answer."""
+    answered = HF_HUB_OFFLINE or isinstance(error, (HfHubHTTPError, HFValidationError))
+    advice = "" if answered else f" (no answer in {HUB_TIMEOUT} s). If it was downloaded before, set HF_HUB_OFFLINE=1"
+    return f"{type(error).__name__}: {first_line(error)}{advice}"
 
 
 class _Quiet(tqdm):
@@ -147,10 +169,7 @@ def _model_type(folder: Path):
 def _pickle(name: str) -> str | None:
     """The pickle that holds the weights of `name`, where no safetensors file does."""
     try:
-        if Path(name).is_dir():
-            files = [file.name for file in Path(name).iterdir()]
-        else:
-            files = [] if HF_HUB_OFFLINE else HfApi().list_repo_files(name)
+        files = [file.name for file in Path(name).iterdir()] if Path(name).is_dir() else ask_hub(name)
     except Exception:  # then the first message is the better one
         return None
     if any(file.endswith(".safetensors") and "/" not in file for file in files):
