@@ -34,10 +34,10 @@ from mmssl.arguments import command, flag
 from mmssl.data.loader import Loader
 from mmssl.data.text import documents, masking, packed
 from mmssl.data.text.tokens import train_wordpiece
-from mmssl.evaluation.masked_lm import Evaluation
+from mmssl.evaluation.masked_lm import MaskedTokens
 from mmssl.methods import bert
+from mmssl.training import optim
 from mmssl.training.loop import train
-from mmssl.training.optim import adamw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from bert import BertArgs
@@ -118,7 +118,7 @@ def main(args: BenchmarkArgs) -> None:
         turns.report(seconds, args.steps * args.batch_size * args.max_seq_length, "tokens")
         where_it_goes(sides[turns.OURS])
         if args.quality_steps:
-            evaluation = Evaluation(held_out, packed.counts(sequences.tokens, len(tokenizer)))
+            evaluation = MaskedTokens(held_out, packed.counts(sequences.tokens, len(tokenizer)))
             ours, theirs = Ours(*given), Theirs(*given)
             for name, side in (("mmssl loop", ours), ("Trainer", theirs)):
                 before = evaluation(side.judged())["loss"]
@@ -126,7 +126,8 @@ def main(args: BenchmarkArgs) -> None:
                 tokens = args.quality_steps * args.batch_size * args.max_seq_length
                 after = evaluation(side.judged())
                 print(f"{name:<24}held-out loss {before:.3f} -> {after['loss']:.3f} after {tokens:,} tokens")
-            print(f"{'unigram':<24}held-out loss {evaluation.unigram(ours.method)['loss']:.3f}")
+            unigram = evaluation.baselines(ours.method)["unigram"]
+            print(f"{'unigram':<24}held-out loss {unigram['loss']:.3f}")
 
 
 def where_it_goes(ours: Ours) -> None:
@@ -158,8 +159,7 @@ class Ours:
 
     def __call__(self, steps: int) -> float:
         recipe = BertArgs(**self.settings, max_steps=steps)
-        optimizer = adamw(self.method, recipe.learning_rate, recipe.weight_decay)
-        return train(self.method, self.loader, recipe, [optimizer]).seconds
+        return train(self.method, self.loader, recipe, [optim.from_args(self.method, recipe)]).seconds
 
     def judged(self) -> bert.BERT:
         return self.method.eval()

@@ -28,13 +28,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from mmssl.arguments import command, flag
 from mmssl.data.loader import Loader
 from mmssl.data.text import characters, documents
-from mmssl.evaluation import features
 from mmssl.evaluation.language_model import LanguageModelEvaluation, entropy, nats
+from mmssl.hub.table import print_table
 from mmssl.methods import char_rnn
 from mmssl.training.optim import adamw, schedule, set_learning_rate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
-from char_rnn import SIZES, CharRNNArgs
+from char_rnn import CharRNNArgs
 
 TURN = 5.0  # seconds of processor time
 WINDOW = 64  # of nanoGPT
@@ -100,13 +100,13 @@ def main(args: BenchmarkArgs) -> None:
         figures = evaluation.figures(side.score(side.module.eval(), scored))
         columns[name] = figures | {"steps": side.steps, "weights": sum(p.numel() for p in side.module.parameters())}
     title = f"{args.dataset}: {len(scored):,} held-out characters after {args.seconds:.0f} s of processor time each"
-    features.print_table(f"{title}, {args.threads} threads", columns | evaluation.baselines(), digits=3)
+    print_table(f"{title}, {args.threads} threads", columns | evaluation.baselines(None), digits=3)
 
 
 def ours(tokenizer, ids: np.ndarray) -> Side:
     """The recipe, its loop apart."""
     recipe = CharRNNArgs()
-    network = char_rnn.from_scratch(tokenizer, **{name: getattr(recipe, name) for name in SIZES})
+    network = char_rnn.from_scratch(tokenizer, **{name: getattr(recipe, name) for name in char_rnn.SIZES})
     return recurrent(tokenizer, ids, network, recipe)
 
 

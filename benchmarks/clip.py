@@ -24,18 +24,20 @@ import numpy as np
 import torch
 import turns
 
-from mmssl.arguments import command, fast_bf16, flag
+from mmssl.arguments import command, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
-from mmssl.data.images import decoding
+from mmssl.data.images import views
 from mmssl.data.loader import Loader
+from mmssl.device import fast_bf16
 from mmssl.kernels.attention import fast_attention
 from mmssl.methods import clip
+from mmssl.models import towers
 from mmssl.training.loop import train
 from mmssl.training.optim import adamw, schedule, set_learning_rate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
-from clip import AUGMENTATIONS, ClipArgs, build
+from clip import AUGMENTATIONS, ClipArgs
 
 
 @dataclass
@@ -70,9 +72,10 @@ class Ours:
         rows = sources.load("emoji")["train"]
         columns = pairs.columns(rows, None, None)
         torch.manual_seed(0)
-        model, processor = build(self.recipe, pairs.all_captions(rows, columns[1]))
+        model, processor = towers.build(self.recipe, lambda: pairs.all_captions(rows, columns[1]))
         self.data = pairs.Pairs(rows, processor, self.recipe.max_length, *columns)
-        self.method = clip.CLIP(model, decoding.MEAN, decoding.STD, AUGMENTATIONS[self.recipe.augmentation])
+        view, images = AUGMENTATIONS[self.recipe.augmentation], processor.image_processor
+        self.method = clip.CLIP(model, views.Views([view], images.image_mean, images.image_std))
 
     def sides(self) -> turns.Sides:
         return {turns.OURS: self.loop, "bare loop": self.bare}
@@ -152,17 +155,8 @@ def open_clip_sides(args: BenchmarkArgs, place: Path) -> turns.Sides:
             stdout=subprocess.PIPE,
             text=True,
         )
-        sides[f"open_clip, context {context}"] = lambda steps, worker=worker: ask(worker, steps)
+        sides[f"open_clip, context {context}"] = lambda steps, worker=worker: turns.ask(worker, steps)
     return sides
-
-
-def ask(worker: subprocess.Popen, steps: int) -> float:
-    worker.stdin.write(f"{steps}\n")
-    worker.stdin.flush()
-    answer = worker.stdout.readline()
-    if not answer:
-        raise RuntimeError("the open_clip process ended; its last words are above")
-    return float(answer)
 
 
 if __name__ == "__main__":

@@ -31,16 +31,17 @@ from transformers import Trainer, Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 from transformers.utils import logging
 
-from mmssl.arguments import command, fast_bf16, flag
+from mmssl.arguments import command, flag
 from mmssl.data.audio.recordings import Recordings, load
 from mmssl.data.loader import Loader
+from mmssl.device import fast_bf16
 from mmssl.methods import cpc
 from mmssl.models.cpc_audio import CpcAudioConfig
+from mmssl.training import optim
 from mmssl.training.loop import train
-from mmssl.training.optim import adamw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
-from cpc_audio import CpcAudioArgs, build
+from cpc_audio import CpcAudioArgs
 
 RECIPE = CpcAudioArgs()
 
@@ -69,7 +70,7 @@ class BenchmarkArgs:
 def main(args: BenchmarkArgs) -> None:
     torch.set_num_threads(args.threads)
     logging.set_verbosity_error()
-    model, _ = build(args.recipe())
+    model, _ = cpc.build_audio(args.recipe())
     config = model.config
     crop = round(args.crop_seconds * config.frame_rate) * config.hop
     recordings = Recordings(load(args.dataset)["train"], config.sampling_rate, crop, crop // 2, seed=0)
@@ -111,15 +112,14 @@ class Ours:
 
     def __init__(self, args: BenchmarkArgs, recordings: Recordings, place: str) -> None:
         torch.manual_seed(0)
-        model, _ = build(args.recipe())
+        model, _ = cpc.build_audio(args.recipe())
         self.args, self.place = args, f"{place}/ours"
         self.method = cpc.CPC(model, RECIPE.prediction_steps, args.negatives, unit="recordings")
         self.loader = Loader(recordings, args.batch_size)
 
     def __call__(self, steps: int) -> float:
         recipe = self.args.recipe(output_dir=self.place, max_steps=steps)
-        optimizer = adamw(self.method, recipe.learning_rate, recipe.weight_decay)
-        return train(self.method, self.loader, recipe, [optimizer]).seconds
+        return train(self.method, self.loader, recipe, [optim.from_args(self.method, recipe)]).seconds
 
 
 class Crops(Dataset):
@@ -149,7 +149,7 @@ class Theirs:
     ) -> None:
         self.args, self.data, self.place, self.bf16 = args, Crops(recordings), f"{place}/theirs", bf16
         self.num_negatives = num_negatives
-        ours = weights(cpc.CPC(build(args.recipe())[0], RECIPE.prediction_steps))
+        ours = weights(cpc.CPC(cpc.build_audio(args.recipe())[0], RECIPE.prediction_steps))
         sizes = {layers: weights(self._model(config, layers)) for layers in range(1, 13)}
         torch.manual_seed(0)
         self.model = self._model(config, min(sizes, key=lambda layers: abs(sizes[layers] - ours)))

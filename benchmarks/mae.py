@@ -30,13 +30,12 @@ from transformers.utils import logging
 from mmssl.arguments import command, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
-from mmssl.data.images import decoding
-from mmssl.data.images.decoded import undecoded
+from mmssl.data.images import decoding, views
 from mmssl.data.images.pictures import Pictures
 from mmssl.data.loader import Loader
 from mmssl.methods import mae
+from mmssl.training import optim
 from mmssl.training.loop import train
-from mmssl.training.optim import adamw
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from mae import MaeArgs
@@ -93,10 +92,9 @@ class Ours:
     ) -> None:
         torch.manual_seed(0)
         model, processor = mae.from_scratch(mae.SIZES[args.size], args.image_size, args.patch_size)
-        pictures = Pictures(rows, processor, column, (args.image_size // args.patch_size) ** 2)
-        self.loader = Loader(pictures, args.batch_size, num_workers=args.workers)
-        augment = decoding.RandomResizedCrop()
-        self.method = mae.MAE(model, processor.image_mean, processor.image_std, augment, decode_ratio)
+        self.loader = Loader(Pictures(rows, processor, column), args.batch_size, num_workers=args.workers)
+        view = views.Views([views.CROP_FLIP], processor.image_mean, processor.image_std)
+        self.method = mae.MAE(model, view, decode_ratio)
         self.settings = {
             "output_dir": f"{place}/ours{decode_ratio}{torch_compile}",
             "use_cpu": args.use_cpu,
@@ -106,8 +104,7 @@ class Ours:
 
     def __call__(self, steps: int) -> float:
         recipe = MaeArgs(**self.settings, max_steps=steps)
-        optimizer = adamw(self.method, recipe.learning_rate, recipe.weight_decay, (0.9, recipe.adam_beta2))
-        seconds = train(self.method, self.loader, recipe, [optimizer]).seconds
+        seconds = train(self.method, self.loader, recipe, [optim.from_args(self.method, recipe)]).seconds
         self.settings["torch_compile"] = False  # it is, in place; not twice
         return seconds
 
@@ -122,7 +119,7 @@ class Theirs:
         self.batch_size = batch_size or args.batch_size
         model, _ = mae.from_scratch(mae.SIZES[args.size], args.image_size, args.patch_size)
         self.model = ViTMAEForPreTraining(model.config)
-        self.rows = undecoded(rows, column).select_columns([column]).with_transform(self._read)
+        self.rows = decoding.undecoded(rows, column).select_columns([column]).with_transform(self._read)
 
     def _read(self, batch: dict) -> dict:
         return {"pixel_values": [self._augmented(decoding.as_rgb(image)) for image in batch[self.column]]}

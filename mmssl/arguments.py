@@ -7,27 +7,42 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import re
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArgumentParser
 
 from mmssl.errors import BadInput
-from mmssl.training.checkpoint import CHECKPOINTS, complete_checkpoints
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
+RANGE = ("at_least", "above", "at_most", "below")
+LARGEST = 2**31 - 1  # of a number whose flag names no limit of its own
 
 
-def flag(default, help: str, choices: tuple | None = None):
-    """A dataclass field with its help text."""
-    metadata = {"help": help} | ({"choices": list(choices)} if choices else {})
+def flag(
+    default,
+    help: str,
+    choices: Iterable | None = None,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    of_new_model: bool = False,
+):
+    """A dataclass field with its help text and, of a number or a list of numbers, the range that it must lie in. A
+    field that overrides another keeps its range.
+
+    of_new_model: the flag describes a model made from scratch, and is refused beside --model_name_or_path.
+    """
+    limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below, "of_new_model": of_new_model}
+    metadata = {"help": help, **limits} | ({"choices": list(choices)} if choices else {})
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -36,6 +51,18 @@ def flag(default, help: str, choices: tuple | None = None):
 class Flags:
     """What the dataclass of any command can do."""
 
+    def __post_init__(self) -> None:
+        """Raise BadInput where a number is not finite or out of its range, or where a flag of a new model is given
+        together with a checkpoint."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, (int, float)) and not isinstance(number, bool):
+                    _check_range(f.name, number, **limits(type(self), f.name))
+        new = tuple(f.name for f in fields(self) if f.metadata.get("of_new_model"))
+        if new and self.model_name_or_path:
+            self.refuse(new, f"--model_name_or_path {self.model_name_or_path}: the checkpoint decides them")
+
     def refuse(self, names: tuple[str, ...], because: str) -> None:
         """Raise BadInput where one of these flags is not at its default, and so would be ignored in silence."""
         changed = [f"--{f.name}" for f in fields(self) if f.name in names and getattr(self, f.name) != _default(f)]
@@ -43,34 +70,70 @@ class Flags:
             raise BadInput(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} no effect with {because}")
 
 
+def limits(flags: type[Flags], name: str) -> dict[str, float]:
+    """The range of a flag: its own, or that of the field which it overrides."""
+    for base in flags.__mro__:
+        own = base.__dict__.get("__dataclass_fields__", {}).get(name)
+        found = {kind: own.metadata[kind] for kind in RANGE if own.metadata.get(kind) is not None} if own else {}
+        if found:
+            return found
+    return {}
+
+
+def _check_range(
+    name: str,
+    value: float,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = LARGEST,
+    below: float = math.inf,
+) -> None:
+    rules = {
+        "finite": math.isfinite(value),
+        f"{at_least} or more": value >= at_least,
+        f"above {above}": value > above,
+        f"below {below}": value < below,
+        f"at most {at_most:,}": value <= at_most,
+    }
+    if broken := [rule for rule, holds in rules.items() if not holds]:
+        raise BadInput(f"--{name} is {value}; it must be {broken[0]}")
+
+
 @dataclass
 class TrainArgs(Flags):
+    dataset: str = flag("", "a built-in name, a file, a folder or a Hub id")
     output_dir: str = flag("runs/out", "where the encoder, log, figures and checkpoints go")
     overwrite_output_dir: bool = flag(False, "delete what an earlier run left in output_dir")
-    max_steps: int = flag(-1, "optimizer steps; above 0 it overrides num_train_epochs")
-    num_train_epochs: float = flag(10.0, "passes over the data")
-    per_device_train_batch_size: int = flag(256, "samples per process in one micro-batch")
-    gradient_accumulation_steps: int = flag(1, "micro-batches in one optimizer step")
-    learning_rate: float = flag(1e-3, "peak learning rate")
+    max_steps: int = flag(-1, "optimizer steps; above 0 it overrides num_train_epochs", at_least=-1, at_most=10**9)
+    num_train_epochs: float = flag(10.0, "passes over the data", above=0, at_most=10**6)
+    per_device_train_batch_size: int = flag(256, "samples per process in one micro-batch", at_least=1, at_most=10**7)
+    gradient_accumulation_steps: int = flag(1, "micro-batches in one optimizer step", at_least=1, at_most=10**6)
+    learning_rate: float = flag(1e-3, "peak learning rate", above=0, at_most=1e4)
     lr_scheduler_type: str = flag("cosine", "shape after the warm-up", ("cosine", "linear", "constant"))
-    warmup_steps: float = flag(0.0, "steps of linear warm-up; below 1, a share of the run")
-    weight_decay: float = flag(0.0, "on matrices only, never on biases and norms")
-    adam_beta1: float = flag(0.9, "AdamW")
-    adam_beta2: float = flag(0.999, "AdamW")
-    max_grad_norm: float = flag(1.0, "clip the gradient to this norm; 0 does not clip")
-    max_skipped_steps: int = flag(0, "updates with a non-finite gradient to skip before the run stops")
-    seed: int = flag(0, "of weights, order, augmentation and dropout")
-    logging_steps: int = flag(10, "steps between lines of log.jsonl")
-    eval_steps: int = flag(0, "steps between evaluations; 0 evaluates before and after the training only")
-    probe_dataset: str | None = flag(None, "labelled data: at each evaluation, the accuracy of k-NN on the features")
-    save_steps: int = flag(500, "steps between checkpoints; 0 saves none, and the run cannot be resumed")
-    save_total_limit: int = flag(2, "newest checkpoints to keep")
+    warmup_steps: float = flag(0.0, "steps of linear warm-up; below 1, a share of the run", at_least=0, at_most=10**9)
+    weight_decay: float = flag(0.0, "on matrices only, never on biases and norms", at_least=0, at_most=100)
+    adam_beta1: float = flag(0.9, "AdamW", at_least=0, below=1)
+    adam_beta2: float = flag(0.999, "AdamW", at_least=0, below=1)
+    max_grad_norm: float = flag(1.0, "clip the gradient to this norm; 0 does not clip", at_least=0)
+    max_skipped_steps: int = flag(0, "updates with a non-finite gradient to skip before the run stops", at_least=0)
+    seed: int = flag(0, "of weights, order, augmentation and dropout", at_least=0)
+    logging_steps: int = flag(10, "steps between lines of log.jsonl", at_least=1)
+    eval_steps: int = flag(0, "steps between evaluations; 0 evaluates before and after the training only", at_least=0)
+    probe_dataset: str | None = flag(
+        None,
+        "labelled data on which k-NN judges the features at each evaluation; none: no probe; default: the built-in "
+        "data that it trains on, where that has labels",
+    )
+    save_steps: int = flag(500, "steps between checkpoints; 0 saves none, and the run cannot be resumed", at_least=0)
+    save_total_limit: int = flag(2, "newest checkpoints to keep", at_least=1)
     resume_from_checkpoint: str | None = flag(None, "auto (the newest good one in output_dir, if any) or a path")
     report_to: str = flag("none", "experiment tracker", ("none", *TRACKERS))
     bf16: str = flag("auto", "bf16 autocast; auto uses it where the device computes it fast", ("auto", "yes", "no"))
     torch_compile: bool = flag(False, "compile the method with torch.compile")
     gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass, for memory")
-    dataloader_num_workers: int = flag(0, "processes that prepare batches, per training process")
+    dataloader_num_workers: int = flag(
+        0, "processes that prepare batches, per training process", at_least=0, at_most=1024
+    )
     ddp_find_unused_parameters: bool = flag(False, "for encoders with parameters that the loss does not reach")
     use_cpu: bool = flag(False, "leave the GPU alone")
     push_to_hub: bool = flag(False, "upload the export")
@@ -79,45 +142,14 @@ class TrainArgs(Flags):
     hub_private_repo: bool = flag(True, "whether the repository, where it is new, is private")
 
     def __post_init__(self) -> None:
-        positive = ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
-        for name in (*positive, "save_total_limit"):
-            if getattr(self, name) <= 0:
-                raise BadInput(f"--{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("warmup_steps", "max_grad_norm", "eval_steps", "save_steps", "max_skipped_steps"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"--{name} is {getattr(self, name)}; it must be 0 or more")
-        if not 0 <= self.seed < 2**31:
-            raise BadInput(f"--seed is {self.seed}; it must be 0 or more, and below {2**31:,}")
+        super().__post_init__()
+        self.output_dir = str(Path(self.output_dir).expanduser())
+        if self.resume_from_checkpoint:
+            self.resume_from_checkpoint = str(Path(self.resume_from_checkpoint).expanduser())
         if self.report_to in TRACKERS and find_spec(self.report_to) is None:
             raise BadInput(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
         if self.push_to_hub and not self.hub_model_id:
             raise BadInput("--push_to_hub needs --hub_model_id user/name")
-
-    @property
-    def precision(self) -> str:
-        """The device's answer to --bf16: "bf16" or "no"."""
-        return "bf16" if self.bf16 == "yes" or (self.bf16 == "auto" and fast_bf16(self.use_cpu)) else "no"
-
-    def check_output_dir(self) -> None:
-        """Refuse where it cannot be written, or to write over another run; call it before anything costly."""
-        directory = Path(self.output_dir)
-        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-        try:
-            tempfile.TemporaryFile(dir=there).close()  # the directory is made later: a refused run leaves nothing
-        except OSError as error:
-            raise BadInput(f"--output_dir {directory} cannot be written to ({error}); choose another") from error
-        if self.overwrite_output_dir or self.resume_from_checkpoint:
-            return
-        if (directory / "metrics.json").exists():
-            raise BadInput(
-                f"--output_dir {directory} already holds a finished run. Choose another directory, or delete that run "
-                "with --overwrite_output_dir."
-            )
-        if complete_checkpoints(directory / CHECKPOINTS):
-            raise BadInput(
-                f"--output_dir {directory} holds the checkpoints of an unfinished run. Continue it with "
-                "--resume_from_checkpoint auto, choose another directory, or delete it with --overwrite_output_dir."
-            )
 
 
 def _default(of: Field):
@@ -132,6 +164,10 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class _Parser(HfArgumentParser):
+    def add_argument(self, *names, **options):
+        """What a field's metadata holds beyond argparse's options is for Flags."""
+        return super().add_argument(*names, **{k: v for k, v in options.items() if k not in (*RANGE, "of_new_model")})
+
     def error(self, message: str):
         """argparse's message, and for an unknown flag the nearest ones there are; exit status 2."""
         known = [option for action in self._actions for option in action.option_strings]
@@ -155,22 +191,3 @@ def command(main: Callable[[Args], None], args_class: type[Args], description: s
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
-
-
-def best_device(use_cpu: bool = False) -> torch.device:
-    """The accelerator; the CPU where there is none, or where it is to be left alone."""
-    on_cpu = use_cpu or not torch.accelerator.is_available()
-    return torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
-
-
-def fast_bf16(use_cpu: bool = False) -> bool:
-    """True where bf16 matrix products are faster than fp32: recent CUDA devices, CPUs with AMX, AMD's from Zen 4 on.
-
-    bf16 to fp32, by `python -m timeit -s "import torch; a = torch.randn(2048, 2048).bfloat16()" "a @ a"` and without
-    the bfloat16: 2.3 times as fast on Zen 4. Others, measured earlier: about 6 times with AMX, half to a third as fast
-    on an Intel with AVX512-BF16 and no AMX, a 150th with AVX2.
-    """
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = torch.cpu.get_capabilities()
-    return cpu.get("amx_bf16", False) or (cpu.get("avx512_bf16", False) and cpu["cpu_name"].startswith("AMD"))

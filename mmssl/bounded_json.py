@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mmssl.errors import BadInput
-
 DEPTH = 100  # tokenizer.json, the deepest file of transformers, has about ten levels
 BLOCK = 1 << 22  # bytes
 
@@ -22,17 +20,21 @@ _CHANGE = np.zeros(256, np.int8)  # what a byte does to the depth
 _CHANGE[list(b"[{")], _CHANGE[list(b"]}")] = 1, -1
 
 
+class NotJson(ValueError):
+    """The message names the file."""
+
+
 def read(file: Path):
-    """What the file holds. Raises BadInput where it is nested too deeply or is no JSON."""
+    """What the file holds. Raises NotJson where it is nested too deeply or is no JSON."""
     check(file)
     try:
         return json.loads(file.read_bytes())
     except ValueError as error:
-        raise BadInput(f"{file} is not a valid JSON file, cut off or damaged: {error}") from error
+        raise NotJson(f"{file} is not a valid JSON file, cut off or damaged: {error}") from error
 
 
 def loads(text: str):
-    """`json.loads`. Raises BadInput, which is a ValueError, where the text is nested too deeply."""
+    """`json.loads`. Raises NotJson where the text is nested too deeply."""
     _scan(text.encode(errors="replace"), 0, False, "this JSON text")
     return json.loads(text)
 
@@ -51,7 +53,7 @@ def _finite(value):
 
 
 def check(file: Path) -> None:
-    """Raises BadInput, naming the file, where it is nested too deeply. Only a block of it is in memory."""
+    """Raises NotJson, naming the file, where it is nested too deeply. Only a block of it is in memory."""
     depth, in_string, rest = 0, False, b""
     with open(file, "rb") as f:
         while block := f.read(BLOCK):
@@ -76,6 +78,6 @@ def _scan(block: bytes, depth: int, in_string: bool, name: str) -> tuple[int, bo
     if len(levels):
         levels -= np.minimum.accumulate(np.minimum(levels, 0))  # too many closing brackets pay for nothing later
         if levels.max() > DEPTH:
-            raise BadInput(f"{name}: brackets nested more than {DEPTH} deep; a file like that is not read")
+            raise NotJson(f"{name}: brackets nested more than {DEPTH} deep; a file like that is not read")
         depth = int(levels[-1])
     return depth, bool(inside[-1])

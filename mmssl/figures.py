@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
@@ -17,15 +18,19 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from mmssl.errors import not_written
+from mmssl.training import durable
 from mmssl.training.log import read
+from mmssl.training.output_dir import OutputDir
 
 RIGHT = "tab:green"
 
 
 def picture(pixels: Tensor, file: Path) -> None:
     """One image as it is. pixels: (3, height, width) uint8."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file)
+    drawn = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(drawn, format=file.suffix[1:])
+    _save(drawn.getvalue(), file)
 
 
 def loss_curve(log: Path, file: Path, trivial: str) -> None:
@@ -177,7 +182,17 @@ def word_map(vectors, words: Sequence[str], file: Path) -> None:
 
 
 def _write(figure: Figure, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    drawn = io.BytesIO()
     figure.tight_layout()
-    figure.savefig(file, dpi=110)
+    figure.savefig(drawn, dpi=110, format=file.suffix[1:])
     plt.close(figure)
+    _save(drawn.getvalue(), file)
+
+
+def _save(content: bytes, file: Path) -> None:
+    if run := OutputDir.around(file):
+        run.register([file])
+    try:
+        durable.replace(file, content)
+    except OSError as error:
+        raise not_written(file, error, len(content)) from error

@@ -6,14 +6,21 @@ checkpoints or logging; the loop knows nothing of the method beyond what is decl
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+
+from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+HEADS = "pretraining/heads.safetensors"  # of an export: what only training needs
 
 
 @dataclass
@@ -34,7 +41,30 @@ class Output:
     trivial_loss: float | Tensor | None = None
 
 
-class Method(nn.Module, ABC):
+@dataclass(frozen=True)
+class Card:
+    """The words of the model card that a method knows.
+
+    about:      what was trained, by which method, and which network is exported.
+    task:       the Hub's name for what the model does.
+    limits:     what it cannot be relied on for.
+    trivial:    what the dashed line of the loss curve is.
+    snippets:   heading -> Python that runs as printed. The line `name = "..."` is filled in; so are fields of
+                `str.format` with the run's example inputs, where `fill` says so.
+    auto_class: the class of transformers that loads the model.
+    """
+
+    about: str = "A model trained with mmssl."
+    task: str = "feature-extraction"
+    limits: str = "It has learned from this data alone; test it on your own before you rely on it."
+    trivial: str = "a model that ignores its input"
+    snippets: Mapping[str, str] = field(default_factory=dict)
+    fill: bool = False
+    tags: tuple[str, ...] = ()
+    auto_class: str = "AutoModel"
+
+
+class Method(nn.Module):
     """The only base class. Whatever must survive a resume is a parameter, a buffer or a submodule.
 
     Define `forward(**batch) -> Output`; or, where the loss compares the samples of a batch, `embed` and `loss`, which
@@ -47,6 +77,7 @@ class Method(nn.Module, ABC):
     progress = 0.0  # share of the training done, in [0, 1); the loop sets it before each step
     couples_samples = False  # True where the loss compares samples of a batch, as in-batch negatives do
     unit = "samples"  # what the progress bar counts: "pairs", "images", "words"
+    card = Card()
 
     def forward(self, *, embed_only: bool = False, **batch: Tensor) -> Output | dict[str, Tensor]:
         """The output for a batch; with `embed_only`, its embeddings (distributed wrappers pass on forward alone)."""
@@ -54,7 +85,7 @@ class Method(nn.Module, ABC):
         return embeddings if embed_only else self.loss(**embeddings)
 
     def start_epoch(self, epoch: int, accelerator: Accelerator, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Called before each epoch: re-cluster, re-label."""
+        """Called before each epoch: cluster and label the data again."""
 
     def after_backward(self) -> None:
         """Called between backward and the optimizer: freeze a head by dropping its gradient."""
@@ -62,9 +93,56 @@ class Method(nn.Module, ABC):
     def after_step(self) -> None:
         """Called after the optimizer: move an EMA teacher, clamp a temperature."""
 
-    @abstractmethod
+    def exported(self) -> PreTrainedModel:
+        """The encoder that a user gets."""
+        return self.model
+
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the encoder, and nothing else, in the form that `from_pretrained` reads."""
+        """Write the encoder in the form that `from_pretrained` reads, and apart from it what only training needs
+        (projection heads, predictors, queues, teachers)."""
+        self.exported().save_pretrained(directory)
+        self.save_heads(directory)
+
+    def save_heads(self, directory: str | Path) -> None:
+        from safetensors.torch import save_file
+
+        if heads := self._heads():
+            file = Path(directory, HEADS)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: value.detach().cpu().contiguous().clone() for name, value in heads.items()}, file)
+
+    @torch.no_grad()
+    def continue_from(self, name: str) -> None:
+        """Take over the heads that the run which left `name`, a directory or a Hub id, ended with. A foreign checkpoint
+        has none; then they start new. Raises BadInput where they are damaged or of other sizes."""
+        found = read_heads(name)
+        for key, value in self._heads().items():
+            if key in found and found[key].shape != value.shape:
+                raise BadInput(
+                    f"--model_name_or_path {name}: its {key} has the shape {tuple(found[key].shape)}, this run's has "
+                    f"{tuple(value.shape)}; give the flags that it was trained with"
+                )
+            if key in found:
+                value.copy_(found[key])
+
+    def _heads(self) -> dict[str, Tensor]:
+        """Parameters and buffers that are no part of the exported encoder."""
+        encoder = self.exported()
+        inside = {id(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())}
+        return {name: value for name, value in self.state_dict(keep_vars=True).items() if id(value) not in inside}
+
+
+def read_heads(name: str) -> dict[str, Tensor]:
+    """What `Method.save_heads` wrote into `name`, a directory or a Hub id; nothing where it wrote nothing."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers.utils import cached_file
+
+    file = cached_file(name, HEADS, _raise_exceptions_for_missing_entries=False)
+    try:
+        return load_file(file) if file else {}
+    except SafetensorError as error:
+        raise BadInput(f"--model_name_or_path {name}: its {HEADS} is cut off or damaged ({error})") from error
 
 
 @torch.no_grad()

@@ -49,90 +49,71 @@ eleven minutes on one core:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from accelerate import PartialState
-from torch import nn
-from transformers import CLIPModel
-
-from mmssl import figures
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import sources
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
-from mmssl.data.images import decoding
-from mmssl.data.loader import Loader
-from mmssl.data.text.tokens import train_clip_tokenizer
+from mmssl.data.images import views
 from mmssl.errors import BadInput
-from mmssl.evaluation import features, zero_shot
-from mmssl.evaluation.downstream.probe import Probed
+from mmssl.evaluation import zero_shot
 from mmssl.evaluation.image_text import Classes, ImageTextEvaluation
-from mmssl.hub import export
 from mmssl.methods import clip
 from mmssl.models import towers
-from mmssl.training import steps
-from mmssl.training.loop import Summary, start, train
-from mmssl.training.optim import adamw
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim, steps
 
 AUGMENTATIONS = {
-    # drawings: moved about, never mirrored (an arrow to the left is not one to the right)
-    "affine": nn.Sequential(
-        decoding.Affine(rotation=15, scale=(0.8, 1.25), translation=0.1), decoding.ColourJitter(0.2)
-    ),
-    "crop": decoding.RandomResizedCrop(scale=(0.5, 1.0)),  # photographs; CLIP's own augmentation, section 2.5
-    "none": None,
+    "affine": views.EMOJI,
+    "crop": views.PHOTO,  # CLIP's own augmentation, section 2.5
+    "none": views.WHOLE,
 }
-
-SIZES = ("image_size", "patch_size", "vision_width", "vision_layers", "text_width", "text_layers", "projection_dim",
-         "vocab_size")  # fmt: skip
 
 
 @dataclass
-class ClipArgs(TrainArgs):
+class ClipArgs(towers.TowerArgs, TrainArgs):
     output_dir: str = flag("runs/clip", "where the encoder, log, figures and checkpoints go")
     dataset: str = flag("emoji", "emoji (built in), a Parquet file, a folder of images with captions, or a Hub id")
     image_column: str | None = flag(None, "default: the first column with a usual name")
     caption_column: str | None = flag(None, "one string or a list of strings; default: the first with a usual name")
     label_column: str | None = flag(None, "classes of the held-out images, for zero-shot classification")
-    held_out: int = flag(1000, "pairs kept for evaluation where the data has no test split (at most a tenth)")
-    streaming: bool = flag(False, "read and decode as it goes, for data larger than memory")
+    held_out: int = flag(1000, "pairs kept for evaluation if the data has no test split (at most a tenth)", at_least=1)
+    streaming: bool = flag(False, "read and decode during training, for data larger than memory")
     model_name_or_path: str | None = flag(None, "a CLIP to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     vision_model_name_or_path: str | None = flag(None, "an image encoder, to pair with a text encoder")
     text_model_name_or_path: str | None = flag(None, "a text encoder, to pair with an image encoder")
     freeze: str = flag("none", "train only the other tower (LiT, arXiv:2111.07991)", ("none", "vision", "text"))
     loss: str = flag("info_nce", "softmax over the batch, or SigLIP's pairwise sigmoid", ("info_nce", "sigmoid"))
-    temperature: float | None = flag(None, "initial; default 0.07 (info_nce) or 0.1 (sigmoid), or the checkpoint's")
+    temperature: float | None = flag(
+        None, "initial; default 0.07 (info_nce) or 0.1 (sigmoid), or the checkpoint's", at_least=0.01, at_most=100
+    )
     grad_cache: bool = flag(False, "one exact batch of all gradient_accumulation_steps micro-batches")
-    augmentation: str = flag("affine", "what is done to training images", ("affine", "crop", "none"))
+    augmentation: str = flag("affine", "what is done to training images", AUGMENTATIONS)
     image_views: int | None = flag(
-        None, "of a training image in each step, each augmented for itself; default: 2 from scratch, else 1"
+        None, "augmented views of each image in a step; default: 2 from scratch, else 1", at_least=1, at_most=64
     )
     patch_dropout: float | None = flag(
         None,
-        "share of the patches that a training image is shown without (FLIP); default: .75 from scratch, else 0",
+        "fraction of patches dropped from each view (FLIP); default: .75 from scratch, else 0",
+        at_least=0,
+        below=1,
     )
     captions_per_image: int | None = flag(
-        None, "of a training image, drawn and changed for each step; default: 2 from scratch, else 1"
+        None, "captions drawn for each image in a step; default: 2 from scratch, else 1", at_least=1, at_most=64
     )
-    first_caption: float = flag(0.5, "probability of drawing an image's first caption, otherwise any of them")
-    word_dropout: float = flag(0.15, "share of the words of training captions that are left out")
+    first_caption: float = flag(0.5, "probability of the first caption, otherwise any of them", at_least=0, at_most=1)
+    word_dropout: float = flag(0.15, "fraction of a training caption's words left out", at_least=0, below=1)
     word_noise: float | None = flag(
-        None, "share of them that are garbled, like words it never met; default: .15 from scratch, else 0"
+        None,
+        "fraction of words garbled, as unknown words are; default: .15 from scratch, else 0",
+        at_least=0,
+        at_most=1,
     )
-    image_size: int = flag(72, "pixels a side")
-    patch_size: int = flag(12, "pixels a side")
-    vision_width: int = flag(192, "of the image encoder; 64 to a head")
-    vision_layers: int = flag(4, "of the image encoder")
-    text_width: int = flag(128, "of the text encoder; 64 to a head")
-    text_layers: int = flag(1, "of the text encoder")
-    projection_dim: int = flag(128, "of the space that both share")
-    vocab_size: int = flag(2300, "of the tokenizer learned from the captions")
-    max_length: int = flag(77, "tokens of a caption, at most")
+    max_length: int = flag(77, "tokens of a caption, at most", at_least=3, at_most=8192)
 
     per_device_train_batch_size: int = flag(64, "pairs per process in one micro-batch")
     num_train_epochs: float = flag(84, "passes over the data")
-    learning_rate: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(0.2, "on matrices only")
     adam_beta2: float = flag(0.98, "AdamW")
     warmup_steps: float = flag(0.1, "steps of linear warm-up; below 1, a share of the run")
@@ -145,29 +126,17 @@ class ClipArgs(TrainArgs):
             raise BadInput("--streaming: a stream has no length; give the run one with --max_steps")
         if bool(self.vision_model_name_or_path) != bool(self.text_model_name_or_path):
             raise BadInput("--vision_model_name_or_path and --text_model_name_or_path go together")
-        for name in ("captions_per_image", "image_views"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.model_name_or_path or self.vision_model_name_or_path:
-            self.refuse(SIZES, "a checkpoint to start from: it has sizes of its own")
-            self.refuse(("word_noise",), "a checkpoint to start from: its tokenizer has met more words than yours")
+        if self.base_model:
+            self.refuse(towers.SIZES, f"{self.base_model}: the checkpoint decides them")
+            self.refuse(("word_noise",), f"{self.base_model}, whose tokenizer knows more words than your captions have")
         else:
             self.patch_dropout = 0.75 if self.patch_dropout is None else self.patch_dropout
             self.word_noise = 0.15 if self.word_noise is None else self.word_noise
             self.captions_per_image, self.image_views = self.captions_per_image or 2, self.image_views or 2
 
-
-def build(args: ClipArgs, captions: list[str]):
-    """(model, processor): a checkpoint, two encoders, or both towers from scratch with a tokenizer for `captions`."""
-    if args.model_name_or_path:
-        return towers.from_pretrained(args.model_name_or_path, args.trust_remote_code)
-    if args.vision_model_name_or_path:
-        return towers.from_towers(args.vision_model_name_or_path, args.text_model_name_or_path)
-    tokenizer = train_clip_tokenizer(captions, args.vocab_size, args.max_length)
-    return towers.from_scratch(
-        tokenizer, args.image_size, args.patch_size, args.vision_width, args.vision_layers, args.text_width,
-        args.text_layers, args.projection_dim,
-    )  # fmt: skip
+    @property
+    def base_model(self) -> str | None:
+        return self.model_name_or_path or self.vision_model_name_or_path
 
 
 def main(args: ClipArgs) -> None:
@@ -176,7 +145,7 @@ def main(args: ClipArgs) -> None:
     columns = pairs.columns(data["train"], args.image_column, args.caption_column)
     train_rows, test_rows = sources.split(data, args.held_out, together=columns[0])
     task = classes(args, test_rows)
-    model, processor = build(args, pairs.all_captions(train_rows, columns[1]))
+    model, processor = towers.build(args, lambda: pairs.all_captions(train_rows, columns[1]))
     if args.freeze != "none":
         towers.freeze(model, args.freeze)
     if args.gradient_checkpointing:
@@ -184,31 +153,32 @@ def main(args: ClipArgs) -> None:
     max_length = towers.max_length(model, args.max_length)
 
     held_out = pairs.Pairs(test_rows, processor, max_length, *columns, what="held-out images")
-    captions = {"seed": args.seed, "first_caption": args.first_caption}
-    captions |= {"word_dropout": args.word_dropout, "word_noise": args.word_noise or 0.0}
-    captions |= {"captions_per_image": args.captions_per_image or 1}
+    captions = {
+        "seed": args.seed, "first_caption": args.first_caption, "word_dropout": args.word_dropout,
+        "word_noise": args.word_noise or 0.0, "captions_per_image": args.captions_per_image or 1,
+    }  # fmt: skip
     if args.streaming:
         collate = pairs.StreamedPairs(train_rows, processor, max_length, *columns, **captions)
-        training, of = collate.rows, "a stream"
+        training, trained_on = collate.rows, "a stream of pairs"
     else:
         training = pairs.Pairs(train_rows, processor, max_length, *columns, **captions)
-        collate, of = None, f"{len(training):,} pairs"
-    batch, workers = args.per_device_train_batch_size, args.dataloader_num_workers
-    loader = Loader(training, batch, collate, seed=args.seed, num_workers=workers)
+        collate, trained_on = None, f"{len(training):,} pairs"
 
-    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
-    augment = AUGMENTATIONS[args.augmentation]
-    method = clip.CLIP(
-        model, mean, std, augment, args.loss, args.temperature, args.patch_dropout or 0.0, args.image_views or 1
-    )
-    optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
-    step = steps.grad_cache if args.grad_cache else steps.standard
+    image_processor = processor.image_processor
+    view = views.sized(AUGMENTATIONS[args.augmentation], image_processor)
+    of_each = views.Views([view] * (args.image_views or 1), image_processor.image_mean, image_processor.image_std)
+    method = clip.CLIP(model, of_each, args.loss, args.temperature, args.patch_dropout or 0.0)
     evaluation = ImageTextEvaluation(held_out, processor.tokenizer, max_length, task)
-    probed = Probed(evaluation, args, method, processor)
-    uploads = export.Uploads(args, method, processor)
-    summary = train(method, loader, args, [optimizer], step, probed, uploads)
-    if PartialState().is_main_process:
-        finish(args, summary, method, processor, evaluation, probed, of)
+    optimizer = optim.from_args(method, args)
+    pretrain(
+        args, method, processor, training, [optimizer], evaluation,
+        collate=collate,
+        step=steps.grad_cache if args.grad_cache else steps.standard,
+        trained_on=trained_on,
+        held_out=f"{len(held_out):,} images",
+        example=evaluation.example(),
+        base_model=args.base_model,
+    )  # fmt: skip
 
 
 def classes(args: ClipArgs, rows) -> Classes | None:
@@ -219,45 +189,6 @@ def classes(args: ClipArgs, rows) -> Classes | None:
     names, label = zero_shot.labels(rows, args.label_column or "category")
     words = {name: emoji.CATEGORY_NAMES[name] if is_emoji else [name.replace("_", " ")] for name in names}
     return Classes(label, words, ["{}"] if is_emoji else zero_shot.TEMPLATES)
-
-
-def finish(args: ClipArgs, summary: Summary, method: clip.CLIP, processor, evaluation, probed: Probed, of: str) -> None:
-    """Export, prove that it loads, draw, describe, print."""
-    directory, started = Path(args.output_dir), args.model_name_or_path or args.vision_model_name_or_path
-    licence = emoji.LICENCE if args.dataset == "emoji" else ""
-    results = {
-        "trained": _figures(summary.evaluations[-1]),
-        "before training" if started else "untrained": _figures(summary.evaluations[0]),
-        "chance": evaluation.chance(),
-    }
-    probed.beside(results)
-    rows = evaluation.spread(3)
-    pixels = evaluation.pairs.__getitems__(rows.tolist())["pixel_values"]
-    captions = [evaluation.pairs.captions[row][0][:60] for row in rows]
-    shown = evaluation.draw(method, directory / "figures")
-    figures.picture(pixels[0], directory / "figures" / "example.png")
-    alone = clip.VISION_SNIPPET if isinstance(method.model, CLIPModel) else {}
-    record = export.Record(
-        title=directory.name,
-        description=clip.__doc__.splitlines()[0] + f" A `{type(method.model).__name__}`, both towers exported.",
-        data=f"{args.dataset}: {of}, and {len(evaluation.pairs):,} images held out. {licence}",
-        task="zero-shot-image-classification",
-        dataset=args.dataset,
-        results=results,
-        units="In per cent; ranks count from 1, the best.",
-        snippets={heading: code.format(labels=captions) for heading, code in (clip.SNIPPETS | alone).items()},
-        limits="It knows only what its training pairs show and name; test it on your own data before you rely on it.",
-        figures=shown,
-        tags=["clip"],
-        base_model=args.model_name_or_path,
-    )
-    features.print_table(f"{len(evaluation.pairs):,} held-out images of {args.dataset}", results)
-    example = {"text": captions, "images": pixels}
-    export.finish(method, processor, method.model, example, record, summary, args, trivial="log(batch), that of chance")
-
-
-def _figures(evaluation: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in evaluation.items() if name != "step"}
 
 
 if __name__ == "__main__":

@@ -33,68 +33,47 @@ Without word2vec's vectors to begin with, CPC learns less of sentiment from so f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from accelerate import PartialState
-
-from mmssl import figures
-from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.built_in import wikipedia
-from mmssl.data.loader import Loader
+from mmssl.arguments import command, flag
 from mmssl.data.text import documents, sentences
 from mmssl.errors import BadInput
-from mmssl.evaluation import features
-from mmssl.evaluation.downstream.probe import Probed
 from mmssl.evaluation.prediction import Prediction
-from mmssl.hub import export
 from mmssl.methods import cpc
-from mmssl.models import word_vectors
-from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
-from mmssl.training.loop import Summary, start, train
-from mmssl.training.optim import adamw
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
 
 
 @dataclass
-class CpcTextArgs(TrainArgs):
+class CpcTextArgs(cpc.CpcArgs):
     output_dir: str = flag("runs/cpc_text", "where the encoder, log, figures and checkpoints go")
     dataset: str = flag("wikipedia", "wikipedia (built in), text files (blank lines apart), Parquet, a Hub id")
     text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents kept for evaluation where the data has no test split (at most a tenth)")
-    model_name_or_path: str | None = flag(None, "go on from this CPC: an earlier run, a directory or a Hub id")
-    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
+    held_out: int = flag(1000, "documents kept for evaluation where there is no test split (at most 10 %)", at_least=1)
     init_vectors: str | None = flag(
-        None, "begin with these vectors of words: a run of recipes/word2vec.py, its Hub id, or a word2vec file"
-    )
+        None, "start from these word vectors: a run of recipes/word2vec.py, its Hub id, or a word2vec file",
+        of_new_model=True,
+    )  # fmt: skip
     negatives: str = flag(
         "across",
-        "candidates: sentences of the document, as far on in the batch's others, or all of the batch, which teach more",
+        "candidates: sentences of the document; those as far ahead in the batch's other documents; or all of the "
+        "batch, which teach more",
         ("within", "across", "all"),
     )
-    prediction_steps: int = flag(3, "sentences ahead, at most")  # section 3.3
-    sentences: int = flag(12, "of a document, at most, in a batch")
-    max_words: int = flag(50, "of a sentence, at most")
-    vocab_size: int = flag(20000, "most frequent words")
-    min_count: int = flag(2, "leave out words that occur less often")
-    embedding_size: int = flag(128, "of words; the paper: 620")
-    hidden_size: int = flag(256, "of sentences; the paper: 2400")
-    context_size: int = flag(256, "of the GRU; the paper: 2400")
-    kernel_size: int = flag(1, "words that the convolution sees at a time, odd")
+    prediction_steps: int = flag(3, "sentences ahead, at most", at_least=1, at_most=1000)  # section 3.3
+    sentences: int = flag(12, "sentences of a document in a batch, at most", at_least=2, at_most=10**4)
+    max_words: int = flag(50, "words of a sentence, at most", at_least=1, at_most=10**4)
+    vocab_size: int = flag(20000, "most frequent words", at_least=1, at_most=10**7, of_new_model=True)
+    min_count: int = flag(2, "leave out words that occur less often", at_least=1, of_new_model=True)
+    embedding_size: int = flag(128, "width of words; the paper: 620", at_least=1, at_most=16384, of_new_model=True)
+    hidden_size: int = flag(256, "width of sentences; the paper: 2400", at_least=1, at_most=16384, of_new_model=True)
+    context_size: int = flag(256, "width of the GRU; the paper: 2400", at_least=1, at_most=16384, of_new_model=True)
+    kernel_size: int = flag(1, "words that the convolution sees, odd", at_least=1, at_most=99, of_new_model=True)
 
     num_train_epochs: float = flag(20, "passes over the data")
     per_device_train_batch_size: int = flag(32, "documents per process")
-    learning_rate: float = flag(2e-3, "peak learning rate")
-    weight_decay: float = flag(0.01, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse(("gradient_checkpointing",), "a recurrent network")
-        sizes = ("vocab_size", "min_count", "embedding_size", "hidden_size", "context_size", "kernel_size")
-        for name in ("held_out", "prediction_steps", "max_words", *sizes):
-            if getattr(self, name) < 1:
-                raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.model_name_or_path:
-            self.refuse((*sizes, "init_vectors"), "a checkpoint to start from: it has words and sizes of its own")
         if self.init_vectors:
             self.refuse(("embedding_size",), f"--init_vectors {self.init_vectors}, which have a size of their own")
         if self.kernel_size % 2 == 0:
@@ -103,83 +82,25 @@ class CpcTextArgs(TrainArgs):
             raise BadInput(f"--sentences {self.sentences} must be more than --prediction_steps {self.prediction_steps}")
 
 
-def build(args: CpcTextArgs, texts):
-    """(model, tokenizer): new, with the words of `texts`, or from a checkpoint."""
-    if args.model_name_or_path:
-        return cpc.from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcTextConfig.model_type)
-    words = sentences.vocabulary(texts, args.vocab_size, args.min_count)
-    if not words:
-        raise BadInput(f"no word of {args.dataset} occurs {args.min_count} times; lower --min_count")
-    tokenizer = word_vectors.tokenizer(words, plain=True)
-    vectors = word_vectors.load(args.init_vectors)[0] if args.init_vectors else None
-    config = CpcTextConfig(
-        vocab_size=len(tokenizer), embedding_size=vectors.vector_size if vectors is not None else args.embedding_size,
-        hidden_size=args.hidden_size, context_size=args.context_size, kernel_size=args.kernel_size,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    model = CpcTextModel(config)
-    if vectors is not None:
-        known = word_vectors.take_over(model.embedding.weight, words, vectors)
-        word_vectors.say_taken_over(known, len(words), args.init_vectors)
-    return model, tokenizer
-
-
 def main(args: CpcTextArgs) -> None:
     start(args)
     train_rows, test_rows = documents.load(args.dataset, args.text_column, held_out=args.held_out)
-    model, tokenizer = build(args, train_rows["text"])
+    model, tokenizer = cpc.build_text(args, train_rows["text"])
     size = {"sentences": args.sentences, "fewest": args.prediction_steps + 1, "max_words": args.max_words}
-    texts = sentences.Documents(train_rows["text"], tokenizer, **size, seed=args.seed)
+    training = sentences.Documents(train_rows["text"], tokenizer, **size, seed=args.seed)
     held_out = sentences.Documents(test_rows["text"], tokenizer, **size)
-    loader = Loader(texts, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers)
 
     method = cpc.CPC(model, args.prediction_steps, args.negatives, unit="documents")
-    if args.model_name_or_path:
-        method.load_predictions(args.model_name_or_path)
-    optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
-    evaluation = Prediction(held_out)
-    probed = Probed(evaluation, args, method, tokenizer)
-    uploads = export.Uploads(args, method, tokenizer)
-    summary = train(method, loader, args, [optimizer], evaluate=probed, after_save=uploads)
-    if PartialState().is_main_process:
-        finish(args, summary, method, tokenizer, texts, evaluation, probed)
-
-
-def finish(
-    args: CpcTextArgs, summary: Summary, method: cpc.CPC, tokenizer, texts, evaluation: Prediction, probed: Probed
-) -> None:
-    """Export, prove that it loads, draw, describe, print."""
-    directory, started = Path(args.output_dir), args.model_name_or_path or args.init_vectors
-    before = "before training" if started else "untrained"
-    columns = {"trained": summary.evaluations[-1], before: summary.evaluations[0], "chance": evaluation.chances}
-    figures.prediction_curve(
-        {name: [values[f"accuracy_{k}_ahead"] for k in range(1, method.steps + 1)] for name, values in columns.items()},
-        "sentences ahead", directory / "figures" / "prediction.png",
+    optimizer = optim.from_args(method, args)
+    evaluation = Prediction(held_out, "sentences ahead", args.negatives)
+    pretrain(
+        args, method, tokenizer, training, [optimizer], evaluation,
+        trained_on=f"{len(training.counts):,} documents of {int(training.counts.sum()):,} sentences, "
+        f"{training.too_short:,} others were too short",
+        held_out=f"{len(held_out.counts):,} documents",
+        example={"text": ["The train was late, and we waited.", "music"]},
+        base_model=args.model_name_or_path or args.init_vectors,
     )  # fmt: skip
-    results = {name: {k: v for k, v in values.items() if k != "step"} for name, values in columns.items()}
-    probed.beside(results)
-    record = export.Record(
-        title=directory.name,
-        description=f"{cpc.__doc__.splitlines()[0]} A `CpcTextModel`: of sentences, `pooler_output` is the vector; of "
-        "documents, `last_hidden_state` is the context after each sentence.",
-        data=f"{args.dataset}: {len(texts.counts):,} documents of {int(texts.counts.sum()):,} sentences, and "
-        f"{len(evaluation.held_out.counts):,} held out; {texts.too_short:,} were too short. "
-        + (wikipedia.LICENCE if args.dataset == "wikipedia" else ""),
-        task="feature-extraction",
-        dataset=args.dataset,
-        results=results,
-        units=f"Per cent: how often the coming sentence is found among the candidates ({args.negatives}).",
-        snippets=cpc.TEXT_SNIPPETS,
-        limits="It has learned which sentences follow each other in these texts; test it on your own.",
-        figures={"prediction.png": "How often the true sentence is found, against how far ahead it stands."},
-        tags=["cpc"],
-        base_model=started,
-    )
-    features.print_table(f"{len(evaluation.held_out.counts):,} held-out documents of {args.dataset}", results)
-    example = {"text": ["The train was late, and we waited.", "music"]}
-    export.finish(
-        method, tokenizer, method.model, example, record, summary, args, trivial="log(candidates), that of chance"
-    )
 
 
 if __name__ == "__main__":

@@ -45,131 +45,49 @@ on the others, 10 % of the labels, linear, mean and concat (raw pixels 78.5):
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from accelerate import PartialState
-
-from mmssl import figures
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import sources
-from mmssl.data.built_in import digits
-from mmssl.data.image_text import pairs
-from mmssl.data.images import decoding
-from mmssl.data.images.pictures import Pictures
-from mmssl.data.loader import Loader
-from mmssl.errors import BadInput
-from mmssl.evaluation import features
-from mmssl.evaluation.downstream.probe import Probed
+from mmssl.data.images import pictures, views
 from mmssl.evaluation.reconstruction import Reconstruction
-from mmssl.hub import export
 from mmssl.methods import mae
-from mmssl.training.loop import Summary, start, train
-from mmssl.training.optim import adamw
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
 
-AUGMENTATIONS = {
-    "crop_flip": decoding.RandomResizedCrop(),  # the paper's, appendix A.1
-    "crop": decoding.RandomResizedCrop(flip=0.0),  # where a mirror image is another thing: digits, letters
-    "none": None,
-}
+AUGMENTATIONS = {"crop_flip": views.CROP_FLIP, "crop": views.CROP, "none": views.WHOLE}
 
 
 @dataclass
-class MaeArgs(TrainArgs):
+class MaeArgs(pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/mae", "where the encoder, log, figures and checkpoints go")
-    dataset: str = flag("digits", "digits, mnist5k (built in), a Parquet file, a folder of images, or a Hub id")
-    image_column: str | None = flag(None, "default: the first column with a usual name")
-    held_out: int = flag(1000, "images kept for evaluation where the data has no test split (at most a tenth)")
-    model_name_or_path: str | None = flag(None, "go on from this MAE: an earlier run, a directory or a Hub id")
-    size: str = flag("micro", "of encoder and decoder", tuple(mae.SIZES))
-    image_size: int = flag(8, "pixels a side")
-    patch_size: int = flag(2, "pixels a side")
-    mask_ratio: float = flag(0.75, "share of the patches that is hidden")
-    decode_ratio: float = flag(1.0, "share of the hidden patches that a step paints back; fewer is faster")
-    norm_pix_loss: bool = flag(True, "each patch is standardised before it is to be painted back")
-    augmentation: str = flag("crop", "of training images: random resized crop, mirror image", tuple(AUGMENTATIONS))
+    model_name_or_path: str | None = flag(None, "continue from this MAE: an earlier run, a directory or a Hub id")
+    size: str = flag("micro", "size of encoder and decoder", mae.SIZES, of_new_model=True)
+    image_size: int | None = flag(None, "pixels a side; default: what the data has", at_least=2, of_new_model=True)
+    patch_size: int | None = flag(None, "pixels a side; default: an eighth of the image", at_least=1, of_new_model=True)
+    mask_ratio: float = flag(0.75, "fraction of the patches that is masked", above=0, below=1)
+    decode_ratio: float = flag(1.0, "fraction of the masked patches painted in a step", above=0, at_most=1)
+    norm_pix_loss: bool = flag(True, "standardise each target patch", of_new_model=True)
+    augmentation: str = flag("crop", "of training images: random resized crop, mirror image", AUGMENTATIONS)
 
     num_train_epochs: float = flag(200, "passes over the data; images alone need many")
-    per_device_train_batch_size: int = flag(256, "images per process in one micro-batch")
     learning_rate: float = flag(1e-3, "peak; base and larger want 1.5e-4 * batch / 256")
     weight_decay: float = flag(0.05, "on matrices only")
     adam_beta2: float = flag(0.95, "AdamW")
     warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.decode_ratio <= 1:
-            raise BadInput(f"--decode_ratio is {self.decode_ratio}; it must be above 0 and at most 1")
-        if self.model_name_or_path:
-            of_its_own = "a checkpoint to start from: it has sizes and targets of its own"
-            self.refuse(("size", "image_size", "patch_size", "norm_pix_loss"), of_its_own)
-
-
-def build(args: MaeArgs):
-    """(model, image processor), new or from a checkpoint."""
-    if args.model_name_or_path:
-        return mae.from_pretrained(args.model_name_or_path, args.mask_ratio)
-    size = mae.SIZES[args.size]
-    return mae.from_scratch(size, args.image_size, args.patch_size, args.mask_ratio, args.norm_pix_loss)
-
 
 def main(args: MaeArgs) -> None:
     start(args)
-    model, processor = build(args)
+    source = pictures.find(args)
+    model, processor = mae.build(args, source.side)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    data = sources.load(args.dataset)
-    column = pairs.image_column(data["train"], args.image_column)
-    train_rows, test_rows = sources.split(data, args.held_out, together=column)
-    patches = model.decoder.decoder_pos_embed.shape[1] - 1
-    pictures = Pictures(train_rows, processor, column, patches, args.seed)
-    held_out = Pictures(test_rows, processor, column, patches, args.seed, what="held-out images")
-    loader = Loader(pictures, args.per_device_train_batch_size, seed=args.seed, num_workers=args.dataloader_num_workers)
-
-    augment = AUGMENTATIONS[args.augmentation]
-    method = mae.MAE(model, processor.image_mean, processor.image_std, augment, args.decode_ratio)
-    optimizer = adamw(method, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
-    evaluation = Reconstruction(pictures, held_out)
-    probed = Probed(evaluation, args, method, processor)
-    uploads = export.Uploads(args, method, processor)
-    summary = train(method, loader, args, [optimizer], evaluate=probed, after_save=uploads)
-    if PartialState().is_main_process:
-        finish(args, summary, method, processor, evaluation, probed)
-
-
-def finish(
-    args: MaeArgs, summary: Summary, method: mae.MAE, processor, evaluation: Reconstruction, probed: Probed
-) -> None:
-    """Export, prove that it loads, draw, describe, print."""
-    directory, held_out = Path(args.output_dir), evaluation.held_out
-    (first, last), started = (summary.evaluations[i] for i in (0, -1)), args.model_name_or_path
-    results = {
-        "trained": {name: value for name, value in last.items() if name != "step"},
-        "before training" if started else "untrained": {name: value for name, value in first.items() if name != "step"},
-        "mean image": evaluation.mean_image(method),
-    }
-    probed.beside(results)
-    caption = evaluation.draw(method, directory / "figures" / "reconstructions.png")
-    pixels = held_out.pixels[held_out.rows[:4]]
-    figures.picture(pixels[0], directory / "figures" / "example.png")
-    encoder = method.encoder()
-    record = export.Record(
-        title=directory.name,
-        description=f"{mae.__doc__.splitlines()[0]} The encoder is exported, a `ViTModel`; with its decoder, to train "
-        "on, it is under `pretraining/`.",
-        data=f"{args.dataset}: {len(evaluation.train):,} images, without labels, and {len(held_out):,} held out. "
-        + digits.LICENCE.get(args.dataset, ""),
-        task="image-feature-extraction",
-        dataset=args.dataset,
-        results=results,
-        units="Loss: squared error of hidden patches, the lower the better. k-NN: per cent.",
-        snippets=mae.SNIPPETS,
-        limits="It has learned how these images look, not what they show: see what it transfers before relying on it.",
-        figures={"reconstructions.png": caption},
-        tags=["mae", "vit"],
-        base_model=started,
-    )
-    features.print_table(f"{len(held_out):,} held-out images of {args.dataset}", results)
-    export.finish(method, processor, encoder, {"images": pixels}, record, summary, args, trivial="the mean image")
+    train, held_out = source.decoded(processor, args)
+    view = views.sized(AUGMENTATIONS[args.augmentation], processor)
+    method = mae.MAE(model, views.Views([view], processor.image_mean, processor.image_std), args.decode_ratio)
+    optimizer = optim.from_args(method, args)
+    evaluation = Reconstruction(train, held_out)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
 
 
 if __name__ == "__main__":

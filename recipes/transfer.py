@@ -19,7 +19,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.arguments import command, flag
-from mmssl.errors import BadInput
 from mmssl.evaluation import features
 from mmssl.evaluation.downstream import transfer
 
@@ -34,7 +33,7 @@ class TransferArgs(features.CheckpointArgs):
     output_dir: str = flag("runs/transfer", "where the figures and the results go")
     mode: list[str] = flag(["knn", "linear"], "how to judge; several may be given", MODES)
     labels: list[str] = flag(["1%", "10%", "100%"], "shares of the training labels, or a number for each class")
-    seeds: int = flag(3, "draws of labels and of new weights")
+    seeds: int = flag(3, "draws of labels and of new weights", at_least=1, at_most=10**6)
     layers: str = flag("last", "all: a probe at each layer", ("last", "all"))
     pooling: str = flag(
         "auto", "of tokens; auto: pooler for a tower of two, else mean", ("auto", "mean", "first", "concat", "pooler")
@@ -43,24 +42,22 @@ class TransferArgs(features.CheckpointArgs):
     input_column: str | None = flag(None, "default: the first column with a usual name")
     label_column: str | None = flag(None, "default: the first column with a usual name")
     hold_out: str | None = flag(None, "test on these rows, and on no others: speaker=theo,lucas")
-    max_length: int = flag(256, "tokens of a text, at most")
-    max_seconds: float = flag(10.0, "of a recording, at most")
-    ways: int = flag(5, "classes of a few-shot episode")
-    shots: list[int] = flag([1, 5], "labels of each class in an episode")
-    episodes: int = flag(600, "few-shot tasks")
-    max_steps: int = flag(300, "of fine-tuning, for any number of labels")
-    learning_rate: float = flag(1e-3, "of fine-tuning, of the head")
-    layer_decay: float = flag(0.75, "of fine-tuning: each layer's rate, in that of the one above")
-    freeze_layers: int = flag(0, "of fine-tuning: the first n, of which the embeddings are one, stay as they are")
-    weight_decay: float = flag(0.05, "of fine-tuning")
+    max_length: int = flag(256, "tokens of a text, at most", at_least=1)
+    max_seconds: float = flag(10.0, "of a recording, at most", above=0)
+    ways: int = flag(5, "classes of a few-shot episode", at_least=2)
+    shots: list[int] = flag([1, 5], "labels of each class in an episode", at_least=1)
+    episodes: int = flag(600, "few-shot tasks", at_least=1)
+    max_steps: int = flag(300, "of fine-tuning, for any number of labels", at_least=1)
+    learning_rate: float = flag(1e-3, "of fine-tuning, of the head", above=0, at_most=1e4)
+    layer_decay: float = flag(0.75, "of fine-tuning: each layer's rate, in that of the one above", above=0, at_most=1)
+    freeze_layers: int = flag(
+        0, "of fine-tuning: the first n, of which the embeddings are one, stay as they are", at_least=0
+    )
+    weight_decay: float = flag(0.05, "of fine-tuning", at_least=0, at_most=100)
     augmentation: str = flag("crop", "of images, in fine-tuning", tuple(transfer.AUGMENTATIONS))
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "batch_size", "episodes", "max_steps"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"--{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.ways < 2 or min(self.shots) < 1:
-            raise BadInput(f"--ways {self.ways} --shots {min(self.shots)}: 2 classes and 1 label are the least")
+        super().__post_init__()
         modes = f"--mode {' '.join(self.mode)}"
         if "finetune" not in self.mode:
             self.refuse(OF_FINE_TUNING, modes)

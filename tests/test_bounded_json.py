@@ -61,7 +61,7 @@ def test_brackets_in_strings_do_not_count(tmp_path):
 def test_nothing_before_it_hides_a_deep_part(before, tmp_path):
     file = tmp_path / "a.json"
     file.write_text(before + "\n" + DEEP)
-    with pytest.raises(BadInput, match="100 deep"):
+    with pytest.raises(bounded_json.NotJson, match="100 deep"):
         bounded_json.check(file)
 
 
@@ -72,5 +72,5 @@ def test_where_the_file_is_cut_into_blocks_makes_no_difference(block, tmp_path, 
     file.write_text('{"a": "\\\\\\" [[", "b": "\\\\"}' + "\n" + "[" * 100 + "]" * 100)
     bounded_json.check(file)
     file.write_text('{"a": "\\\\\\" [[", "b": "\\\\"}' + "\n" + "[" * 101)
-    with pytest.raises(BadInput):
+    with pytest.raises(bounded_json.NotJson):
         bounded_json.check(file)

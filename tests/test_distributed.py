@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from processes import Processes
+from safetensors.torch import load_file, save_file
 from small import arguments
+from torch import nn
 
-from mmssl.distributed import gather, rank, world_size
+from mmssl import distributed
+from mmssl.distributed import gather, has_batch_norm, rank, share_batch_norm, world_size
 from mmssl.training.loop import start
 
 SCRIPT = """
@@ -20,7 +24,7 @@ import sys
 from accelerate import PartialState
 from mmssl.arguments import TrainArgs
 from mmssl.distributed import rank, world_size
-from mmssl.loop import start
+from mmssl.training.loop import start
 start(TrainArgs(output_dir=sys.argv[1], use_cpu=True))
 with open(f"{sys.argv[2]}/{rank()}", "w") as file:  # a line each on one pipe could run together
     print(f"process {rank()} of {world_size()}, {PartialState().num_processes} by accelerate", file=file)
@@ -67,3 +71,65 @@ def test_gathered_rows_are_in_rank_order_and_give_the_gradient_of_one_process(tm
         torch.testing.assert_close(torch.tensor(found["rows"]), z.detach())
         torch.testing.assert_close(torch.tensor(found["gradient"]), weight.grad)
         assert found["hours"] == 6  # NCCL's own ten minutes are less than an evaluation on one process may take
+
+
+def with_batch_norm() -> nn.Module:
+    """Of two and of four dimensions, one without weights and one that averages over all batches."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4, affine=False), nn.Flatten(),
+        nn.Linear(64, 5), nn.BatchNorm1d(5, momentum=None),
+    ).double()  # fmt: skip
+
+
+def steps_of(network: nn.Module, rows: slice) -> dict[str, torch.Tensor]:
+    """Gradients, outputs and buffers after two passes over these rows of two batches; gradients averaged over
+    processes, as the wrapper does it."""
+    network.train()
+    for seed in (1, 2):
+        x = 30 + 2 * torch.randn(8, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        output = network(x[rows])
+        output.mul(torch.arange(1, 6)).sin().sum(1).mean().backward()
+    if world_size() > 1:
+        for p in network.parameters():
+            torch.distributed.all_reduce(p.grad)
+            p.grad /= world_size()
+    gradients = {f"gradient of {name}": p.grad for name, p in network.named_parameters()}
+    return gradients | dict(network.named_buffers()) | {"output": output.detach()}
+
+
+def on_half_of_the_batch(place: Path) -> None:
+    start(arguments(place))
+    network = with_batch_norm()
+    share_batch_norm(network)
+    save_file(steps_of(network, slice(4 * rank(), 4 * rank() + 4)), place / f"{rank()}.safetensors")
+
+
+def test_batch_norm_of_two_processes_is_that_of_one_on_the_whole_batch(tmp_path):
+    Processes(on_half_of_the_batch, tmp_path, log=tmp_path / "log.txt", world=2).succeed()
+    whole, halves = steps_of(with_batch_norm(), slice(None)), [load_file(tmp_path / f"{i}.safetensors") for i in (0, 1)]
+    output = whole.pop("output")
+    torch.testing.assert_close(torch.cat([half.pop("output") for half in halves]), output)
+    for half in halves:
+        assert half.keys() == whole.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(half[name], value, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_shared_batch_norm_alone_and_in_evaluation_is_torchs_own_under_the_same_names():
+    ours, theirs, x = with_batch_norm(), with_batch_norm(), torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    share_batch_norm(ours)
+    assert type(ours[1]) is distributed.BatchNorm2d and type(ours[6]) is distributed.BatchNorm1d
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for mode in (True, False):
+        assert torch.equal(ours.train(mode)(x), theirs.train(mode)(x))
+
+
+@pytest.mark.parametrize("part", [nn.BatchNorm1d(3), nn.BatchNorm2d(3), nn.BatchNorm3d(3), nn.SyncBatchNorm(3)])
+def test_batch_norms_couple_rows_in_training_and_other_norms_never(part):
+    network = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.GroupNorm(1, 3))
+    assert not has_batch_norm(network)
+    network.append(part)
+    assert has_batch_norm(network) and not has_batch_norm(network.eval())
+    share_batch_norm(network)
+    assert has_batch_norm(network.train())

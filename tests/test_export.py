@@ -25,6 +25,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.errors import BadInput
 from mmssl.hub import card, export
 from mmssl.training.loop import Summary
+from mmssl.training.output_dir import OutputDir
 
 RESULTS = {
     "trained": {"image_to_text_R@1": 41.25, "median_rank": 3.0},
@@ -72,7 +73,8 @@ def test_a_finished_run_loads_and_leaves_card_figures_and_metrics(tmp_path):
     method.train()
     finish(tmp_path / "run", method, processor)
     files = {str(f.relative_to(tmp_path / "run")) for f in (tmp_path / "run").rglob("*") if f.is_file()}
-    assert files == {
+    assert files - {".mmssl/lock"} == {
+        ".mmssl/manifest.json",
         "README.md", "config.json", "figures/loss.png", "log.jsonl", "metrics.json", "model.safetensors",
         "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
@@ -87,6 +89,7 @@ def test_weights_other_than_those_in_memory_are_refused_and_the_run_does_not_loo
             tiny_clip.build(seed=1)[0].save_pretrained(directory)
 
     method.__class__ = SavesAnother
+    OutputDir(tmp_path).register(["metrics.json"])
     (tmp_path / "metrics.json").write_text("{}")  # of an earlier end, before the run was continued
     with pytest.raises(export.NotLoadable, match="differs by"):
         finish(tmp_path, method, processor)
@@ -108,19 +111,24 @@ def own_code(directory, method, first_lines: str) -> None:
     (directory / "config.json").write_text(json.dumps(settings))
 
 
-def test_a_check_that_dies_without_a_word_is_refused_by_its_exit_code(tmp_path):
+def test_directories_are_checked_together_and_refused_one_by_one(tmp_path):
     method, processor = tiny_clip.build()
-    tiny_clip.export(tmp_path)
-    own_code(tmp_path, method, "import os, sys\nif not sys.modules.get('mmssl', True): os.kill(os.getpid(), 9)\n")
-    with pytest.raises(export.NotLoadable, match="does not load: exit code -9"):
-        export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
-
-
-def test_a_missing_tokenizer_is_refused(tmp_path):
-    method, processor = tiny_clip.build()
-    (tiny_clip.export(tmp_path) / "tokenizer.json").unlink()
-    with pytest.raises(export.NotLoadable):
-        export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
+    names = ["first", "deadly", "without_tokenizer", "of_other_weights", "last"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        tiny_clip.export(tmp_path / name)
+    deadly = tiny_clip.build()[0]
+    kill = "import os, sys\nif not sys.modules.get('mmssl', True): os.kill(os.getpid(), 9)\n"
+    own_code(tmp_path / "deadly", deadly, kill)
+    (tmp_path / "without_tokenizer" / "tokenizer.json").unlink()
+    tiny_clip.build(seed=1)[0].save_pretrained(tmp_path / "of_other_weights")
+    models = {name: method.model for name in names} | {"deadly": deadly.model}
+    exports = [export.Exported(tmp_path / name, models[name], processor, tiny_clip.EXAMPLE) for name in names]
+    faults = dict(zip(names, map(str, export.reload_faults(exports)), strict=True))
+    assert faults["first"] == faults["last"] == "None"
+    assert faults["deadly"] == f"{tmp_path / 'deadly'} was written but does not load: exit code -9"
+    for name in ("without_tokenizer", "of_other_weights"):
+        assert faults[name].startswith(f"{tmp_path / name} loads, but") and "differs by" in faults[name]
 
 
 def wav2vec():

@@ -110,7 +110,7 @@ def write_vectors(file: Path, words: list[str], width: int) -> Path:
 
 def test_bert_begins_with_the_vectors_of_words_it_is_given(place):
     file = write_vectors(place / "vectors.txt", [*WORDS[:5], "unheard"], 128)
-    said = recipe(place, "vectors", *SIZE.split(), "--init_vectors", file, "--learning_rate", 0).succeed()
+    said = recipe(place, "vectors", *SIZE.split(), "--init_vectors", file, "--learning_rate", 1e-12).succeed()
     assert re.search(r"^5 of [\d,]+ words begin with the vectors of ", said, re.MULTILINE)
     rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
     table = AutoModel.from_pretrained(place / "vectors").get_input_embeddings().weight
@@ -123,13 +123,16 @@ def test_bert_begins_with_the_vectors_of_words_it_is_given(place):
     [
         ("--init_vectors {place}/few.txt", "vectors of 16 dimensions for a model 128 wide; choose another --size, or"),
         ("--init_vectors {place}/other.txt", "it has none of the "),
-        ("--init_vectors a --model_name_or_path b", "--size, --init_vectors, --vocab_size have no effect with a"),
+        ("--init_vectors a --model_name_or_path b", "--size, --init_vectors, --vocab_size have no effect with --model"),
         ("--streaming --max_steps -1", "a stream has no length; give the run one with --max_steps"),
-        ("--model_name_or_path a --tokenizer_name b", "--size, --tokenizer_name, --vocab_size have no effect with a"),
+        (
+            "--model_name_or_path a --tokenizer_name b",
+            "--size, --tokenizer_name, --vocab_size have no effect with",
+        ),
         ("--tokenizer_name b --dropout 0.1", "--vocab_size has no effect with --tokenizer_name b"),
-        ("--dropout 1.5", "--dropout 1.5: it must be a probability below 1"),
-        ("--mlm_probability 1.5", "--mlm_probability 1.5: it must lie between 0 and 1"),
-        ("--max_seq_length 4", "--max_seq_length 4: it must be 8 or more"),
+        ("--dropout 1.5", "--dropout is 1.5; it must be below 1"),
+        ("--mlm_probability 1.5", "--mlm_probability is 1.5; it must be below 1"),
+        ("--max_seq_length 4", "--max_seq_length is 4; it must be 8 or more"),
         ("--max_seq_length 8000", "tokens of text: not one sequence of 8000; lower --max_seq_length"),
         ("--per_device_train_batch_size 64", "fewer than one global batch of 64"),
         ("--vocab_size 20", "--vocab_size 20 is too small"),

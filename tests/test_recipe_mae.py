@@ -83,9 +83,12 @@ def test_mae_goes_on_from_what_it_left(mae, place):
     ("flags", "said"),
     [
         ("--patch_size 7", "--patch_size 7 does not divide --image_size 24; [2, 3, 4, 6, 8, 12] would"),
-        ("--decode_ratio 0", "--decode_ratio is 0.0; it must be above 0 and at most 1"),
+        ("--decode_ratio 0", "--decode_ratio is 0.0; it must be above 0"),
         ("--mask_ratio 0.97", "--mask_ratio 0.97 leaves 0 of 16 patches visible"),
-        ("--model_name_or_path ./none", "--image_size, --patch_size have no effect with a checkpoint"),
+        (
+            "--model_name_or_path ./none",
+            "--image_size, --patch_size have no effect with --model_name",
+        ),
         ("--probe_dataset ./none", "./none: no such file or folder"),
         ("--image_column kind", "too many to leave out"),
         ("--size enormous", "invalid choice: 'enormous'"),

@@ -14,8 +14,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from mmssl.arguments import command
+from mmssl.data.images import views
 from mmssl.data.images.decoded import Decoded
-from mmssl.data.images.decoding import decode, normalise, unit_range
+from mmssl.data.images.decoding import decode
 from mmssl.evaluation import retrieval, zero_shot
 from mmssl.methods.clip import CLIP
 from mmssl.models import towers
@@ -153,9 +154,9 @@ def test_stock_transformers_loads_the_checkpoint_and_gives_what_was_trained(run,
     # the pixels and the embedding that training would compute
     model, processor = towers.from_pretrained(str(place / "run"))
     mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
-    trained = CLIP(model, mean, std).eval()
+    trained = CLIP(model, views.Views([views.WHOLE], mean, std)).eval()
     pixels = torch.from_numpy(decode(image, processor.image_processor))[None]
-    shown = normalise(unit_range(pixels), mean, std).flatten()
+    shown = trained.views.whole(pixels).flatten()
     torch.testing.assert_close(shown, torch.tensor(found["pixels"]), atol=1e-5, rtol=0)
     with torch.no_grad():
         embedding = trained.embed_image(pixels)[0]
@@ -180,7 +181,7 @@ def test_clip_trains_from_a_stream(clip, place, tmp_path, capsys, monkeypatch):
     arguments = [*TINY, "--dataset", place / "pairs", "--streaming", "--held_out", 10, "--output_dir", tmp_path / "run"]
     monkeypatch.setattr(sys, "argv", ["clip.py", *map(str, arguments)])
     command(clip.main, clip.ClipArgs)
-    assert "10 held-out images" in capsys.readouterr().out
+    assert "10 images held out" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 4
 
 

@@ -6,6 +6,7 @@ import copy
 from itertools import accumulate
 
 import pytest
+import tiny_clip
 import torch
 from accelerate import Accelerator
 from small import Numbers, Small, sgd
@@ -16,7 +17,7 @@ from torch.utils.data import default_collate
 from transformers import CLIPConfig, CLIPModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from mmssl.data.images.decoding import MEAN, STD, Affine
+from mmssl.data.images import views
 from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
 from mmssl.methods.clip import CLIP
@@ -66,8 +67,7 @@ def test_plainly_accumulated_micro_batches_of_a_contrastive_loss_have_another_gr
 
 
 def test_gradient_cache_repeats_the_random_draws_of_its_first_pass():
-    method = VARIANTS["info_nce"]().method
-    method.augment = Affine(rotation=30)
+    method = clip.tiny(patch_dropout=0.5).method
     batches = micro_batches(Pairs(), 20, 1)
     assert_close(gradient(method, steps.grad_cache, batches), gradient(method, steps.standard, batches))
 
@@ -88,6 +88,16 @@ def test_accumulation_of_a_loss_that_compares_samples_is_refused():
     method = VARIANTS["info_nce"]().method
     with pytest.raises(BadInput, match="2 accumulated micro-batches are 2 small comparisons"):
         steps.standard(method, micro_batches(Pairs(), 8, 2), [sgd(method)], Accelerator(cpu=True), 1.0)
+
+
+def test_gradient_cache_is_refused_with_batch_norm_in_training():
+    method = VARIANTS["info_nce"]().method
+    method.model.vision_model.norm = torch.nn.BatchNorm2d(3)
+    batches = micro_batches(Pairs(), 8, 2)
+    with pytest.raises(BadInput, match="the encoder of CLIP has batch norms.*--gradient_accumulation_steps 1"):
+        steps.grad_cache(method.train(), batches, [sgd(method)], Accelerator(cpu=True), 1.0)
+    method.model.vision_model.norm.eval()  # as that of a frozen tower
+    steps.grad_cache(method, batches, [sgd(method)], Accelerator(cpu=True), 1.0)
 
 
 @pytest.mark.parametrize("variants", [clip.VARIANTS, bert.VARIANTS, mae.VARIANTS], ids=["clip", "bert", "mae"])
@@ -117,7 +127,8 @@ def peak(pairs: int, chunk: int) -> int:
     those before it."""
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision, text = tower | {"image_size": 64, "patch_size": 4}, tower | {"vocab_size": 50, "eos_token_id": 49}
-    method = CLIP(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)), MEAN, STD)
+    whole = views.Views([views.WHOLE], tiny_clip.MEAN, tiny_clip.STD)
+    method = CLIP(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)), whole)
     pixels = torch.randint(0, 256, (pairs, 3, 64, 64), dtype=torch.uint8)
     ids = torch.full((pairs, 6), 49)
     batch = {"pixel_values": pixels, "input_ids": ids, "attention_mask": ids * 0 + 1}

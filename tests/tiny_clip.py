@@ -4,8 +4,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from transformers.image_utils import OPENAI_CLIP_MEAN as MEAN
+from transformers.image_utils import OPENAI_CLIP_STD as STD
 
-from mmssl.data.images.decoding import MEAN, STD
+from mmssl.data.images import views
 from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.methods import clip
 from mmssl.models import towers
@@ -26,7 +28,7 @@ def build(seed: int = 0) -> tuple[clip.CLIP, object]:
     """(method, processor)"""
     torch.manual_seed(seed)
     model, processor = towers.from_scratch(tokenizer(), 24, 12, 64, 1, 64, 1, 32)
-    return clip.CLIP(model, MEAN, STD), processor
+    return clip.CLIP(model, views.Views([views.WHOLE], MEAN, STD)), processor
 
 
 def export(directory: Path) -> Path:

@@ -19,6 +19,7 @@ from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from mmssl.arguments import TrainArgs
 from mmssl.distributed import rank, world_size
 from mmssl.errors import BadInput
 
@@ -62,6 +63,18 @@ class Loader:
                 f"the training data has {len(dataset)} samples, fewer than one global batch of "
                 f"{batch_size * world_size()}; lower --per_device_train_batch_size ({batch_size})"
             )
+
+    @classmethod
+    def from_args(
+        cls,
+        dataset: Dataset | IterableDataset,
+        args: TrainArgs,
+        collate_fn: Callable | None = None,
+        shuffle: bool = True,
+    ) -> Loader:
+        """As the flags have it."""
+        batch, workers = args.per_device_train_batch_size, args.dataloader_num_workers
+        return cls(dataset, batch, collate_fn, shuffle=shuffle, seed=args.seed, num_workers=workers)
 
     def __len__(self) -> int:
         """Batches in an epoch, per process."""

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +17,10 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl import bounded_json
 from mmssl.data.atomic import once
-from mmssl.data.built_in import digits, emoji, voices, wikipedia
+from mmssl.data.built_in import BUILT_IN
 from mmssl.data.images.decoding import Data, undecoded
 from mmssl.errors import BadInput, first_line
 
-BUILT_IN: dict[str, Callable[[Path], None]] = {
-    "digits": digits.build_digits,
-    "emoji": emoji.build,
-    "mnist5k": digits.build_mnist,
-    "voices": voices.build,
-    "wikipedia": wikipedia.build,
-}
 READERS = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -45,7 +37,7 @@ HUB_TIMEOUT = 10  # seconds
 
 def home() -> Path:
     """Where built-in and decoded data lie: MMSSL_HOME, or mmssl/ in the cache of Hugging Face."""
-    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl"))
+    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl")).expanduser()
 
 
 def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
@@ -249,8 +241,11 @@ def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kw
     tables = [Path(file) for part in (files or {}).values() for file in part] if reader == "json" else []
     if reader == "imagefolder":
         tables = list(Path(kwargs["data_dir"]).rglob("metadata.jsonl"))
-    for table in tables:
-        bounded_json.check(table)
+    try:
+        for table in tables:
+            bounded_json.check(table)
+    except bounded_json.NotJson as error:
+        raise BadInput(f"--dataset {table}: {error}") from error
     try:
         return load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
     except Exception as error:

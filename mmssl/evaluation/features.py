@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mmssl.arguments import Flags, best_device, flag
+from mmssl.arguments import Flags, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
 from mmssl.data.images.decoding import as_rgb, undecoded
+from mmssl.device import best_device
 from mmssl.errors import BadInput, first_line
-from mmssl.hub.card import number as shown
 from mmssl.models import pretrained
 
 
@@ -27,9 +27,11 @@ class CheckpointArgs(Flags):
 
     model_name_or_path: str = flag("runs/clip", "a directory or a Hub id")
     dataset: str = flag("emoji", "a built-in name, file, folder or Hub id")
-    held_out: int = flag(1000, "rows that the recipe held out, where the data has no test split; 0 takes all rows")
-    max_samples: int = flag(0, "only the first n rows; 0 takes all")
-    batch_size: int = flag(64, "images or texts at a time")
+    held_out: int = flag(
+        1000, "rows that the recipe held out, where the data has no test split; 0 takes all rows", at_least=0
+    )
+    max_samples: int = flag(0, "only the first n rows; 0 takes all", at_least=0)
+    batch_size: int = flag(64, "images or texts at a time", at_least=1)
     use_cpu: bool = flag(False, "leave the GPU alone")
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
 
@@ -86,17 +88,6 @@ class ImageTextEncoder:
     def _embed(self, function, batches: Iterable) -> Tensor:
         rows = [function(**batch.to(self.device)).pooler_output for batch in batches]
         return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
-
-
-def print_table(title: str, columns: dict[str, dict[str, float]]) -> None:
-    """Figures side by side, one column for the model and one for each baseline."""
-    names = list(dict.fromkeys(name for values in columns.values() for name in values))
-    width = max(map(len, names)) + 2
-    print(title)
-    print(" " * width + "".join(f"{column:>18}" for column in columns))
-    for name in names:
-        cells = (f"{shown(values[name]) if name in values else '':>18}" for values in columns.values())
-        print(f"{name:<{width}}" + "".join(cells))
 
 
 def _batches(items: Iterable, n: int) -> Iterable[list]:

@@ -14,6 +14,7 @@ from mmssl import figures
 from mmssl.data.image_text.pairs import Pairs
 from mmssl.data.text.tokens import Tokens
 from mmssl.evaluation import zero_shot
+from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.evaluation.retrieval import chance, retrieval
 from mmssl.methods.clip import CLIP
 
@@ -27,10 +28,11 @@ class Classes:
     templates: Sequence[str]
 
 
-class ImageTextEvaluation:
+class ImageTextEvaluation(Evaluation):
     """held_out: tokenised pairs, all captions of which count."""
 
     BATCH = 128
+    units = "In per cent; ranks count from 1, the best."
 
     def __init__(self, held_out: Pairs, tokenizer, max_length: int, classes: Classes | None = None) -> None:
         self.pairs, self.tokenizer, self.max_length, self.classes = held_out, tokenizer, max_length, classes
@@ -49,9 +51,9 @@ class ImageTextEvaluation:
             values |= zero_shot.zero_shot(image, centres, self.label)
         return values
 
-    def chance(self) -> dict[str, float]:
+    def baselines(self, method: CLIP) -> Columns:
         values = chance(len(self.pairs), self.owner)
-        return values | (zero_shot.chance(self.label, len(self.classes.names)) if self.classes else {})
+        return {"chance": values | (zero_shot.chance(self.label, len(self.classes.names)) if self.classes else {})}
 
     @torch.no_grad()
     def images(self, method: CLIP) -> Tensor:
@@ -67,9 +69,8 @@ class ImageTextEvaluation:
         device = method.model.device
         return torch.cat([method.embed_text(**{k: v.to(device) for k, v in b.items()}).cpu() for b in batches])
 
-    def draw(self, method: CLIP, directory: Path, queries: int = 8, shown: int = 5) -> dict[str, str]:
+    def draw(self, method: CLIP, directory: Path, results: Columns, queries: int = 8, shown: int = 5) -> dict[str, str]:
         """The retrieval grid and the similarity matrix, for held-out pairs far apart in the data. {file: caption}."""
-        method.eval()
         image, text = self.images(method), self.texts(method, self.pairs.tokens)
         text = text[self.pairs.first[:-1]]  # the first caption of each image
         rows = self.spread(queries)
@@ -83,6 +84,12 @@ class ImageTextEvaluation:
             grid.name: f"Held-out texts and the {shown} nearest of {len(image):,} held-out images; its own is framed.",
             matrix.name: f"Cosine similarity of {len(rows)} held-out images and texts; pairs are on the diagonal.",
         }
+
+    def example(self) -> dict[str, Tensor | list[str]]:
+        """A few pairs as the processor takes them."""
+        rows = self.spread(3)
+        pixels = self.pairs.__getitems__(rows.tolist())["pixel_values"]
+        return {"text": [self.pairs.captions[row][0][:60] for row in rows], "images": pixels}
 
     def spread(self, n: int) -> Tensor:
         """n images, from all over the data: neighbours in a data set are often alike."""

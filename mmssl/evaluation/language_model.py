@@ -15,29 +15,55 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmssl.evaluation.finite import finite
+from mmssl.evaluation.held_out import Columns, Evaluation
 
 STRIPS = 32  # read side by side
 CONTEXT = 256  # symbols that are read before a strip, and not scored
 PIECE = 512  # symbols of each strip at once
+TEMPERATURES = (0.5, 0.8, 1.0)
+LENGTH = 300  # symbols of each sample
 COUNTED = 20_000_000  # symbols that the baselines are counted on, at most: the last ones
 
 
-class LanguageModelEvaluation:
+class LanguageModelEvaluation(Evaluation):
     """Called with a method, its `model` is measured on the held-out text.
 
-    train, held_out: (symbols,) integers below `vocabulary`. unit: what a symbol is, "character" or "byte".
+    train, held_out: (symbols,) integers below `vocabulary`. unit: what a symbol is, "character" or "byte". tokenizer,
+    prompt: to show what the model writes.
     """
 
-    def __init__(self, train: np.ndarray, held_out: np.ndarray, vocabulary: int, unit: str = "character") -> None:
+    def __init__(
+        self,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        vocabulary: int,
+        unit: str = "character",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        prompt: str = "",
+    ) -> None:
         self.train, self.held_out, self.vocabulary, self.unit = train[-COUNTED:], held_out, vocabulary, unit
+        self.tokenizer, self.prompt = tokenizer, prompt
+        self.units = (
+            f"Nats and bits a {unit}, less is better; 5-gram: interpolated Kneser-Ney on the same training text."
+        )
 
     def __call__(self, method) -> dict[str, float]:
         return self.figures(nats(method.model, torch.from_numpy(self.held_out.astype(np.int64))))
 
-    def baselines(self) -> dict[str, dict[str, float]]:
+    def baselines(self, method) -> Columns:
         """Single symbols counted on the training text, and sequences of five."""
         orders = {"unigram": 1, "5-gram": 5}
         return {name: self.figures(n_gram(self.train, self.held_out, self.vocabulary, n)) for name, n in orders.items()}
+
+    def text(self, method) -> str:
+        """What the model writes after the prompt, at several temperatures."""
+        if not self.prompt:
+            return ""
+        written = samples(method.model, self.tokenizer, self.prompt, TEMPERATURES, LENGTH)
+        parts = [f"Temperature {temperature}:\n\n```\n{text}\n```" for temperature, text in written.items()]
+        return f"What it writes after the first {len(self.prompt)} symbols of the held-out text:\n\n" + "\n\n".join(
+            parts
+        )
 
     def figures(self, nats: float) -> dict[str, float]:
         return {f"nats_per_{self.unit}": nats, f"bits_per_{self.unit}": nats / math.log(2)}

@@ -9,19 +9,22 @@ Always 15 % of single tokens, the same ones each time, whatever the model was tr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmssl.arguments import best_device, command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data import draws
 from mmssl.data.text import documents, masking, packed
-from mmssl.evaluation.features import print_table
+from mmssl.device import best_device
 from mmssl.evaluation.finite import finite
+from mmssl.evaluation.held_out import Columns, Evaluation
+from mmssl.hub.table import print_table
 from mmssl.methods.bert import BERT, from_pretrained
 
 SHARE = 0.15
@@ -30,12 +33,17 @@ UNITS = "Loss in nats per hidden token, accuracy in per cent; 15 % of the tokens
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """held_out: of which at most SEQUENCES are used. counts: (vocabulary,), how often each token occurs in training."""
+class MaskedTokens(Evaluation):
+    """held_out: of which at most SEQUENCES are used. counts: (vocabulary,), how often each token occurs in training.
+    tokenizer, questions: sentences with a masked word, to show what the model answers."""
 
     held_out: packed.Packed
     counts: np.ndarray
     batch_size: int = 32
+    tokenizer: PreTrainedTokenizerBase | None = None
+    questions: Sequence[Question] = ()
+
+    units = UNITS
 
     @torch.no_grad()
     def __call__(self, method: BERT) -> dict[str, float]:
@@ -49,13 +57,26 @@ class Evaluation:
             hidden += len(targets)
         return {"loss": loss / hidden, "accuracy": 100 * right / hidden}
 
-    def unigram(self, method: BERT) -> dict[str, float]:
-        """The same figures of a model that knows only the counts, each raised by one."""
+    def baselines(self, method: BERT) -> Columns:
+        """The same results of a model that knows only the counts, each raised by one."""
         share = torch.from_numpy(self.counts + 1).double()
         share[method.special] = 0  # never hidden
         logs, likeliest = (share / share.sum()).log(), int(share.argmax())
         targets = torch.cat([targets.cpu() for _, _, targets in _questions(method, self.held_out, 256)])
-        return {"loss": -logs[targets].mean().item(), "accuracy": 100 * (targets == likeliest).float().mean().item()}
+        accuracy = 100 * (targets == likeliest).float().mean().item()
+        return {"unigram": {"loss": -logs[targets].mean().item(), "accuracy": accuracy}}
+
+    @torch.no_grad()
+    def text(self, method: BERT) -> str:
+        """Held-out sentences, the masked words, and the likeliest guesses."""
+        if not self.questions:
+            return ""
+        lines = [
+            f"- {question.text} (*{question.word}*): {', '.join(guesses(method.model, self.tokenizer, question.text))}"
+            for question in self.questions
+        ]
+        mask = self.tokenizer.mask_token
+        return f"Held-out sentences, the word at {mask} and the likeliest guesses:\n\n" + "\n".join(lines)
 
     def entropy(self, method: BERT) -> float:
         """Nats per token of the training data, for one who knows the counts."""
@@ -77,21 +98,16 @@ def _questions(method: BERT, held_out: packed.Packed, batch_size: int) -> Iterat
 
 
 @dataclass(frozen=True)
-class Example:
-    """text: with the mask token in it. word: what stood there. guesses: the likeliest first."""
+class Question:
+    """text: a sentence with the mask token in it. word: what stood there."""
 
     text: str
     word: str
-    guesses: list[str]
-
-    def __str__(self) -> str:
-        return f"{self.text} (*{self.word}*): {', '.join(self.guesses)}"
 
 
-@torch.no_grad()
-def fill_mask(method: BERT, tokenizer, texts: Iterable[str], n: int = 5, guesses: int = 5) -> list[Example]:
-    """One sentence of each of the first texts that have a fitting one, a word of at least four letters hidden."""
-    examples, model = [], method.model
+def questions(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int, n: int = 5) -> list[Question]:
+    """One sentence of each of the first texts that have a fitting one, a word of at least four letters masked."""
+    found = []
     for text in texts:
         sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", text) if 8 <= len(s.split()) <= 24]
         for sentence in sentences[1:]:
@@ -99,27 +115,32 @@ def fill_mask(method: BERT, tokenizer, texts: Iterable[str], n: int = 5, guesses
             words = [w for w in words if len(tokenizer.tokenize(f" {w[0]}")) == 1]
             if words:
                 word = words[int(draws.draw(torch.tensor(len(sentence)), 0, 0)) % len(words)]
-                hidden = sentence[: word.start()] + tokenizer.mask_token + sentence[word.end() :]
-                encoded = tokenizer(hidden, return_tensors="pt").to(model.device)
-                if encoded["input_ids"].shape[1] > method.max_length:
+                masked = sentence[: word.start()] + tokenizer.mask_token + sentence[word.end() :]
+                if len(tokenizer(masked)["input_ids"]) > max_length:
                     continue
-                logits = model(**encoded).logits[encoded["input_ids"] == tokenizer.mask_token_id][0]
-                found = [tokenizer.decode(token).strip() for token in logits.topk(guesses)[1]]
-                examples.append(Example(hidden, word[0], found))
+                found.append(Question(masked, word[0]))
                 break
-        if len(examples) == n:
+        if len(found) == n:
             break
-    return examples
+    return found
+
+
+@torch.no_grad()
+def guesses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, n: int = 5) -> list[str]:
+    """The likeliest words at the mask token of `text`, the likeliest first."""
+    encoded = tokenizer(text, return_tensors="pt").to(model.device)
+    logits = model(**encoded).logits[encoded["input_ids"] == tokenizer.mask_token_id][0]
+    return [tokenizer.decode(token).strip() for token in logits.topk(n)[1]]
 
 
 @dataclass
-class MaskedLMArgs:
+class MaskedLMArgs(Flags):
     model_name_or_path: str = flag("runs/bert", "a directory or a Hub id")
     dataset: str = flag("wikipedia", "text files, a built-in name, Parquet or a Hub id")
     text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents that the recipe held out, where the data has no test part")
-    max_seq_length: int = flag(128, "tokens of a sequence")
-    batch_size: int = flag(32, "sequences at a time")
+    held_out: int = flag(1000, "documents that the recipe held out, where the data has no test part", at_least=1)
+    max_seq_length: int = flag(128, "tokens of a sequence", at_least=8, at_most=10**6)
+    batch_size: int = flag(32, "sequences at a time", at_least=1)
     use_cpu: bool = flag(False, "leave the GPU alone")
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
 
@@ -130,11 +151,11 @@ def main(args: MaskedLMArgs) -> None:
     train, test = documents.load(args.dataset, args.text_column, held_out=args.held_out)
     held_out = packed.Packed(*packed.number(test, tokenizer), tokenizer, args.max_seq_length)
     counts = packed.counts(packed.number(train, tokenizer)[0], len(tokenizer))
-    evaluation = Evaluation(held_out, counts, args.batch_size)
-    columns = {"this checkpoint": evaluation(method), "unigram": evaluation.unigram(method)}
+    asked = questions(tokenizer, test["text"], args.max_seq_length)
+    evaluation = MaskedTokens(held_out, counts, args.batch_size, tokenizer, asked)
+    columns = {"this checkpoint": evaluation(method)} | evaluation.baselines(method)
     print_table(f"{min(len(held_out), SEQUENCES):,} held-out sequences of {args.dataset}. {UNITS}", columns)
-    for example in fill_mask(method, tokenizer, test["text"]):
-        print(example)
+    print(evaluation.text(method))
 
 
 if __name__ == "__main__":

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch.utils.data import Dataset
 
+from mmssl import figures
 from mmssl.evaluation.finite import finite
+from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.methods.cpc import CPC, HIDDEN
 
 BATCH = 64
 
 
-class Prediction:
-    """held_out: map-style; its `__getitems__` gives what CPC takes, the same at every call."""
+class Prediction(Evaluation):
+    """held_out: map-style; its `__getitems__` gives what CPC takes, the same at every call. ahead: what a step is, for
+    the figure. negatives: for the card."""
 
-    def __init__(self, held_out: Dataset, batch_size: int = BATCH) -> None:
-        self.held_out, self.batch_size = held_out, min(batch_size, len(held_out))
+    def __init__(self, held_out: Dataset, ahead: str, negatives: str, batch_size: int = BATCH) -> None:
+        self.held_out, self.ahead, self.batch_size = held_out, ahead, min(batch_size, len(held_out))
+        self.units = f"Per cent: how often the true future is found among the candidates ({negatives})."
         self.chances: dict[str, float] = {}
 
     @torch.no_grad()
@@ -39,6 +45,20 @@ class Prediction:
                 asked[step] += valid.sum().cpu()
         self.chances = _named(100 * chance / asked.clamp(min=1))
         return _named(100 * right / asked.clamp(min=1))
+
+    def baselines(self, method: CPC) -> Columns:
+        if not self.chances:
+            self(method)
+        return {"chance": self.chances}
+
+    def draw(self, method: CPC, directory: Path, results: Columns) -> dict[str, str]:
+        curves = {
+            name: [values[f"accuracy_{k}_ahead"] for k in range(1, method.steps + 1)]
+            for name, values in results.items()
+            if "accuracy" in values
+        }
+        figures.prediction_curve(curves, self.ahead, directory / "prediction.png")
+        return {"prediction.png": "How often the true future is found, against how far ahead it lies."}
 
 
 def _named(values: torch.Tensor) -> dict[str, float]:

@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 
 from mmssl import figures
-from mmssl.data.images.decoding import normalise, unit_range
 from mmssl.data.images.pictures import Pictures
 from mmssl.evaluation.finite import finite
+from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.methods.mae import MAE, at, patchify, reconstruction_loss, standardise
 
+SHOWN = 8  # held-out images in the figure
 
-class Reconstruction:
-    """train, held_out: with their draw of patches; the held-out masks are the same at every evaluation."""
+
+class Reconstruction(Evaluation):
+    """held_out: the masks are the same at every evaluation."""
+
+    units = "Loss: squared error of masked patches, the lower the better. k-NN: per cent."
 
     BATCH = 128
     OF_THE_MEAN = 10_000  # training images
@@ -28,57 +32,55 @@ class Reconstruction:
         """Mean squared error at hidden patches, of targets of unit variance unless the model was told otherwise."""
         losses, device = [], method.model.device
         for batch in _batches(self.held_out, self.BATCH, device):
-            pixels = normalise(batch["unit"], method.mean, method.std)
-            predicted, target, hidden, _ = method.reconstruct(pixels, batch["noise"])
+            pixels = method.views.whole(batch["pixel_values"])
+            predicted, target, hidden, _ = method.reconstruct(pixels, method.noise(batch["key"]))
             finite(predicted, "reconstructed patches")
             losses.append(reconstruction_loss(predicted.float(), target, hidden) * len(hidden))
         return {"reconstruction_loss": (torch.stack(losses).sum() / len(self.held_out)).item()}
 
     @torch.no_grad()
-    def mean_image(self, method: MAE) -> dict[str, float]:
-        """What the mean of the training images' targets reaches at every patch, hidden or not."""
+    def baselines(self, method: MAE) -> Columns:
+        """What the mean of the training images' targets reaches at every patch, masked or not."""
         total, count = 0.0, min(len(self.train), self.OF_THE_MEAN)
         for some in torch.arange(count).split(self.BATCH):
             total = total + self._targets(method, self.train, some).sum(0)
         rows = torch.arange(len(self.held_out)).split(self.BATCH)
         errors = [(self._targets(method, self.held_out, some) - total / count).square().mean((1, 2)) for some in rows]
-        return {"reconstruction_loss": torch.cat(errors).mean().item()}
+        return {"mean image": {"reconstruction_loss": torch.cat(errors).mean().item()}}
 
     def _targets(self, method: MAE, pictures: Pictures, rows: Tensor) -> Tensor:
-        pixels = unit_range(pictures.pixels[pictures.rows[rows]])
-        patches = patchify(normalise(pixels, method.mean, method.std), method.model.config.patch_size)
+        pixels = method.views.whole(pictures.pixels[pictures.rows[rows]])
+        patches = patchify(pixels, method.model.config.patch_size)
         return standardise(patches)[0] if method.model.config.norm_pix_loss else patches
 
     @torch.no_grad()
-    def draw(self, method: MAE, file: Path, shown: int = 8) -> str:
-        """Held-out images, what the encoder saw of them, and what the decoder made of that. Returns the caption."""
-        method.eval()
-        rows = torch.linspace(0, len(self.held_out) - 1, min(shown, len(self.held_out))).long()
+    def draw(self, method: MAE, directory: Path, results: Columns) -> dict[str, str]:
+        """Held-out images, what the encoder saw of them, and what the decoder made of that."""
+        rows = torch.linspace(0, len(self.held_out) - 1, min(SHOWN, len(self.held_out))).long()
         batch = next(_batches(self.held_out, len(rows), method.model.device, rows))
-        pixels = normalise(batch["unit"], method.mean, method.std)
-        predicted, _, hidden, _ = method.reconstruct(pixels, batch["noise"])
+        pixels = method.views.whole(batch["pixel_values"])
+        predicted, _, masked, _ = method.reconstruct(pixels, method.noise(batch["key"]))
         own = patchify(pixels, method.model.config.patch_size)
-        if method.model.config.norm_pix_loss:
-            _, mean, deviation = standardise(at(own, hidden))
+        scaled = method.model.config.norm_pix_loss
+        if scaled:
+            _, mean, deviation = standardise(at(own, masked))
             predicted = predicted * deviation + mean
-        places = hidden[..., None].expand_as(predicted)
+        places = masked[..., None].expand_as(predicted)
         columns = {
             "image": own,
             "seen": own.scatter(1, places, 0.0),
             "painted back": own.scatter(1, places, predicted.float()),
         }
-        std, centre = (torch.tensor(v).view(1, -1, 1, 1) for v in (method.std, method.mean))
-        shown_as = {
-            title: method.model.unpatchify(patches.float()).cpu() * std + centre for title, patches in columns.items()
-        }
-        figures.picture_grid(shown_as, file)
-        share = 1 - hidden.shape[1] / own.shape[1]
-        scaled = "; each hidden patch has the mean and contrast of the original" * method.model.config.norm_pix_loss
-        return f"Held-out images, the {share:.0%} of their patches that were seen, and the rest painted{scaled}."
+        pixels = {name: method.model.unpatchify(patches.float()) for name, patches in columns.items()}
+        images = {name: method.views.to_unit_range(pixels[name]).cpu() for name in columns}
+        figures.picture_grid(images, directory / "reconstructions.png")
+        share = 1 - masked.shape[1] / own.shape[1]
+        caption = f"Held-out images, the {share:.0%} of their patches that were seen, and the rest painted"
+        contrast = "; each masked patch has the mean and contrast of the original" if scaled else ""
+        return {"reconstructions.png": f"{caption}{contrast}."}
 
 
 def _batches(pictures: Pictures, size: int, device: torch.device, rows: Tensor | None = None):
-    """pictures' batches in order, on the device, with `unit`: the pixels in [0, 1]."""
+    """pictures' batches in order, on the device."""
     for some in (torch.arange(len(pictures)) if rows is None else rows).split(size):
-        batch = {name: value.to(device) for name, value in pictures.__getitems__(some.tolist()).items()}
-        yield batch | {"unit": unit_range(batch["pixel_values"])}
+        yield {name: value.to(device) for name, value in pictures.__getitems__(some.tolist()).items()}

@@ -17,6 +17,7 @@ from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
 from mmssl.evaluation.finite import finite
+from mmssl.hub.table import print_table
 
 KS = (1, 5, 10)
 
@@ -76,7 +77,7 @@ def _recalls(way: str, before: Tensor) -> dict[str, float]:
 class RetrievalArgs(features.CheckpointArgs):
     image_column: str | None = flag(None, "default: the first column with a usual name")
     caption_column: str | None = flag(None, "default: the first column with a usual name")
-    captions_per_image: int = flag(0, "use only the first n captions of each image; 0 uses all")
+    captions_per_image: int = flag(0, "use only the first n captions of each image; 0 uses all", at_least=0)
 
 
 def main(args: RetrievalArgs) -> None:
@@ -91,7 +92,7 @@ def main(args: RetrievalArgs) -> None:
     encoder = features.ImageTextEncoder(args.model_name_or_path, args.use_cpu, args.trust_remote_code)
     image = encoder.images(features.read_images(rows, image_column), args.batch_size)
     text = encoder.texts([t for texts in captions for t in texts], args.batch_size)
-    features.print_table(
+    print_table(
         f"{args.model_name_or_path} on {len(image):,} images and {len(text):,} texts of {args.dataset}",
         {"this checkpoint": retrieval(image, text, owner), "chance": chance(len(image), owner)},
     )

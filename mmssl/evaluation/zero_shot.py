@@ -22,6 +22,7 @@ from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
 from mmssl.evaluation.finite import finite
+from mmssl.hub.table import print_table
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "{}")
 
@@ -107,7 +108,7 @@ def main(args: ZeroShotArgs) -> None:
     image_column = pairs.image_column(rows, args.image_column)
     image = encoder.images(features.read_images(rows, image_column), args.batch_size)
     centres = class_embeddings(lambda texts: encoder.texts(texts, args.batch_size), classes, args.templates)
-    features.print_table(
+    print_table(
         f"{args.model_name_or_path} on {len(image):,} images of {args.dataset}, {len(names)} classes",
         {"this checkpoint": zero_shot(image, centres, label), "chance": chance(label, len(names))},
     )

@@ -19,10 +19,15 @@ from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmssl import bounded_json
-from mmssl.arguments import TrainArgs, best_device
-from mmssl.training.loop import Summary
+from mmssl.arguments import TrainArgs
+from mmssl.device import best_device, precision
+from mmssl.errors import not_written
+from mmssl.hub.table import number, readable, results_table
+from mmssl.training import durable
+from mmssl.training.output_dir import METRICS, OutputDir
+from mmssl.training.summary import Summary
 
-CARD, METRICS = "README.md", "metrics.json"
+CARD = "README.md"
 _NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that says where the model is
 
 
@@ -45,7 +50,7 @@ class Record:
 
 
 def write_card(directory: Path, record: Record, summary: Summary, args: TrainArgs) -> None:
-    """README.md of the directory, with results as metadata that the Hub displays."""
+    """README.md in `directory`, with results as metadata that the Hub displays; its snippets load args.output_dir."""
     shown = (f"![{caption}](figures/{file})\n\n*{caption}*" for file, caption in record.figures.items())
     doors = (f"{heading}:\n\n```python\n{code.strip()}\n```" for heading, code in record.snippets.items())
     trivial = "" if summary.trivial_loss is None else f" (a model that ignores its input: {summary.trivial_loss:.3f})"
@@ -85,7 +90,7 @@ def write_card(directory: Path, record: Record, summary: Summary, args: TrainArg
 - {record.limits}
 - The results are those of one run with one seed.
 {warnings}"""
-    named = name_the_model(body, str(directory))
+    named = name_the_model(body, args.output_dir)
     ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{named}").save(directory / CARD)
 
 
@@ -97,8 +102,8 @@ def write_unfinished_card(directory: Path, title: str, step: int, total: int) ->
 
 
 def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainArgs) -> None:
-    """metrics.json: its presence marks a finished run, so it is written last and at once. A figure that could not be
-    computed (of word similarity, where no word is known) is null."""
+    """metrics.json: its presence marks a finished run, so it takes its place last. A figure that could not be computed
+    (of word similarity, where no word is known) is null."""
     content = {
         "results": results,
         "steps": summary.step,
@@ -112,9 +117,7 @@ def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainA
         "software": software(),
         "hardware": hardware(args),
     }
-    partial = directory / f"{METRICS}.partial"
-    partial.write_text(bounded_json.dumps(content, indent=2))
-    partial.rename(directory / METRICS)
+    (directory / METRICS).write_text(bounded_json.dumps(content, indent=2))
 
 
 def add_results(
@@ -124,10 +127,11 @@ def add_results(
 
     values: name -> figure, for the metadata. drawn: file -> caption; the files are copied to the run's figures/.
     """
-    (directory / "figures").mkdir(exist_ok=True)
+    if run := OutputDir.around(directory / CARD):  # else there is no list to keep
+        run.register([CARD, *(Path("figures", file.name) for file in drawn)])
     shown = []
     for file, caption in drawn.items():
-        shutil.copy(file, directory / "figures" / file.name)
+        _replace(directory / "figures" / file.name, file.read_bytes())
         shown.append(f"![{caption}](figures/{file.name})\n\n*{caption}*")
     model_card = ModelCard.load(directory / CARD)
     sections = re.split(r"(?m)^(?=## )", model_card.text.rstrip() + "\n\n")
@@ -151,31 +155,19 @@ def add_results(
         for metric, value in values.items()
     ]
     model_card.data.model_name = model_card.data.model_name or directory.name
-    ModelCard(f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}").save(directory / CARD)
+    _replace(directory / CARD, f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}")
+
+
+def _replace(file: Path, content: str | bytes) -> None:
+    try:
+        durable.replace(file, content)
+    except OSError as error:
+        raise not_written(file, error, len(content)) from error
 
 
 def name_the_model(text: str, name: str) -> str:
     """A card whose snippets load `name`."""
     return _NAME.sub(lambda _: f"name = {json.dumps(name)}", text)
-
-
-def results_table(results: dict[str, dict[str, float]]) -> str:
-    """Markdown: a row for each figure, a column for the trained model and for each baseline."""
-    lines = [f"| | {' | '.join(results)} |", "|---" + "|---:" * len(results) + "|"]
-    for name in _names(results):
-        cells = (number(column[name]) if name in column else "–" for column in results.values())
-        lines.append(f"| {readable(name)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def readable(name: str) -> str:
-    """image_to_text_R@1 -> Image to text R@1"""
-    words = name.replace("_", " ")
-    return words[:1].upper() + words[1:]
-
-
-def number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def hub_id(name: str | None) -> str | None:
@@ -202,12 +194,12 @@ def software() -> dict[str, str]:
 
 
 def hardware(args: TrainArgs) -> str:
-    processes, precision = PartialState().num_processes, args.precision.replace("no", "fp32")
+    processes, kind = PartialState().num_processes, precision(args).replace("no", "fp32")
     if torch.cuda.is_available() and not args.use_cpu:
-        return f"{processes} x {torch.cuda.get_device_name()}, {precision}"
-    if (kind := best_device(args.use_cpu).type) != "cpu":
-        return f"{kind} ({platform.machine()}), {precision}"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {precision}"
+        return f"{processes} x {torch.cuda.get_device_name()}, {kind}"
+    if (device := best_device(args.use_cpu).type) != "cpu":
+        return f"{device} ({platform.machine()}), {kind}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {kind}"
 
 
 def _metadata(record: Record) -> ModelCardData:
@@ -240,10 +232,6 @@ def _beside(name: str, results: dict[str, dict[str, float]], baselines: list[str
     """["(untrained 3.5, chance 2.5)"], or nothing where no baseline has that figure."""
     known = [f"{column} {number(results[column][name])}" for column in baselines if name in results[column]]
     return [f"({', '.join(known)})"] if known else []
-
-
-def _names(results: dict[str, dict[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for column in results.values() for name in column))
 
 
 def _join(parts) -> str:

@@ -8,6 +8,7 @@ ModernBERT, RoBERTa, DistilBERT, ...). Differs: no next-sentence task and masks 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -24,12 +25,12 @@ from transformers import (
 )
 
 from mmssl.data.text import masking
+from mmssl.data.text.tokens import train_bpe, train_wordpiece
 from mmssl.errors import BadInput, first_line
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
-from mmssl.method import Method, Output
-from mmssl.models import pretrained, remote_code
-from mmssl.models.word_vectors import take_over
+from mmssl.method import Card, Method, Output
+from mmssl.models import pretrained, remote_code, word_vectors
 
 SIZES = {  # layers, width; the miniatures of Turc et al. 2019, arXiv:1908.08962, and BERT's own
     "tiny": (2, 128),
@@ -40,6 +41,7 @@ SIZES = {  # layers, width; the miniatures of Turc et al. 2019, arXiv:1908.08962
     "large": (24, 1024),
 }
 ARCHITECTURES = ("bert", "modernbert")
+TOKENIZERS = {"wordpiece": train_wordpiece, "bpe": train_bpe}
 
 SNIPPETS = {
     "Fill in a word": """
@@ -47,7 +49,7 @@ from transformers import pipeline
 
 name = "..."
 fill = pipeline("fill-mask", model=name)
-for guess in fill({text!r}):
+for guess in fill({text[0]!r}):
     print(f"{{guess['score']:.2f}} {{guess['token_str']}}")
 """,
     "Fine-tune it to classify texts (here with two of them)": """
@@ -165,10 +167,53 @@ class BERT(Method):
         mask = None if self.cross_documents else apart(input_ids, self.separator, self.model.config)
         return logits_at(self.model, chosen, input_ids=seen, attention_mask=mask)
 
+    @property
+    def card(self) -> Card:
+        return Card(
+            about="BERT: some tokens of a text are masked, and the model guesses them from what stands around them. A "
+            f"`{type(self.model).__name__}`, encoder and head exported.",
+            task="fill-mask",
+            limits="It repeats what its training text says and how, with all its prejudices; texts longer than "
+            f"{self.max_length} tokens are new to it.",
+            trivial="a model that knows only how often each token occurs",
+            snippets=SNIPPETS,
+            fill=True,
+            tags=("bert", "fill-mask", "sentence-transformers"),
+            auto_class="AutoModelForMaskedLM",
+        )
+
     def save_pretrained(self, directory: str | Path) -> None:
         """The encoder with its head, also to be read as a SentenceTransformer."""
         self.model.save_pretrained(directory)
         sentence_transformers.write_mean_pooling(Path(directory), self.model.config.hidden_size, self.max_length)
+
+
+def build(args, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """As the flags of recipes/bert.py have it: a checkpoint, or from scratch with a tokenizer trained on `texts` or
+    taken from another checkpoint."""
+    if args.model_name_or_path:
+        return from_pretrained(args.model_name_or_path, args.max_seq_length, args.trust_remote_code)
+    vectors = load_vectors(args) if args.init_vectors else None
+    if args.tokenizer_name:
+        tokenizer = load_tokenizer(args.tokenizer_name, args.max_seq_length)
+    else:
+        tokenizer = TOKENIZERS[args.tokenizer](texts, args.vocab_size, args.max_seq_length)
+    model = from_scratch(tokenizer, args.architecture, args.size)
+    if vectors is not None:
+        known = begin_with(model, tokenizer, vectors)
+        word_vectors.say_taken_over(known, len(tokenizer), args.init_vectors)
+    return model, tokenizer
+
+
+def load_vectors(args) -> KeyedVectors:
+    """Those of --init_vectors. Raises BadInput where they are not as wide as the model."""
+    vectors, (_, width) = word_vectors.load(args.init_vectors)[0], SIZES[args.size]
+    if vectors.vector_size != width:
+        raise BadInput(
+            f"--init_vectors {args.init_vectors}: vectors of {vectors.vector_size} dimensions for a model {width} "
+            f"wide; choose another --size, or train them with recipes/word2vec.py --dimension {width}"
+        )
+    return vectors
 
 
 def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: str) -> PreTrainedModel:
@@ -202,7 +247,7 @@ def begin_with(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vecto
     words = [word if word in known else word.lower() for word in whole_words(tokenizer)]
     others = torch.tensor([word not in known for word in words])
     others[tokenizer.pad_token_id] = False
-    found = take_over(table, words, vectors)
+    found = word_vectors.take_over(table, words, vectors)
     if found:
         deviation = table[[i for i, word in enumerate(words) if word in known]].std()
         table[others] = torch.randn_like(table[others]) * deviation

@@ -16,28 +16,31 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from mmssl.data.text import characters
 from mmssl.distributed import gather
 from mmssl.errors import BadInput
-from mmssl.method import Method, Output
+from mmssl.method import Card, Method, Output
 from mmssl.models import pretrained
 from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
 
+SIZES = ("vocabulary", "cell", "hidden_size", "num_hidden_layers", "skip_connections", "embedding_size",
+         "tie_word_embeddings", "dropout")  # fmt: skip
 SNIPPETS = {
     "Let it go on with a text": """
 from transformers import pipeline
 
 name = "..."
 write = pipeline("text-generation", model=name, trust_remote_code=True)
-print(write({prompt!r}, max_new_tokens=200, do_sample=True, temperature=0.8)[0]["generated_text"])
+print(write({text[0]!r}, max_new_tokens=200, do_sample=True, temperature=0.8)[0]["generated_text"])
 """,
-    "How likely it finds a text, in nats a {unit}; and what it remembers of it": """
+    "How likely it finds a text, in nats a symbol; and what it remembers of it": """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 name = "..."
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
-inputs = tokenizer({text!r}, return_tensors="pt")
+inputs = tokenizer({text[1]!r}, return_tensors="pt")
 with torch.no_grad():
     output = model(**inputs, labels=inputs["input_ids"])
 print(output.loss, output.state.shape)
@@ -76,6 +79,21 @@ class CharRNN(Method):
         features = output.state[:, -1, 0].detach().float()  # the upper layer's hidden state at the end of the chunk
         return Output(loss, {"bits": bits}, features=features, trivial_loss=self.trivial_loss)
 
+    @property
+    def card(self) -> Card:
+        config = self.model.config
+        return Card(
+            about="Character RNN: read a text symbol by symbol, and at each say what comes next. "
+            f"{config.cell.upper()} over {config.vocabulary}, {self.model.num_parameters():,} weights.",
+            task="text-generation",
+            limits="It writes what looks like its training text; none of it need be true.",
+            trivial="single symbols counted",
+            snippets=SNIPPETS,
+            fill=True,
+            tags=("char-rnn",),
+            auto_class="AutoModelForCausalLM",
+        )
+
     def save_pretrained(self, directory: str | Path) -> None:
         """The network and its code: AutoModelForCausalLM and AutoModel load it where mmssl is not installed."""
         CharRNNConfig.register_for_auto_class()
@@ -83,6 +101,14 @@ class CharRNN(Method):
         code = CharRNNModel.__module__.rpartition(".")[2]
         self.model.config.auto_map = {"AutoModel": f"{code}.{CharRNNModel.__name__}"}
         self.model.save_pretrained(directory)
+
+
+def build(args, text: str) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]:
+    """As the flags of recipes/char_rnn.py have it: a checkpoint, or from scratch with a vocabulary for `text`."""
+    if args.model_name_or_path:
+        return from_pretrained(args.model_name_or_path, args.trust_remote_code)
+    tokenizer = characters.tokenizer(text, args.vocabulary)
+    return from_scratch(tokenizer, **{name: getattr(args, name) for name in SIZES}), tokenizer
 
 
 def from_scratch(tokenizer: PreTrainedTokenizerBase, **sizes) -> CharRNNForCausalLM:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +21,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from mmssl.data.images.decoding import normalise, unit_range
+from mmssl.data.images.views import Views
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
-from mmssl.method import Method, Output
+from mmssl.method import Card, Method, Output
 
 SNIPPETS = {
     "Which text belongs to a picture": """
@@ -35,7 +34,7 @@ from transformers.utils import cached_file
 name = "..."
 classify = pipeline("zero-shot-image-classification", model=name)
 picture = cached_file(name, "figures/example.png")  # or the path of a picture of your own
-print(classify(picture, candidate_labels={labels}, hypothesis_template="{{}}"))
+print(classify(picture, candidate_labels={text}, hypothesis_template="{{}}"))
 """,
     "Embeddings of pictures and texts, of unit length; their dot product says how well they go together": """
 import torch
@@ -47,7 +46,7 @@ from transformers.utils import cached_file
 name = "..."
 model, processor = AutoModel.from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
 picture = Image.open(cached_file(name, "figures/example.png")).convert("RGB")
-inputs = processor(text={labels}, images=[picture], padding=True, return_tensors="pt")
+inputs = processor(text={text}, images=[picture], padding=True, return_tensors="pt")
 with torch.no_grad():
     image = normalize(model.get_image_features(inputs["pixel_values"]).pooler_output, dim=-1)
     text = normalize(model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output, dim=-1)
@@ -102,8 +101,8 @@ WHOLE_FROM = 0.8  # of the training
 
 class PatchDropout:
     """A random share of the patches is left out of each training image, the class token never (FLIP, Li et al. 2022,
-    arXiv:2212.00794); none at the end of the training, so that whole images are no news (section 3, "unmasking"). As a
-    forward hook on the embeddings of an image encoder."""
+    arXiv:2212.00794); none at the end of the training, so that the encoder knows whole images before it is used
+    (section 3, "unmasking"). As a forward hook on the embeddings of an image encoder."""
 
     def __init__(self, share: float, wanted: Callable[[], bool]) -> None:
         self.share, self.wanted = share, wanted
@@ -121,12 +120,10 @@ class PatchDropout:
 class CLIP(Method):
     """
     model:   embeds images and texts; its `logit_scale` is the log of 1 / temperature.
-    mean, std: of the pixels, one value a channel in [0, 1]; those of the exported image processor.
-    augment: (batch, 3, height, width) in [0, 1] -> the same; training only.
+    views:   of each training image; patches are dropped from each view separately.
     loss:    "info_nce" or "sigmoid".
     temperature: initial.
-    patch_dropout: share of the patches that a training image is shown without.
-    image_views: of each training image, augmented and robbed of patches each for itself.
+    patch_dropout: fraction of the patches that is dropped from a training image.
     """
 
     couples_samples = True
@@ -135,17 +132,13 @@ class CLIP(Method):
     def __init__(
         self,
         model: PreTrainedModel,
-        mean: list[float],
-        std: list[float],
-        augment: nn.Module | None = None,
+        views: Views,
         loss: str = "info_nce",
         temperature: float | None = None,
         patch_dropout: float = 0.0,
-        image_views: int = 1,
     ) -> None:
         super().__init__()
-        self.image_views = image_views
-        self.model, self.mean, self.std, self.augment, self.kind = model, mean, std, augment, loss
+        self.model, self.views, self.kind = model, views, loss
         if temperature is not None:
             with torch.no_grad():
                 model.logit_scale.fill_(-math.log(temperature))
@@ -165,20 +158,23 @@ class CLIP(Method):
                 tower.eval()
         return self
 
-    def embed(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+    def embed(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, key: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """pixel_values: (batch, 3, height, width) uint8. input_ids, attention_mask: (batch, tokens), or (batch, texts,
-        tokens)."""
-        return {"image": self.embed_image(pixel_values), "text": self.embed_text(input_ids, attention_mask)}
+        tokens). key: (batch,) int64, what an image's views are drawn from; without it, images are shown as they are."""
+        return {"image": self.embed_image(pixel_values, key), "text": self.embed_text(input_ids, attention_mask)}
 
-    def embed_image(self, pixel_values: Tensor) -> Tensor:
-        """(batch, dim), or (batch, image_views, dim)."""
-        views = self.image_views if self.hides_patches() else 1
-        pixels = unit_range(pixel_values).repeat_interleave(views, 0)
-        if self.training and self.augment is not None:
-            pixels = self.augment(pixels)
-        features = self.model.get_image_features(pixel_values=normalise(pixels, self.mean, self.std))
+    def embed_image(self, pixel_values: Tensor, key: Tensor | None = None) -> Tensor:
+        """(batch, dim), or (batch, views, dim)."""
+        if self.training and key is not None:
+            views = self.views(pixel_values, key)
+            views = views if self.hides_patches() else views[:1]
+        else:
+            views = [self.views.whole(pixel_values)]
+        features = self.model.get_image_features(pixel_values=torch.stack(views, 1).flatten(0, 1))
         n = len(pixel_values)
-        return _unit(features.pooler_output, (n,) if views == 1 else (n, views))
+        return _unit(features.pooler_output, (n,) if len(views) == 1 else (n, len(views)))
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, dim), or (batch, texts, dim)."""
@@ -224,8 +220,19 @@ class CLIP(Method):
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        self.model.save_pretrained(directory)
+    @property
+    def card(self) -> Card:
+        alone = VISION_SNIPPET if isinstance(self.model, CLIPModel) else {}
+        return Card(
+            about="CLIP: embed images and texts in one space, where each image is nearest to its own text. A "
+            f"`{type(self.model).__name__}`, both towers exported.",
+            task="zero-shot-image-classification",
+            limits="It knows only what its training pairs show and name; test it on your own data first.",
+            trivial="log(batch), that of chance",
+            snippets=SNIPPETS | alone,
+            fill=True,
+            tags=("clip",),
+        )
 
 
 def _unit(features: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -9,21 +9,24 @@ so that the loss begins at log(candidates); every candidate is scored, none is d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.utils import cached_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
 
+from mmssl.arguments import TrainArgs, flag
+from mmssl.data.text import sentences
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
-from mmssl.method import Method, Output
-from mmssl.models import pretrained
+from mmssl.method import Card, Method, Output, read_heads
+from mmssl.models import pretrained, word_vectors
+from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
+from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 
 AUDIO_SNIPPETS = {
     "Features of a recording": """
@@ -69,13 +72,27 @@ model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 sentences = tokenizer(["The train was late.", "We waited."], padding=True, return_tensors="pt")
 with torch.no_grad():
-    print(model(**{name: value[None] for name, value in sentence_transformers.items()}).last_hidden_state.shape)
+    print(model(**{name: value[None] for name, value in sentences.items()}).last_hidden_state.shape)
 """,
 }
 
-PREDICTIONS = "pretraining/predict.safetensors"
 NEGATIVES = ("within", "across", "speaker", "all")
 HIDDEN = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
+
+
+@dataclass
+class CpcArgs(TrainArgs):
+    """Flags of both recipes."""
+
+    model_name_or_path: str | None = flag(None, "continue from this CPC: an earlier run, a directory or a Hub id")
+    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(0.01, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse(("gradient_checkpointing",), "a recurrent network")
 
 
 def within(prediction: Tensor, encoded: Tensor, frames: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,32 +212,89 @@ class CPC(Method):
         return Output((losses / count).mean(), metrics, features, trivial_loss=(trivial / count).mean())
 
     @torch.no_grad()
-    def load_predictions(self, name: str) -> None:
-        """W_1 to W_steps as the run that left `name`, a directory or a Hub id, ended with them; what it lacks begins at
-        zero."""
-        file = cached_file(name, PREDICTIONS, _raise_exceptions_for_missing_entries=False)
-        if file is None:
+    def continue_from(self, name: str) -> None:
+        """W_1 to W_steps as the run that left `name` ended with them; further steps than it had begin at zero."""
+        weight = read_heads(name).get("predict.weight")
+        if weight is None:
             return
-        try:
-            weight = load_file(file)["weight"]
-        except (SafetensorError, KeyError) as error:
-            raise BadInput(f"--model_name_or_path {name}: its {PREDICTIONS} is cut off or damaged ({error})") from error
         if weight.shape[1] != self.predict.in_features or len(weight) % self.dimension:
-            raise BadInput(f"--model_name_or_path {name}: its {PREDICTIONS} is of another model")
+            raise BadInput(f"--model_name_or_path {name}: its predictions are of another model's sizes")
         known = min(len(weight), len(self.predict.weight))
         self.predict.weight[:known] = weight[:known]
 
+    @property
+    def card(self) -> Card:
+        return self._of_text() if self.model.main_input_name == "input_ids" else self._of_audio()
+
+    def _of_audio(self) -> Card:
+        config = self.model.config
+        return Card(
+            about="CPC: tell the true future from other moments, given a summary of the past. A `CpcAudioModel` for "
+            f"recordings at {config.sampling_rate:,} Hz: `last_hidden_state` has {config.frame_rate:g} frames "
+            "a second, each of all that was heard up to then; `pooler_output` is their mean, one vector a recording.",
+            task="audio-classification",
+            limits="It has learned how these recordings sound; test it on your own before you rely on it.",
+            trivial="log(candidates), that of chance",
+            snippets=AUDIO_SNIPPETS,
+            tags=("cpc", "audio"),
+        )
+
+    def _of_text(self) -> Card:
+        return Card(
+            about="CPC: tell the true future from other moments, given a summary of the past. A `CpcTextModel`: of "
+            "sentences, `pooler_output` is the vector; of documents, `last_hidden_state` is the context after each "
+            "sentence.",
+            task="feature-extraction",
+            limits="It has learned which sentences follow each other in these texts; test it on your own.",
+            trivial="log(candidates), that of chance",
+            snippets=TEXT_SNIPPETS,
+            tags=("cpc",),
+        )
+
     def save_pretrained(self, directory: str | Path) -> None:
-        """The model, and the file that defines it; one of sentences also to be read as a SentenceTransformer; under
-        pretraining/, W_1 to W_steps, to go on from."""
+        """The model and the file that defines it; one of sentences also as a SentenceTransformer; apart from
+        it W_1 to W_steps, to continue from."""
         type(self.model.config).register_for_auto_class()
         type(self.model).register_for_auto_class("AutoModel")
         self.model.config.auto_map = dict(self.model.with_a_head)
         self.model.save_pretrained(directory)
         if self.model.main_input_name == "input_ids":
             sentence_transformers.write_mean_pooling(Path(directory), self.dimension)
-        Path(directory, PREDICTIONS).parent.mkdir(exist_ok=True)
-        save_file({"weight": self.predict.weight.detach().contiguous()}, Path(directory, PREDICTIONS))
+        self.save_heads(directory)
+
+
+def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
+    """As the flags of recipes/cpc_audio.py have it: new, or from a checkpoint."""
+    if args.model_name_or_path:
+        return from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcAudioConfig.model_type)
+    config = CpcAudioConfig(
+        hidden_size=args.hidden_size, context_size=args.context_size, conv_kernel=args.conv_kernel,
+        conv_stride=args.conv_stride, sampling_rate=args.sampling_rate,
+    )  # fmt: skip
+    # no normalisation over the whole recording: the features of a moment would depend on what comes later
+    rate = {"sampling_rate": args.sampling_rate, "do_normalize": False, "return_attention_mask": True}
+    return CpcAudioModel(config), Wav2Vec2FeatureExtractor(**rate)
+
+
+def build_text(args, texts: Iterable[str]) -> tuple[CpcTextModel, PreTrainedTokenizerBase]:
+    """As the flags of recipes/cpc_text.py have it: new, with the words of `texts`, or from a checkpoint."""
+    if args.model_name_or_path:
+        return from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcTextConfig.model_type)
+    words = sentences.vocabulary(texts, args.vocab_size, args.min_count)
+    if not words:
+        raise BadInput(f"no word of {args.dataset} occurs {args.min_count} times; lower --min_count")
+    tokenizer = word_vectors.tokenizer(words, plain=True)
+    vectors = word_vectors.load(args.init_vectors)[0] if args.init_vectors else None
+    config = CpcTextConfig(
+        vocab_size=len(tokenizer), embedding_size=vectors.vector_size if vectors is not None else args.embedding_size,
+        hidden_size=args.hidden_size, context_size=args.context_size, kernel_size=args.kernel_size,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = CpcTextModel(config)
+    if vectors is not None:
+        known = word_vectors.take_over(model.embedding.weight, words, vectors)
+        word_vectors.say_taken_over(known, len(words), args.init_vectors)
+    return model, tokenizer
 
 
 def from_pretrained(name: str, trust_remote_code: bool, model_type: str) -> tuple[PreTrainedModel, object]:

@@ -24,12 +24,14 @@ from transformers import (
     ViTModel,
 )
 
-from mmssl.data.images.decoding import normalise, unit_range
+from mmssl.data import draws
+from mmssl.data.images.views import Views
 from mmssl.errors import BadInput, first_line
-from mmssl.method import Method, Output
+from mmssl.method import Card, Method, Output
 from mmssl.models import pretrained, remote_code
 
-PRETRAINING = "pretraining"  # the folder of encoder and decoder, to train on from
+MASK = 1 << 16  # where the mask's draws begin among those of an image: far behind its view's
+PRETRAINING = "pretraining"  # the folder of encoder and decoder, to continue from
 SNIPPETS = {
     "Features of a picture": """
 from transformers import pipeline
@@ -107,32 +109,37 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, hidden: Tensor) -> Te
 class MAE(Method):
     """
     model:        encoder and decoder.
-    mean, std:    of the pixels, one value a channel in [0, 1]; those of the exported image processor.
-    augment:      (batch, 3, height, width) in [0, 1] -> the same; training only.
+    views:        one view of each image, in training.
     decode_ratio: share of the hidden patches, drawn anew each time, that training paints back; the decoder sees no
                   others (Fu et al. 2024, arXiv:2401.14391, section 3.3, there with cross-attention).
     """
 
     unit = "images"
+    card = Card(
+        about="MAE: hide three quarters of an image's patches, and learn by painting them back from the rest. The "
+        "encoder is exported, a `ViTModel`; with its decoder, to continue from, it is under `pretraining/`.",
+        task="image-feature-extraction",
+        limits="It has learned how these images look, not what they show: see what it transfers before relying on it.",
+        trivial="the mean image",
+        snippets=SNIPPETS,
+        tags=("mae", "vit"),
+    )
 
     def __init__(
         self,
         model: ViTMAEForPreTraining,
-        mean: list[float],
-        std: list[float],
-        augment: nn.Module | None = None,
+        views: Views,
         decode_ratio: float = 1.0,
     ) -> None:
         super().__init__()
-        self.model, self.mean, self.std, self.augment, self.decode_ratio = model, mean, std, augment, decode_ratio
+        self.model, self.views, self.decode_ratio = model, views, decode_ratio
 
-    def forward(self, pixel_values: Tensor, noise: Tensor) -> Output:
-        """pixel_values: (batch, 3, height, width) uint8. noise: (batch, patches); the patches with most are hidden."""
-        pixels = unit_range(pixel_values)
-        if self.training and self.augment is not None:
-            pixels = self.augment(pixels)
+    def forward(self, pixel_values: Tensor, key: Tensor) -> Output:
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's crop and mask are drawn
+        from."""
+        pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
         share = self.decode_ratio if self.training else 1.0
-        predicted, target, hidden, seen = self.reconstruct(normalise(pixels, self.mean, self.std), noise, share)
+        predicted, target, hidden, seen = self.reconstruct(pixels, self.noise(key), share)
         with torch.autocast(pixels.device.type, enabled=False):
             loss = reconstruction_loss(predicted.float(), target, hidden)
             mean_image = at(target.mean(0, keepdim=True).expand_as(target), hidden)
@@ -162,13 +169,18 @@ class MAE(Method):
             target, _, _ = standardise(target)
         return predicted, target, hidden, seen
 
-    def encoder(self) -> ViTModel:
+    def noise(self, key: Tensor) -> Tensor:
+        """(batch, patches) in [0, 1), a function of the key; the patches with most are hidden."""
+        patches = self.model.decoder.decoder_pos_embed.shape[1] - 1
+        return draws.uniform(key[:, None], MASK + torch.arange(patches, device=key.device))
+
+    def exported(self) -> ViTModel:
         """The encoder alone, a copy. Its pooler_output is the class token."""
         return to_vit(self.model.vit)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """The encoder; under pretraining/, all of the model."""
-        self.encoder().save_pretrained(directory)
+        self.exported().save_pretrained(directory)
         self.model.save_pretrained(Path(directory, PRETRAINING))
 
 
@@ -182,6 +194,15 @@ def to_vit(encoder: ViTMAEModel) -> ViTModel:
     nn.init.eye_(vit.pooler.dense.weight)
     nn.init.zeros_(vit.pooler.dense.bias)
     return vit.eval()
+
+
+def build(args, side: int) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
+    """As the flags of recipes/mae.py have it. side: pixels that the data's images have."""
+    if args.model_name_or_path:
+        return from_pretrained(args.model_name_or_path, args.mask_ratio)
+    image_size = args.image_size or side
+    patch_size = args.patch_size or max(1, image_size // (8 if image_size >= 32 else 4))
+    return from_scratch(SIZES[args.size], image_size, patch_size, args.mask_ratio, args.norm_pix_loss)
 
 
 def from_scratch(

@@ -29,7 +29,8 @@ from mmssl.distributed import rank
 from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.word2vec_torch import asked, masked_loss, update_batch
-from mmssl.method import Method, Output
+from mmssl.method import Card, Method, Output
+from mmssl.models import word_vectors
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 from mmssl.models.word_vectors import take_over
 
@@ -53,7 +54,7 @@ from transformers.utils import cached_file
 
 name = "..."
 vectors = KeyedVectors.load_word2vec_format(cached_file(name, "vectors.bin"), binary=True)
-print(vectors.most_similar({word!r}, topn=5))
+print(vectors.most_similar({text[0]!r}, topn=5))
 """,
     "With transformers; the same directory is a sentence-transformers model, too": """
 from transformers import AutoModel, AutoTokenizer
@@ -61,7 +62,7 @@ from transformers import AutoModel, AutoTokenizer
 name = "..."
 model = AutoModel.from_pretrained(name, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
-print(model(**tokenizer([{word!r}], return_tensors="pt")).pooler_output.shape)
+print(model(**tokenizer([{text[0]!r}], return_tensors="pt")).pooler_output.shape)
 """,
 }
 
@@ -225,11 +226,25 @@ class Word2Vec(Method):
         """The word vectors as gensim knows them."""
         vectors = KeyedVectors(self.dimension)
         vectors.add_vectors(self.words, self.inputs.detach().cpu().contiguous().numpy())
-        for word, count in zip(self.words, self.counts.tolist(), strict=True):
-            vectors.set_vecattr(word, "count", count)
+        vectors.allocate_vecattrs(["count"], [np.int64])  # at once: word for word takes a second
+        vectors.expandos["count"][:] = self.counts
         return vectors
 
-    def model(self) -> Word2VecModel:
+    @property
+    def card(self) -> Card:
+        return Card(
+            about="Word vectors: word2vec's skip-gram with negative sampling. "
+            f"{len(self.words):,} words, {self.dimension} dimensions; the input table is exported.",
+            task="feature-extraction",
+            limits="A word has one vector, whatever it means in a sentence; vectors repeat the prejudices of their "
+            "text, see the bias probe above.",
+            trivial="all scores zero",
+            snippets=SNIPPETS,
+            fill=True,
+            tags=("word2vec", "sentence-transformers"),
+        )
+
+    def exported(self) -> Word2VecModel:
         """The word vectors as a transformers model; <unk> and <pad> are two rows of zeros at the end."""
         model = Word2VecModel(Word2VecConfig(vocab_size=len(self.words) + 2, hidden_size=self.dimension))
         with torch.no_grad():
@@ -240,14 +255,14 @@ class Word2Vec(Method):
     def save_pretrained(self, directory: str | Path) -> None:
         """One directory that AutoModel, SentenceTransformer and gensim read; pretraining/ holds the outputs."""
         directory = Path(directory)
-        model = self.model()
+        model = self.exported()
         Word2VecConfig.register_for_auto_class()
         Word2VecModel.register_for_auto_class("AutoModel")
         model.save_pretrained(directory)
         sentence_transformers.write_static_embedding(directory)
         vectors = self.keyed_vectors()
         vectors.save_word2vec_format(directory / "vectors.bin", fvocab=directory / "counts.txt", binary=True)
-        vectors.save_word2vec_format(directory / "vectors.txt", binary=False)
+        word_vectors.write_text(directory / "vectors.txt", self.words, vectors.vectors)
         (directory / "pretraining").mkdir(exist_ok=True)
         save_file(
             {"outputs": self.outputs.detach().cpu().contiguous()}, directory / "pretraining" / "outputs.safetensors"

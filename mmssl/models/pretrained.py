@@ -124,7 +124,7 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
             if file.is_file():
                 bounded_json.check(file)
         foreign = remote_code.named(folder) + remote_code.named(folder / "pretraining")
-    except BadInput as error:
+    except bounded_json.NotJson as error:
         raise BadInput(f"{flag}: {error}") from error
     if foreign and not trust_remote_code and rank() == 0:
         print(

@@ -3,6 +3,9 @@ encoders put side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
 import torch
 from torch import nn
 from transformers import (
@@ -17,9 +20,41 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
+from mmssl.arguments import Flags, flag
 from mmssl.data.images.decoding import shape
+from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput, first_line
 from mmssl.models import pretrained
+
+
+@dataclass
+class TowerArgs(Flags):
+    """Sizes of a new model."""
+
+    image_size: int = flag(72, "pixels a side", at_least=1, at_most=2048)
+    patch_size: int = flag(12, "pixels a side", at_least=1, at_most=2048)
+    vision_width: int = flag(192, "width of the image encoder; 64 to a head", at_least=64, at_most=16384)
+    vision_layers: int = flag(4, "layers of the image encoder", at_least=1, at_most=200)
+    text_width: int = flag(128, "width of the text encoder; 64 to a head", at_least=64, at_most=16384)
+    text_layers: int = flag(1, "layers of the text encoder", at_least=1, at_most=200)
+    projection_dim: int = flag(128, "width of the shared space", at_least=1, at_most=16384)
+    vocab_size: int = flag(2300, "size of the vocabulary learned from the captions", at_least=2, at_most=10**6)
+
+
+SIZES = tuple(f.name for f in fields(TowerArgs))
+
+
+def build(args, captions: Callable[[], list[str]]) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """As the flags of recipes/clip.py have it. captions: what a new tokenizer is trained on."""
+    if args.model_name_or_path:
+        return from_pretrained(args.model_name_or_path, args.trust_remote_code)
+    if args.vision_model_name_or_path:
+        return from_towers(args.vision_model_name_or_path, args.text_model_name_or_path)
+    tokenizer = train_clip_tokenizer(captions(), args.vocab_size, args.max_length)
+    return from_scratch(
+        tokenizer, args.image_size, args.patch_size, args.vision_width, args.vision_layers, args.text_width,
+        args.text_layers, args.projection_dim,
+    )  # fmt: skip
 
 
 def from_scratch(

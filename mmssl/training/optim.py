@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
+
+if TYPE_CHECKING:
+    from mmssl.arguments import TrainArgs
 
 
 def adamw(
@@ -15,6 +19,11 @@ def adamw(
     """AdamW over the trainable parameters, fused where the device has it (CPU and CUDA do)."""
     fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
     return AdamW(parameter_groups(module, weight_decay), lr=learning_rate, betas=betas, fused=fused)
+
+
+def from_args(module: nn.Module, args: TrainArgs) -> AdamW:
+    """AdamW as the flags have it."""
+    return adamw(module, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:

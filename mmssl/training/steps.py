@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmssl.distributed import unwrap
+from mmssl.distributed import has_batch_norm, unwrap
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
 from mmssl.training import random_state
@@ -56,6 +56,11 @@ def grad_cache(
     them and to the parameters that the loss itself uses (a temperature).  3. Embed each micro-batch again, with a graph
     and the same random draws, and send its share of that gradient through it. Costs one forward pass more.
     """
+    if len(micro_batches) > 1 and has_batch_norm(method):
+        raise BadInput(
+            f"--grad_cache: the encoder of {type(unwrap(method)).__name__} has batch norms, whose statistics would be "
+            "those of each micro-batch. Use an encoder without them (a ViT), or --gradient_accumulation_steps 1."
+        )
     draws, cached = [], []
     with torch.no_grad():
         for batch in micro_batches:
@@ -73,6 +78,7 @@ def grad_cache(
     chunks = {
         name: gradient.split([len(chunk[name]) for chunk in cached])
         for name, gradient in zip(embeddings, gradients, strict=False)
+        if gradient is not None  # of what is shown to the monitor alone
     }
     output.loss = output.loss.detach()
 
@@ -81,7 +87,7 @@ def grad_cache(
             random_state.set_torch(draws[i], accelerator.device)
             again = method(embed_only=True, **batch)
             # d/d(theta) of <embedding, constant g> is the chain rule from the embedding down
-            surrogate = sum((again[name] * chunks[name][i]).sum() for name in embeddings)
+            surrogate = sum((again[name] * parts[i]).sum() for name, parts in chunks.items())
             if i == len(micro_batches) - 1:
                 surrogate = surrogate + sum(
                     (p * g).sum() for p, g in zip(used, gradients[len(embeddings) :], strict=True) if g is not None

@@ -45,7 +45,7 @@ def test_it_begins_at_the_linear_probe_or_undecided(made, linear_probing):
     train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
     train.label = torch.arange(len(train)) % 3  # nothing to do with what is seen: whoever knows them has fitted them
     train.names = ["0", "1", "2"]
-    given = {"steps": 1, "batch_size": 16, "learning_rate": 0.0, "use_cpu": True}
+    given = {"steps": 1, "batch_size": 16, "learning_rate": 1e-12, "use_cpu": True}
     predicted = tuning.finetune(made.encoder, train, test, linear_probing=linear_probing, **given)
     [x], [z] = (encoders.features(made.encoder, part, cached=False) for part in (train, test))
     probed = linear_probe.linear_probe(x.numpy(), train.label.numpy(), z.numpy())

@@ -108,6 +108,6 @@ def test_the_evaluation_reports_nats_and_bits_beside_both_baselines():
 
     figures = evaluation(Method())
     assert figures["bits_per_byte"] == pytest.approx(figures["nats_per_byte"] / math.log(2))
-    baselines = evaluation.baselines()
+    baselines = evaluation.baselines(Method())
     assert list(baselines) == ["unigram", "5-gram"]
     assert baselines["5-gram"]["nats_per_byte"] < baselines["unigram"]["nats_per_byte"] < figures["nats_per_byte"] + 0.5

@@ -260,9 +260,9 @@ def test_evaluation_asks_the_same_of_every_model_and_knows_its_baseline():
 
     method, held_out = bert.BERT(tiny.model(), tiny.tokenizer(), share=0.5, unit="spans").eval(), tiny.packed()
     counts = torch.bincount(torch.from_numpy(held_out.tokens).long(), minlength=29).numpy()
-    evaluation = masked_lm.Evaluation(held_out, counts, batch_size=5)
-    assert evaluation(method) == pytest.approx(masked_lm.Evaluation(held_out, counts, batch_size=24)(method))
-    baseline = evaluation.unigram(method)
+    evaluation = masked_lm.MaskedTokens(held_out, counts, batch_size=5)
+    assert evaluation(method) == pytest.approx(masked_lm.MaskedTokens(held_out, counts, batch_size=24)(method))
+    baseline = evaluation.baselines(method)["unigram"]
     assert baseline["loss"] == pytest.approx(evaluation.entropy(method), abs=0.2)
     assert 0 < baseline["accuracy"] < 15
 
@@ -271,8 +271,17 @@ def test_examples_hide_one_word_of_a_sentence_each():
     from mmssl.evaluation import masked_lm
 
     method, sentence = bert.BERT(tiny.model(), tiny.tokenizer()).eval(), "the cat sat and then it slept on a mat."
-    examples = masked_lm.fill_mask(
-        method, tiny.tokenizer(), Dataset.from_dict({"text": [f"{sentence} {sentence}"]})["text"]
-    )
-    assert len(examples) == 1 and examples[0].word in ("then", "slept")
-    assert examples[0].text.replace("[MASK]", examples[0].word) == sentence and len(examples[0].guesses) == 5
+    texts = Dataset.from_dict({"text": [f"{sentence} {sentence}"]})["text"]
+    [asked] = masked_lm.questions(tiny.tokenizer(), texts, tiny.LENGTH)
+    assert asked.word in ("then", "slept") and asked.text.replace("[MASK]", asked.word) == sentence
+    guesses = masked_lm.guesses(method.model, tiny.tokenizer(), asked.text)
+    assert len(set(guesses)) == 5
+    evaluation = masked_lm.MaskedTokens(tiny.packed(), np.ones(29), 8, tiny.tokenizer(), [asked])
+    assert evaluation.text(method).endswith(f"- {asked.text} (*{asked.word}*): {', '.join(guesses)}")
+
+
+def test_a_sentence_too_long_for_the_model_is_not_asked():
+    from mmssl.evaluation import masked_lm
+
+    text = "the cat sat and then it slept on a mat. the cat sat and then it slept on a mat."
+    assert not masked_lm.questions(tiny.tokenizer(), [text], 8)

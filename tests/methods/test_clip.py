@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tiny_clip import MEAN, STD
 from torch import nn
 from transformers import (
     BertConfig,
@@ -28,8 +29,7 @@ from transformers import (
     ViTModel,
 )
 
-from mmssl.data.images import decoding
-from mmssl.data.images.decoding import MEAN, STD
+from mmssl.data.images import views
 from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput
 from mmssl.evaluation import retrieval
@@ -43,10 +43,10 @@ TOKENIZER = train_clip_tokenizer(TEXTS, 400)
 TOWER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 
-def tiny(seed: int = 0, **kwargs) -> CLIP:
+def tiny(seed: int = 0, of_each: tuple[views.View, ...] = (views.WHOLE,), **kwargs) -> CLIP:
     torch.manual_seed(seed)
     model, _ = pair()
-    return CLIP(model, MEAN, STD, **kwargs)
+    return CLIP(model, views.Views(of_each, MEAN, STD), **kwargs)
 
 
 def pair() -> tuple[CLIPModel, CLIPProcessor]:
@@ -58,7 +58,8 @@ def batch(n: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
     ids = torch.randint(5, 30, (n, 7), generator=generator)
     ids[:, -1] = TOKENIZER.eos_token_id  # where CLIP looks
     pixels = torch.randint(0, 256, (n, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-    return {"pixel_values": pixels, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    key = torch.randint(2**32, (n,), generator=generator)
+    return {"pixel_values": pixels, "key": key, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def unit(n: int, dim: int = 8, seed: int = 0) -> torch.Tensor:
@@ -86,6 +87,7 @@ def test_info_nce_is_the_loss_of_transformers_clip():
     method = tiny().eval()
     inputs = batch()
     ours = method(**inputs)
+    del inputs["key"]
     pixels = (inputs["pixel_values"] / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     theirs = method.model(**{**inputs, "pixel_values": pixels}, return_loss=True)
     torch.testing.assert_close(ours.loss, theirs.loss, rtol=1e-5, atol=1e-6)
@@ -144,11 +146,11 @@ def test_sigmoid_begins_as_if_nothing_matched():
 @pytest.mark.parametrize("of_images, of_texts", [(1, 2), (2, 1), (2, 2)])
 def test_all_views_are_compared_two_by_two(loss, of_images, of_texts):
     method = tiny(loss=loss, temperature=0.07)
-    views = [unit(6, seed=number) for number in range(of_images + of_texts)]
-    output = method.loss(torch.stack(views[:of_images], 1), torch.stack(views[of_images:], 1))
-    each = [method.loss(a, b).loss for a, b in combinations(views, 2)]
+    drawn = [unit(6, seed=number) for number in range(of_images + of_texts)]
+    output = method.loss(torch.stack(drawn[:of_images], 1), torch.stack(drawn[of_images:], 1))
+    each = [method.loss(a, b).loss for a, b in combinations(drawn, 2)]
     torch.testing.assert_close(output.loss, sum(each) / len(each), rtol=1e-5, atol=1e-6)
-    assert output.trivial_loss == method.loss(views[0], views[1]).trivial_loss
+    assert output.trivial_loss == method.loss(drawn[0], drawn[1]).trivial_loss
 
 
 def test_one_view_is_that_of_the_plain_loss():
@@ -158,15 +160,15 @@ def test_one_view_is_that_of_the_plain_loss():
 
 
 def test_views_of_an_image_are_augmented_each_for_itself_and_there_is_one_at_the_end():
-    method = tiny(image_views=2, augment=decoding.ColourJitter(0.5)).train()
-    pixels = batch()["pixel_values"]
-    views = method.embed_image(pixels)
-    assert views.shape[:2] == (len(pixels), 2) and not torch.allclose(views[:, 0], views[:, 1])
-    torch.testing.assert_close(views.norm(dim=-1), torch.ones(len(pixels), 2))
+    method, given = tiny(of_each=(views.PHOTO, views.PHOTO)).train(), batch()
+    pixels, key = given["pixel_values"], given["key"]
+    found = method.embed_image(pixels, key)
+    assert found.shape[:2] == (len(pixels), 2) and not torch.allclose(found[:, 0], found[:, 1])
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(len(pixels), 2))
     method.progress = 0.9
-    assert method.embed_image(pixels).shape == (len(pixels), views.shape[2])
+    torch.testing.assert_close(method.embed_image(pixels, key), found[:, 0])
     method.progress = 0.0
-    assert method.eval().embed_image(pixels).shape == (len(pixels), views.shape[2])
+    assert method.eval().embed_image(pixels, key).shape == (len(pixels), found.shape[2])
 
 
 def test_each_of_several_texts_is_embedded_as_it_would_be_alone():
@@ -207,19 +209,15 @@ def test_logits_are_never_scaled_by_more_than_100():
 # augmentation
 
 
-class Blacken(nn.Module):
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(pixels)
-
-
 def test_images_are_augmented_in_training_alone():
-    method = tiny(augment=Blacken())
-    pixels = batch()["pixel_values"]
-    method.train()
-    black = method.embed_image(pixels)
-    torch.testing.assert_close(black, method.embed_image(torch.zeros_like(pixels)))
-    method.eval()
-    assert not torch.allclose(method.embed_image(pixels), black, atol=1e-4)
+    grey = views.View(scale=None, flip=0.0, jitter=0.0, grey=1.0)
+    method, given = tiny(of_each=(grey,)), batch()
+    pixels, key = given["pixel_values"], given["key"]
+    without_colour = method.train().embed_image(pixels, key)
+    seen = method.views(pixels, key)[0]
+    assert torch.allclose(*method.views.to_unit_range(seen)[:, :2].unbind(1), atol=1e-5)
+    whole = method.eval().embed_image(pixels, key)
+    assert torch.equal(whole, method.embed_image(pixels)) and not torch.allclose(whole, without_colour, atol=1e-4)
 
 
 # frozen towers (LiT)
@@ -250,7 +248,7 @@ def test_the_end_of_the_training_shows_whole_images():
 def test_patch_dropout_needs_an_encoder_of_patches(tmp_path):
     model, _ = towers.from_towers(str(save_vit(tmp_path / "vit")), str(save_bert(tmp_path / "bert")))
     with pytest.raises(BadInput, match="--patch_dropout is for a CLIPModel.*VisionTextDualEncoderModel"):
-        CLIP(model, MEAN, STD, patch_dropout=0.5)
+        CLIP(model, views.Views([views.WHOLE], MEAN, STD), patch_dropout=0.5)
 
 
 @pytest.mark.parametrize("tower", ["vision", "text"])
@@ -272,7 +270,7 @@ def test_a_frozen_tower_keeps_its_dropout_off(tmp_path):
         save_vit(tmp_path / "vit", hidden_dropout_prob=0.5), save_bert(tmp_path / "bert", hidden_dropout_prob=0.5)
     )
     towers.freeze(model, "vision")
-    method = CLIP(model, MEAN, STD).train()
+    method = CLIP(model, views.Views([views.WHOLE], MEAN, STD)).train()
     inputs = batch()
     images, texts = ([embed() for _ in range(2)] for embed in (
         lambda: method.embed_image(inputs["pixel_values"]),
@@ -328,7 +326,8 @@ def test_two_encoders_are_paired_and_train(tmp_path):
     model, processor = towers.from_towers(vit, bert)
     assert isinstance(model, VisionTextDualEncoderModel)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    method = CLIP(model, processor.image_processor.image_mean, processor.image_processor.image_std)
+    images = processor.image_processor
+    method = CLIP(model, views.Views([views.WHOLE], images.image_mean, images.image_std))
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
     first = method(**batch()).loss
     for _ in range(30):

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from mmssl.errors import BadInput
 from mmssl.evaluation.prediction import Prediction
+from mmssl.method import HEADS
 from mmssl.methods.cpc import CPC, HIDDEN, across, everywhere, within
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
@@ -198,7 +199,7 @@ def test_a_sentence_is_the_same_alone_padded_and_in_a_document():
 
 def test_before_training_accuracy_is_chance():
     tiny = VARIANTS["text"]()
-    evaluation = Prediction(tiny.data, batch_size=8)
+    evaluation = Prediction(tiny.data, "sentences ahead", "all", batch_size=8)
     found = evaluation(tiny.method)
     assert found == pytest.approx(evaluation.chances) and found["accuracy"] == pytest.approx(100 / (8 * 5))
 
@@ -207,7 +208,7 @@ def test_before_training_accuracy_is_chance():
 def test_chance_is_a_number_where_no_sequence_is_as_long_as_the_batch_allows(variant):
     tiny = VARIANTS[variant]()
     tiny.data.lengths.clamp_(max=200)  # of 240: all have ended before
-    evaluation = Prediction(Batches(tiny.data), batch_size=8)
+    evaluation = Prediction(Batches(tiny.data), "frames ahead", variant, batch_size=8)
     assert evaluation(tiny.method) == pytest.approx(evaluation.chances)
     assert all(100 / 8 <= chance <= 100 for chance in evaluation.chances.values())
 
@@ -252,7 +253,7 @@ def test_predictions_are_gone_on_with_as_far_as_they_are_known(tmp_path):
     method.save_pretrained(tmp_path)
     for steps in (2, 3, 5):
         other = CPC(audio_model(), steps=steps)
-        other.load_predictions(str(tmp_path))
+        other.continue_from(str(tmp_path))
         known = min(steps, 3) * other.dimension
         assert torch.equal(other.predict.weight[:known], method.predict.weight[:known])
         assert (other.predict.weight[known:] == 0).all()
@@ -261,14 +262,14 @@ def test_predictions_are_gone_on_with_as_far_as_they_are_known(tmp_path):
 def test_predictions_of_another_model_and_damaged_ones_are_refused_and_none_are_no_fault(tmp_path):
     method, _ = batch("within")
     method.save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="predict.safetensors is of another model"):
-        CPC(CpcAudioModel(CpcAudioConfig(hidden_size=16, context_size=8))).load_predictions(str(tmp_path))
-    file = tmp_path / "pretraining" / "predict.safetensors"
+    with pytest.raises(BadInput, match="its predictions are of another model's sizes"):
+        CPC(CpcAudioModel(CpcAudioConfig(hidden_size=16, context_size=8))).continue_from(str(tmp_path))
+    file = tmp_path / HEADS
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(BadInput, match="predict.safetensors is cut off or damaged"):
-        method.load_predictions(str(tmp_path))
+    with pytest.raises(BadInput, match="heads.safetensors is cut off or damaged"):
+        method.continue_from(str(tmp_path))
     file.unlink()
-    method.load_predictions(str(tmp_path))
+    method.continue_from(str(tmp_path))
     assert (method.predict.weight == 0).all()
 
 

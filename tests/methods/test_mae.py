@@ -6,23 +6,28 @@ import torch
 from transformers import AutoModel, AutoModelForImageClassification, ViTMAEForPreTraining, ViTModel
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from mmssl.data.images.decoding import RandomResizedCrop, normalise, unit_range
+from mmssl.data.images import views
 from mmssl.errors import BadInput
 from mmssl.methods import mae
 
 SIZE = mae.Size(32, 2, 2, 32, 1, 2)
 
 
-def build(seed: int = 0, **options) -> mae.MAE:
+def build(seed: int = 0, view: views.View = views.WHOLE, **options) -> mae.MAE:
     torch.manual_seed(seed)
     model, processor = mae.from_scratch(SIZE, 16, 4, **options)
-    return mae.MAE(model, processor.image_mean, processor.image_std)
+    return mae.MAE(model, views.Views([view], processor.image_mean, processor.image_std))
 
 
 def batch(n: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    return {"pixel_values": pixels, "noise": torch.rand(n, 16, generator=generator)}
+    return {"pixel_values": pixels, "key": torch.randint(2**32, (n,), generator=generator)}
+
+
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    """As a ViT's image processor does it."""
+    return (pixels / 255 - 0.5) / 0.5
 
 
 def squares_of(patches: torch.Tensor) -> torch.Tensor:
@@ -34,9 +39,9 @@ def squares_of(patches: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_the_loss_is_that_of_transformers_for_the_same_masks(norm_pix_loss):
     method, given = build(norm_pix_loss=norm_pix_loss), batch()
-    pixels = normalise(unit_range(given["pixel_values"]), method.mean, method.std)
+    pixels = normalised(given["pixel_values"])
     with torch.no_grad():
-        theirs = method.model(pixels, noise=given["noise"]).loss
+        theirs = method.model(pixels, noise=method.noise(given["key"])).loss
         torch.testing.assert_close(method(**given).loss, theirs)
 
 
@@ -50,7 +55,7 @@ def test_training_paints_a_share_of_the_hidden_patches_and_the_decoder_sees_no_o
     loss = method.train()(**given).loss
     assert lengths == [1 + 4 + 3, 3]
     # 1, 4 and 3 of the 16 patches: the rest of the picture does not matter
-    squares = squares_of(given["noise"].argsort(1)[:, 7:])
+    squares = squares_of(method.noise(given["key"]).argsort(1)[:, 7:])
     again = given | {"pixel_values": given["pixel_values"].masked_fill(squares, 7)}
     torch.testing.assert_close(method(**again).loss, loss)
     assert not torch.equal(method.eval()(**again).loss, method(**given).loss)
@@ -68,23 +73,34 @@ def test_only_hidden_patches_count_and_the_loss_is_their_mean_squared_error():
 
 def test_three_quarters_are_hidden_and_they_are_those_with_the_most_noise():
     method, given = build(), batch()
-    _, _, hidden, seen = method.reconstruct(unit_range(given["pixel_values"]), given["noise"])
+    noise = method.noise(given["key"])
+    _, _, hidden, seen = method.reconstruct(given["pixel_values"] / 255, noise)
     assert seen.shape[1] == 1 + 4
-    assert torch.equal(hidden, given["noise"].argsort(1)[:, 4:])
+    assert torch.equal(hidden, noise.argsort(1)[:, 4:])
+
+
+def test_what_is_hidden_is_a_function_of_the_key_and_each_patch_is_seen_a_quarter_of_the_time():
+    method, keys = build(), torch.arange(4000)
+    noise = method.noise(keys)
+    assert noise.shape == (4000, 16) and (noise >= 0).all() and (noise < 1).all()
+    assert torch.equal(method.noise(keys[[7, 3]]), noise[[7, 3]])
+    seen = torch.bincount(noise.argsort(1)[:, :4].flatten(), minlength=16) / len(keys)
+    assert (seen - 0.25).abs().max() < 0.03
 
 
 def test_the_encoder_sees_nothing_of_hidden_patches():
     method, given = build(), batch()
-    pixels = unit_range(given["pixel_values"])
-    _, _, hidden, seen = method.reconstruct(pixels, given["noise"])
+    pixels = given["pixel_values"] / 255
+    noise = method.noise(given["key"])
+    _, _, hidden, seen = method.reconstruct(pixels, noise)
     squares = squares_of(hidden)
-    _, _, _, again = method.reconstruct(torch.where(squares, 0.123, pixels), given["noise"])
+    _, _, _, again = method.reconstruct(torch.where(squares, 0.123, pixels), noise)
     assert torch.equal(seen, again)
 
 
 def test_patches_are_those_of_the_model_and_standardised_ones_have_mean_0_and_deviation_1():
     method, given = build(), batch()
-    pixels = unit_range(given["pixel_values"])
+    pixels = given["pixel_values"] / 255
     patches = mae.patchify(pixels, 4)
     assert torch.equal(patches, method.model.patchify(pixels))
     standardised, mean, deviation = mae.standardise(patches)
@@ -95,9 +111,9 @@ def test_patches_are_those_of_the_model_and_standardised_ones_have_mean_0_and_de
 
 def test_the_trivial_loss_is_that_of_the_mean_image_of_the_batch():
     method, given = build(norm_pix_loss=False), batch(n=8)
-    pixels = normalise(unit_range(given["pixel_values"]), method.mean, method.std)
+    pixels = normalised(given["pixel_values"])
     target = mae.patchify(pixels, 4).numpy()
-    hidden = np.argsort(np.argsort(given["noise"].numpy(), 1), 1) >= 4
+    hidden = np.argsort(np.argsort(method.noise(given["key"]).numpy(), 1), 1) >= 4
     expected = np.mean(((target - target.mean(0)) ** 2).mean(-1)[hidden])
     assert method(**given).trivial_loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -116,8 +132,7 @@ def test_a_new_model_knows_where_its_patches_are():
 
 
 def test_augmentation_is_for_training_alone():
-    method, given = build(), batch()
-    method.augment = RandomResizedCrop()
+    method, given = build(view=views.CROP_FLIP), batch()
     plain = build()(**given).loss
     assert torch.equal(method.eval()(**given).loss, plain)
     assert not torch.equal(method.train()(**given).loss, plain)
@@ -128,7 +143,7 @@ def test_the_exported_encoder_sees_every_patch_and_is_what_was_trained(tmp_path)
     method.save_pretrained(tmp_path)
     encoder, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
     assert isinstance(encoder, ViTModel) and not report["missing_keys"] and not report["unexpected_keys"]
-    pixels = normalise(unit_range(given["pixel_values"]), method.mean, method.std)
+    pixels = normalised(given["pixel_values"])
     with torch.no_grad():
         output = encoder.eval()(pixels)
         # with nothing hidden and patches in order, the encoder that was trained gives the same
@@ -175,6 +190,6 @@ def test_sizes_that_do_not_fit_are_named(options, said):
 
 
 def test_a_checkpoint_without_a_decoder_is_refused(tmp_path):
-    build().encoder().save_pretrained(tmp_path)
+    build().exported().save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="is no MAE with its decoder"):
         mae.from_pretrained(str(tmp_path))

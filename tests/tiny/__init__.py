@@ -44,7 +44,7 @@ class Tiny:
     batch_size: int
     collate_fn: Callable | None = None
     shuffle: bool = True
-    exported: Callable[[Any], nn.Module] = lambda method: method.model
+    exported: Callable[[Any], nn.Module] = lambda method: method.exported()
     processor: Any = None
     example: dict[str, Tensor | list[str]] | None = None
     auto_class: str = "AutoModel"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmssl.data.images.decoding import MEAN, STD
+from mmssl.data import draws
+from mmssl.data.images import views
 from mmssl.methods import clip
 from mmssl.models import towers
 from tiny import Tiny
@@ -28,18 +29,19 @@ class Pairs(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         ids = self.ids[i]
-        return {"pixel_values": self.pixels[i], "input_ids": ids, "attention_mask": ids * 0 + 1, "index": i}
+        key = draws.draw(torch.tensor(i), 0, 0)
+        return {"pixel_values": self.pixels[i], "key": key, "input_ids": ids, "attention_mask": ids * 0 + 1, "index": i}
 
 
-def tiny(texts: int = 1, **options) -> Tiny:
+def tiny(texts: int = 1, of_each: tuple[views.View, ...] = (views.WHOLE,), **options) -> Tiny:
     torch.manual_seed(0)
     model, processor = towers.from_scratch(tiny_clip.tokenizer(), 16, 8, 64, 1, 64, 1, 16)
-    method = clip.CLIP(model, MEAN, STD, **options)
+    method = clip.CLIP(model, views.Views(of_each, tiny_clip.MEAN, tiny_clip.STD), **options)
     return Tiny(method, Pairs(texts=texts), batch_size=8, processor=processor, example=tiny_clip.EXAMPLE)
 
 
 VARIANTS = {
     "info_nce": tiny,
     "sigmoid": partial(tiny, loss="sigmoid"),
-    "views": partial(tiny, texts=2, image_views=2),
+    "views": partial(tiny, texts=2, of_each=(views.WHOLE, views.CROP)),
 }

@@ -7,15 +7,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.data import draws
+from mmssl.data.images import views
 from mmssl.methods import mae
 from tiny import Tiny
 
 SIZE = mae.Size(32, 2, 2, 32, 1, 2)
-PATCHES = 16
 
 
 class Pictures(Dataset):
-    """Random stripes, with a draw of which patches to hide."""
+    """Random stripes, with the numbers that masks are drawn from."""
 
     def __init__(self, n: int = 24) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -26,18 +26,16 @@ class Pictures(Dataset):
         return len(self.pixels)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        noise = draws.share(torch.arange(PATCHES) + i * PATCHES, 0, 0).float()
-        return {"pixel_values": self.pixels[i], "noise": noise, "index": i}
+        return {"pixel_values": self.pixels[i], "key": draws.draw(torch.tensor(i), 0, 0), "index": i}
 
 
 def tiny(norm_pix_loss: bool) -> Tiny:
     torch.manual_seed(0)
     model, processor = mae.from_scratch(SIZE, 16, 4, norm_pix_loss=norm_pix_loss)
     return Tiny(
-        mae.MAE(model, processor.image_mean, processor.image_std),
+        mae.MAE(model, views.Views([views.WHOLE], processor.image_mean, processor.image_std)),
         Pictures(),
         batch_size=8,
-        exported=mae.MAE.encoder,
         processor=processor,
         example={"images": Pictures().pixels[:3]},
     )

@@ -33,7 +33,6 @@ def tiny(batched: bool, learning_rate: float) -> Tiny:
         Pieces(text()),
         batch_size=4,
         collate_fn=lambda batch: batch,
-        exported=Word2Vec.model,
         processor=tokenizer(WORDS, plain=True),
         example={"text": ["A0, unknown b1!", "c2"]},
         step=steps.in_place,

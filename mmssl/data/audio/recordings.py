@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from mmssl import bounded_json
 from mmssl.data import draws, sources
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import once, reading, whole
 from mmssl.data.audio import waves
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
@@ -98,9 +98,12 @@ class Recordings(Dataset):
                 _decode(data, sampling_rate, place, what)
 
         directory = once(sources.home() / "decoded" / _digest(data, sampling_rate), decode)
-        found = bounded_json.read(directory / "rows.json")
-        lengths = torch.tensor(found["lengths"], dtype=torch.int64)
-        unusable = {int(row): why for row, why in found["unusable"].items()}
+        with reading(directory):
+            found = bounded_json.read(directory / "rows.json")
+            lengths = torch.tensor(found["lengths"], dtype=torch.int64)
+            unusable = {int(row): why for row, why in found["unusable"].items()}
+            if (size := (directory / "samples.int16").stat().st_size) != 2 * lengths.sum():
+                raise ValueError(f"samples.int16 holds {size:,} bytes, not {2 * lengths.sum().item():,}")
         short = [row for row, n in enumerate(found["lengths"]) if n < shortest and row not in unusable]
         unusable |= {row: f"{_path(data, row)} is shorter than {shortest / sampling_rate:.2f} s" for row in short}
         self.unusable = dict(sorted(unusable.items()))

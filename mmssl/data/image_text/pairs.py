@@ -71,7 +71,7 @@ class Pairs(Dataset):
     ) -> None:
         """first_caption: probability of drawing an image's first caption, otherwise any of them. word_dropout: share of
         the words left out, never all of a caption; word_noise: replaced by pieces of words. captions_per_image: drawn
-        at a time, and changed, each for itself. All four are for training.
+        at a time, each changed separately. All four are for training.
 
         Raises BadInput when nothing is left, or when more than a tenth of the rows cannot be used.
         """
@@ -99,14 +99,16 @@ class Pairs(Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """pixel_values: (batch, 3, size, size) uint8; input_ids, attention_mask: (batch, tokens), or, of several
-        captions per image, (batch, captions, tokens); index: (batch,), rows of the source."""
+        captions per image, (batch, captions, tokens); key: (batch,) int64, what an image's
+        views are drawn from; index: (batch,), rows of the source."""
         chosen = torch.tensor(indices)
         count, texts = self.first[chosen + 1] - self.first[chosen], []
         for seed in self.seeds:
             drawn = _draw_captions(chosen, count, self.first_caption, seed, self.epoch)
             texts.append(self.tokens.altered(self.first[chosen] + drawn, *self.words, seed, self.epoch))
         rows = self.rows[chosen]
-        return {"pixel_values": self.pixels[rows], **_texts(texts, self.tokens.pad), "index": rows}
+        key = draws.draw(rows, self.seeds[0], self.epoch)
+        return {"pixel_values": self.pixels[rows], "key": key, **_texts(texts, self.tokens.pad), "index": rows}
 
 
 def all_captions(data: Data, column: str, rows_of_a_stream: int = 10_000) -> list[str]:
@@ -183,7 +185,8 @@ class StreamedPairs:
             # rows of this batch alone are numbered from 0: the place of the first makes the draw the batch's own
             texts.append(tokens.altered(torch.arange(len(rows)), *self.words, seed + int(places[0]), self.epoch))
         pixels = torch.from_numpy(np.stack([np.asarray(row["pixels"], dtype=np.uint8) for row in rows]))
-        return {"pixel_values": pixels, **_texts(texts, tokens.pad), "index": places}
+        key = draws.draw(places, self.seeds[0], self.epoch)
+        return {"pixel_values": pixels, "key": key, **_texts(texts, tokens.pad), "index": places}
 
 
 def seeds(seed: int, n: int) -> list[int]:

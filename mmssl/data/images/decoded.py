@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from mmssl import bounded_json
 from mmssl.data import sources
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
 from mmssl.data.images.decoding import undecoded
 from mmssl.errors import BadInput
@@ -49,8 +49,13 @@ class Decoded:
 
         directory = once(sources.home() / "decoded" / _digest(raw, column, processor), decode)
         # "c": torch wants memory that it could write to; what were written would stay in this process
-        self.pixels: Tensor = torch.from_numpy(np.load(directory / "pixels.npy", mmap_mode="c"))
-        self.broken = {int(row): why for row, why in bounded_json.read(directory / "broken.json").items()}
+        with reading(directory):
+            pixels = np.load(directory / "pixels.npy", mmap_mode="c")
+            broken = bounded_json.read(directory / "broken.json")
+            if pixels.shape != shape:
+                raise ValueError(f"pixels.npy holds {pixels.shape}, not {shape}")
+            self.broken = {int(row): why for row, why in broken.items()}
+        self.pixels: Tensor = torch.from_numpy(pixels)
 
 
 def try_decode(image, processor) -> np.ndarray | str:
@@ -85,10 +90,13 @@ class _Decoder(Dataset):
 
 
 def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...], directory: Path, what: str) -> None:
-    np.lib.format.open_memmap(directory / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+    file = directory / "pixels.npy"
+    np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    with open(file, "r+b") as f:  # now, with an error: where the disk is full, a write to the map kills the process
+        os.posix_fallocate(f.fileno(), 0, file.stat().st_size)
     # processes, not threads: on small images the interpreter's lock costs two threads more than they win
     workers = 0 if len(raw) < ALONE else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
-    decoder = _Decoder(raw, column, processor, directory / "pixels.npy")
+    decoder = _Decoder(raw, column, processor, file)
     chunks = DataLoader(decoder, batch_size=None, num_workers=workers)
     broken: dict[int, str] = {}
     with tqdm(total=len(raw), desc=f"decoding {what}", unit="image", disable=not workers) as bar:

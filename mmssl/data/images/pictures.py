@@ -1,15 +1,94 @@
-"""Pictures alone, each decoded once, with the draw of which patches to hide."""
+"""Pictures alone, each decoded once."""
 
 from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
 
 import datasets
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmssl.data import draws
-from mmssl.data.image_text.pairs import report_unusable
+from mmssl.arguments import Flags, flag
+from mmssl.data import draws, sources
+from mmssl.data.image_text.pairs import image_column, report_unusable
 from mmssl.data.images.decoded import Decoded
+from mmssl.data.images.decoding import as_rgb, undecoded
+
+LOOKED_AT = 64  # pictures, to find the size that most of them have
+LARGEST = 224  # px: pictures are made no larger than this by default
+
+
+@dataclass
+class PictureArgs(Flags):
+    """Flags of recipes that learn from pictures alone."""
+
+    dataset: str = flag("digits", "digits, mnist5k (built in), a Parquet file, a folder of images, or a Hub id")
+    image_column: str | None = flag(None, "default: the first column with a usual name")
+    held_out: int = flag(
+        1000, "images kept for evaluation where the data has no test split (at most a tenth)", at_least=1
+    )
+    decode_size: int | None = flag(
+        None, "pixels a side that images are kept at, for crops; default: --image_size", at_least=1, at_most=4096
+    )
+
+
+@dataclass
+class Source:
+    """Rows of images, not yet decoded.
+
+    side: pixels of the longer side that most images have, at most LARGEST.
+    """
+
+    train: datasets.Dataset
+    held_out: datasets.Dataset
+    column: str
+    side: int
+
+    def decoded(self, processor, args: PictureArgs) -> tuple[Pictures, Pictures]:
+        """(training, held out), as `processor` resizes them. Raises BadInput where too many cannot be decoded."""
+        processor = scaled(processor, args.decode_size) if args.decode_size else processor
+        train = Pictures(self.train, processor, self.column, args.seed)
+        return train, Pictures(self.held_out, processor, self.column, args.seed, what="held-out images")
+
+
+def described(train: Pictures, held_out: Pictures) -> dict:
+    """What `pretrain` says and shows of the data."""
+    return {
+        "trained_on": f"{len(train):,} images, without labels",
+        "held_out": f"{len(held_out):,} images",
+        "example": {"images": held_out.pixels[held_out.rows[:4]]},
+    }
+
+
+def find(args: PictureArgs) -> Source:
+    """The rows that --dataset names, split. Raises BadInput where there are none, or no images in them."""
+    data = sources.load(args.dataset)
+    column = image_column(data["train"], args.image_column)
+    train, held_out = sources.split(data, args.held_out, together=column)
+    return Source(train, held_out, column, _usual_side(train, column))
+
+
+def _usual_side(rows: datasets.Dataset, column: str) -> int:
+    sides: Counter[int] = Counter()
+    for image in undecoded(rows, column).select(range(min(len(rows), LOOKED_AT)))[column]:
+        try:
+            sides[max(as_rgb(image).size)] += 1
+        except Exception:  # whatever a decoder can raise on a broken file: named when all are decoded
+            continue
+    return min(LARGEST, sides.most_common(1)[0][0]) if sides else LARGEST
+
+
+def scaled(processor, side: int):
+    """The same image processor, leaving images of another size: `side` pixels where it left `height`."""
+    processor, size = copy.deepcopy(processor), processor.crop_size if processor.do_center_crop else processor.size
+    ratio = side / (size.get("height") or size.get("shortest_edge"))
+    for name in ("size", "crop_size"):
+        if (sides := getattr(processor, name, None)) is not None:
+            setattr(processor, name, {key: round(value * ratio) for key, value in dict(sides).items() if value})
+    return processor
 
 
 class Pictures(Dataset):
@@ -19,29 +98,23 @@ class Pictures(Dataset):
             channels: so every pipeline takes them.
     """
 
-    def __init__(
-        self, data: datasets.Dataset, processor, column: str, patches: int = 0, seed: int = 0, what: str = "images"
-    ) -> None:
-        """patches: of a picture; with 0 nothing is drawn. Raises BadInput when more than a tenth of the rows cannot be
-        used."""
+    def __init__(self, data: datasets.Dataset, processor, column: str, seed: int = 0, what: str = "images") -> None:
+        """Raises BadInput when more than a tenth of the rows cannot be used."""
         decoded = Decoded(data, column, processor, what)
         report_unusable([], [f"row {row}: {why}" for row, why in sorted(decoded.broken.items())], len(data), final=True)
-        self.pixels, self.patches, self.seed, self.epoch = decoded.pixels, patches, seed, 0
+        self.pixels, self.seed, self.epoch = decoded.pixels, seed, 0
         self.rows = torch.tensor([row for row in range(len(data)) if row not in decoded.broken])
 
     def set_epoch(self, epoch: int) -> None:
-        """Another draw of patches."""
+        """Other keys."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8; index: (batch,), rows of the source; noise: (batch, patches)
-        in [0, 1), a function of seed, epoch and row."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, a function of seed, epoch and row: what a
+        method draws for the image (its views, its masked patches) is a function of it. index: (batch,), rows of the
+        source."""
         rows = self.rows[torch.as_tensor(indices)]
-        batch = {"pixel_values": self.pixels[rows], "index": rows}
-        if self.patches:
-            each_patch = rows[:, None] * self.patches + torch.arange(self.patches)
-            batch["noise"] = draws.share(each_patch, self.seed, self.epoch).float()
-        return batch
+        return {"pixel_values": self.pixels[rows], "key": draws.draw(rows, self.seed, self.epoch), "index": rows}

@@ -17,6 +17,8 @@ from mmssl.errors import BadInput
 BETWEEN_DOCUMENTS = "\n\n"
 CODE_POINTS = 0x110000
 UNKNOWN, PADDING = "<unk>", "<pad>"  # the last two of a vocabulary
+MOST_UNKNOWN = 0.05  # of a text's characters, to a model whose vocabulary comes from another text
+UNITS = {"characters": "character", "bytes": "byte"}
 
 
 def join(documents: Documents) -> str:
@@ -106,3 +108,10 @@ class Streams(Dataset):
             "fresh": draws.share(index + 1, self.seed, self.epoch) < self.forget,  # 0 was drawn for the start
             "index": index,
         }
+
+
+def refuse_unknown(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Raises BadInput where `name` does not know more than MOST_UNKNOWN of the characters."""
+    unknown = float((ids == tokenizer.unk_token_id).mean())
+    if unknown > MOST_UNKNOWN:
+        raise BadInput(f"{name} does not know {unknown:.0%} of the characters")

@@ -83,9 +83,8 @@ class Counts:
     def __str__(self) -> str:
         return (
             f"{self.documents:,} documents of {self.characters:,} characters; {self.repeated:,} of their {self.lines:,}"
-            f" lines ({self.repeated / max(1, self.lines):.1%}) repeat an earlier one. {self.held_out_documents:,}"
-            f" documents held out; {self.leaked:,} of their {self.held_out_lines:,} lines "
-            f"({self.leaked / max(1, self.held_out_lines):.1%}) also occur in the training data"
+            f" lines ({self.repeated / max(1, self.lines):.1%}) repeat an earlier one; {self.leaked:,} of the "
+            f"{self.held_out_lines:,} held-out lines ({self.leaked / max(1, self.held_out_lines):.1%}) occur in them"
         )
 
 

@@ -19,11 +19,12 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from mmssl.data import draws, sources
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import once, reading, whole
 from mmssl.errors import BadInput
 
 FORMAT = 1  # of the files on disk
 AT_ONCE = 256  # documents
+MOST_UNKNOWN = 0.2  # of the tokens of a text, to a tokenizer that was not trained on it
 PIECE = 20_000  # characters: a longer document is numbered in pieces, cut at line ends, on all cores
 
 Batch = dict[str, Tensor]
@@ -94,9 +95,14 @@ def number(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[
                 begins_word.write(begins.data)
 
     directory = once(sources.home() / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24], write)
-    if (directory / "tokens").stat().st_size == 0:
-        raise BadInput("the text holds no tokens: the tokenizer drops every character of it")
-    return np.memmap(directory / "tokens", np.int32, "r"), np.memmap(directory / "begins_word", bool, "r")
+    with reading(directory):
+        if (directory / "tokens").stat().st_size == 0:
+            raise BadInput("the text holds no tokens: the tokenizer drops every character of it")
+        tokens = np.memmap(directory / "tokens", np.int32, "r")
+        begins_word = np.memmap(directory / "begins_word", bool, "r")
+        if len(tokens) != len(begins_word):
+            raise ValueError(f"tokens holds {len(tokens):,}, begins_word {len(begins_word):,}")
+    return tokens, begins_word
 
 
 def stream(data: datasets.IterableDataset, tokenizer: PreTrainedTokenizerBase, length: int) -> datasets.IterableDataset:
@@ -165,3 +171,9 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:cut]
         start = cut
     yield text[start:]
+
+
+def refuse_unknown(counts: np.ndarray, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises BadInput where the tokenizer of `name` does not know more than MOST_UNKNOWN of the text."""
+    if tokenizer.unk_token_id is not None and (unknown := counts[tokenizer.unk_token_id] / counts.sum()) > MOST_UNKNOWN:
+        raise BadInput(f"{name}: its tokenizer does not know {unknown:.0%} of the text; train one on the text instead")

@@ -17,7 +17,7 @@ from transformers import (
 
 import mmssl.models  # noqa: F401  so that AutoModel knows our own architectures
 from mmssl.data import sources
-from mmssl.data.images.decoding import normalise, unit_range
+from mmssl.data.images.views import WHOLE, View, Views
 from mmssl.data.labelled import Labelled
 from mmssl.errors import BadInput, first_line
 from mmssl.evaluation.finite import finite
@@ -41,18 +41,18 @@ class Encoder(nn.Module):
     modality:  "image", "text" or "audio".
     pooling:   "mean" over the tokens that are no padding; the "first" token; "concat", of images, all of them one after
                the other, which keeps what is where; or the model's own "pooler".
-    augment:   of images, (batch, 3, height, width) in [0, 1] -> the same; in training only.
+    view:      how an image is shown in training; otherwise it is shown whole.
     """
 
-    def __init__(
-        self, model: nn.Module, processor, modality: str, pooling: str, augment: nn.Module | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, processor, modality: str, pooling: str, view: View = WHOLE) -> None:
         super().__init__()
         self.model, self.processor, self.modality = model, processor, modality
-        self.pooling, self.augment = pooling, augment
+        self.pooling, self.view = pooling, view
+        self.views = Views([view], processor.image_mean, processor.image_std) if modality == "image" else None
 
     def forward(self, lengths: Tensor | None = None, **inputs: Tensor) -> Tensor:
-        """(batch, width), with "concat" (batch, tokens * width). inputs, lengths: what data.labelled gives."""
+        """(batch, width), with "concat" (batch, tokens * width). inputs, lengths: what data.labelled gives. In
+        training, images need a key: (batch,) int64, what their views are drawn from."""
         output = self.model(**self._prepared(inputs))
         if self.pooling == "pooler":
             if getattr(output, "pooler_output", None) is None:
@@ -70,16 +70,16 @@ class Encoder(nn.Module):
     def untrained(self, seed: int = 0) -> Encoder:
         """The same architecture with new weights."""
         torch.manual_seed(seed)
-        return Encoder(type(self.model)(self.model.config), self.processor, self.modality, self.pooling).eval()
+        model = type(self.model)(self.model.config)
+        return Encoder(model, self.processor, self.modality, self.pooling, self.view).eval()
 
     def _prepared(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        inputs = {name: value for name, value in inputs.items() if name != "index"}
-        if self.modality == "image":
-            pixels = unit_range(inputs["pixel_values"])
-            if self.training and self.augment is not None:
-                pixels = self.augment(pixels)
-            inputs["pixel_values"] = normalise(pixels, self.processor.image_mean, self.processor.image_std)
-        return inputs
+        given = {name: value for name, value in inputs.items() if name not in ("index", "key")}
+        if self.views is not None:
+            pixels = given["pixel_values"]
+            shown = self.views(pixels, inputs["key"])[0] if self.training else self.views.whole(pixels)
+            given["pixel_values"] = shown
+        return given
 
     def _pool(self, states: Tensor, inputs: dict[str, Tensor], lengths: Tensor | None) -> Tensor:
         """states: (batch, tokens, width), or (batch, width, height, width) of a convolutional network."""
@@ -101,11 +101,14 @@ class Encoder(nn.Module):
         return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def load(name: str, pooling: str = "auto", tower: str = "vision", trust_remote_code: bool = False) -> Encoder:
+def load(
+    name: str, pooling: str = "auto", tower: str = "vision", trust_remote_code: bool = False, view: View = WHOLE
+) -> Encoder:
     """An export of this toolkit, or any checkpoint that AutoModel and a processor class of transformers load.
 
     pooling: "auto" is the pooler for one tower of an image–text model, which was trained through it, else the mean.
-    tower: "vision" or "text", of a model with both. Raises BadInput where `name` is no encoder.
+    tower: "vision" or "text", of a model with both. view: of images, in training.
+    Raises BadInput where `name` is no encoder.
     """
     model, processor = pretrained.load(name, trust_remote_code, may_lack="" if pooling == "pooler" else "pooler")
     if isinstance(model, ViTMAEModel):
@@ -120,8 +123,8 @@ def load(name: str, pooling: str = "auto", tower: str = "vision", trust_remote_c
                 raise BadInput(f"--pooling concat: each {modality} has tokens of its own number; use mean")
             if modality == "text":
                 whole.model_max_length = longest(model, whole)  # many a tokenizer does not know it
-            encoder = Encoder(model, whole, modality, pooling if pooling != "auto" else "pooler" if both else "mean")
-            return encoder.eval()
+            pooled = pooling if pooling != "auto" else "pooler" if both else "mean"
+            return Encoder(model, whole, modality, pooled, view).eval()
     raise BadInput(
         f"--model_name_or_path {name}: its {type(processor).__name__} reads no images, texts or audio; what is "
         "known is an image processor, a tokenizer or a feature extractor"

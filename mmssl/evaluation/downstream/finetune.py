@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from mmssl.arguments import TrainArgs
+from mmssl.data import draws
 from mmssl.data.labelled import Labelled
 from mmssl.data.loader import Loader
 from mmssl.evaluation.downstream import linear_probe
@@ -28,6 +29,7 @@ from mmssl.evaluation.downstream.encoder import Encoder, features
 from mmssl.evaluation.finite import finite
 from mmssl.method import Method, Output
 from mmssl.training.loop import train
+from mmssl.training.output_dir import OutputDir
 
 
 class Classifier(Method):
@@ -35,15 +37,23 @@ class Classifier(Method):
     width:  of the encoder's features.
     frozen: how many of the first layers stay as they are; the embeddings count as one.
     probe:  the linear probe of the features, which the head begins as; None: a new head.
+    seed:   of the views of training images.
     """
 
     unit = "examples"
 
     def __init__(
-        self, encoder: Encoder, width: int, classes: int, frozen: int = 0, probe: Pipeline | None = None
+        self,
+        encoder: Encoder,
+        width: int,
+        classes: int,
+        frozen: int = 0,
+        probe: Pipeline | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(width, classes)
+        self.encoder, self.head, self.seed = encoder, nn.Linear(width, classes), seed
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
         nn.init.normal_(self.head.weight, std=0.01)  # He et al. 2021, appendix A.1 of MAE: begin undecided
@@ -66,6 +76,8 @@ class Classifier(Method):
 
     def forward(self, label: Tensor, **inputs: Tensor) -> Output:
         """label: (batch,). inputs: what the encoder takes."""
+        if "key" in inputs:  # of an image, always the same: here each step shows another view of it
+            inputs["key"] = draws.draw(draws.draw(inputs["key"], self.seed, 0) + self.step, 0, 1)
         logits = self.logits(**inputs)
         accuracy = (logits.argmax(1) == label).float().mean()
         loss = F.cross_entropy(logits, label)
@@ -74,6 +86,9 @@ class Classifier(Method):
     def logits(self, **inputs: Tensor) -> Tensor:
         """(batch, classes)."""
         return self.head((self.encoder(**inputs) - self.mean) / self.deviation).float()
+
+    def after_step(self) -> None:
+        self.step += 1
 
     def save_pretrained(self, directory: str | Path) -> None:
         """The fine-tuned encoder, without the head."""
@@ -104,7 +119,7 @@ def finetune(
         probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed)
     else:
         [inputs], probe = features(encoder, train_data.select(torch.arange(2)), cached=False), None
-    classifier = Classifier(encoder, inputs.shape[1], len(train_data.names), frozen, probe)
+    classifier = Classifier(encoder, inputs.shape[1], len(train_data.names), frozen, probe, seed)
     optimizer = AdamW(groups(classifier, learning_rate, layer_decay, weight_decay), betas=(0.9, 0.999))
     batch_size = min(batch_size, len(train_data))
     with tempfile.TemporaryDirectory() as place:
@@ -113,6 +128,7 @@ def finetune(
             warmup_steps=0.1, save_steps=0, seed=seed, logging_steps=50, use_cpu=use_cpu,
         )  # fmt: skip
         train(classifier, Loader(train_data, batch_size, seed=seed), args, [optimizer])
+        OutputDir(place).release()
     return predict(classifier, test_data, batch_size=max(64, batch_size))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -12,57 +13,64 @@ from transformers.utils import logging as transformers_logging
 
 from mmssl.arguments import TrainArgs
 from mmssl.data import labelled
+from mmssl.data.built_in import LABELLED
 from mmssl.evaluation.downstream import encoder as encoders
 from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
+from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.method import Method
 
 MAX_SAMPLES = 2000  # of training and of test data: seconds, not minutes
-FIGURE = "knn_accuracy"
+RESULT = "knn_accuracy"
+NONE = "none"
 
 
-class Probed:
-    """An evaluation for the loop; where --probe_dataset names labelled data, k-NN beside it.
+class Probed(Evaluation):
+    """Another evaluation and, where there is labelled data to judge on (--probe_dataset), k-NN beside it.
 
     The encoder is judged as its users will get it: exported, and read back. So any method will do whose export loads
     through AutoModel.
     """
 
-    def __init__(
-        self, evaluate: Callable[[Method], dict[str, float]] | None, args: TrainArgs, method, processor
-    ) -> None:
+    def __init__(self, evaluation: Evaluation, args: TrainArgs, method: Method, processor) -> None:
         """Raises BadInput where the data has no labels, or no column that the encoder reads."""
-        self.evaluate, self.processor, self.data = evaluate, processor, None
-        if args.probe_dataset and PartialState().is_main_process:
-            encoder = self._export(method)
-            self.modality = encoder.modality
-            self.data = labelled.load(args.probe_dataset, encoder.modality, encoder.processor, max_samples=MAX_SAMPLES)
+        self.evaluation, self.processor, self.data, self.units = evaluation, processor, None, evaluation.units
+        name = args.probe_dataset or (args.dataset if args.dataset in LABELLED else NONE)
+        if name != NONE:
+            self.units = f"{self.units} k-NN: accuracy in per cent.".lstrip()
+            if PartialState().is_main_process:
+                encoder = self._export(method)
+                self.modality = encoder.modality
+                self.data = labelled.load(name, encoder.modality, encoder.processor, max_samples=MAX_SAMPLES)
 
     def __call__(self, method: Method) -> dict[str, float]:
-        values = self.evaluate(method) if self.evaluate else {}
+        values = self.evaluation(method)
         if self.data is None:
             return values
         encoder = self._export(method).to(next(method.parameters()).device)
         x, z = (encoders.features(encoder, part, cached=False)[0].numpy() for part in self.data)
-        return values | {FIGURE: self._accuracy(knn(x, self.data[0].label.numpy(), z))}
+        return values | {RESULT: self._accuracy(knn(x, self.data[0].label.numpy(), z))}
 
-    def baselines(self) -> dict[str, dict[str, float]]:
-        """Columns for the results: raw features under the same k-NN, and always the most frequent class."""
+    def baselines(self, method: Method) -> Columns:
+        """Those of the other evaluation; raw features under the same k-NN; always the most frequent class."""
+        columns = self.evaluation.baselines(method)
         if self.data is None:
-            return {}
+            return columns
         train, test = self.data
         x, z = raw_features(train, test)
         most_frequent = torch.bincount(train.label).argmax().expand(len(test)).numpy()
-        return {
-            NAMES[self.modality]: {FIGURE: self._accuracy(knn(x, train.label.numpy(), z))},
-            "chance": {FIGURE: self._accuracy(most_frequent)},
-        }
+        for name, predicted in (
+            (NAMES[self.modality], knn(x, train.label.numpy(), z)),
+            ("chance", most_frequent),
+        ):
+            columns[name] = columns.get(name, {}) | {RESULT: self._accuracy(predicted)}
+        return columns
 
-    def beside(self, results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-        """`results`, with the baselines of the probe in their columns."""
-        for column, values in self.baselines().items():
-            results[column] = results.get(column, {}) | values
-        return results
+    def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
+        return self.evaluation.draw(method, directory, results)
+
+    def text(self, method: Method) -> str:
+        return self.evaluation.text(method)
 
     def _accuracy(self, predicted) -> float:
         return 100 * (torch.from_numpy(predicted) == self.data[1].label).float().mean().item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,10 +14,10 @@ from accelerate import PartialState
 from torch import Tensor
 
 from mmssl import bounded_json, figures
-from mmssl.arguments import best_device
 from mmssl.data import labelled
-from mmssl.data.images import decoding
-from mmssl.errors import BadInput
+from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
+from mmssl.device import best_device
+from mmssl.errors import BadInput, not_written
 from mmssl.evaluation.downstream import encoder as encoders
 from mmssl.evaluation.downstream.few_shot import few_shot
 from mmssl.evaluation.downstream.finetune import finetune
@@ -24,11 +25,13 @@ from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.linear_probe import linear_probe
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.hub import card
+from mmssl.training import durable
+from mmssl.training.output_dir import OutputDir
 
 AUGMENTATIONS = {
-    "crop": decoding.RandomResizedCrop(scale=(0.5, 1.0), flip=0.0),
-    "crop_flip": decoding.RandomResizedCrop(scale=(0.5, 1.0)),
-    "none": None,
+    "crop": replace(CROP, scale=(0.5, 1.0)),
+    "crop_flip": replace(CROP_FLIP, scale=(0.5, 1.0)),
+    "none": WHOLE,
 }
 OF_OTHERS = {  # flags that an encoder of this modality has no use for
     "image": ("max_length", "max_seconds"),
@@ -46,7 +49,8 @@ class Transfer:
     def __init__(self, args) -> None:
         """args: recipes/transfer.py's. Raises BadInput, before anything is computed, where they do not fit."""
         self.args = args
-        ours = encoders.load(args.model_name_or_path, args.pooling, args.tower, args.trust_remote_code)
+        view = AUGMENTATIONS[args.augmentation]
+        ours = encoders.load(args.model_name_or_path, args.pooling, args.tower, args.trust_remote_code, view)
         args.refuse(OF_OTHERS[ours.modality], f"an encoder of {ours.modality}s")
         self.train, self.test = labelled.load(
             args.dataset, ours.modality, ours.processor, input_column=args.input_column, label_column=args.label_column,
@@ -125,7 +129,7 @@ class Transfer:
             yield self._accuracy(torch.from_numpy(predicted))
 
     def _finetune(self) -> Iterator[tuple[str, str, float]]:
-        args, augmentation = self.args, AUGMENTATIONS[self.args.augmentation]
+        args = self.args
         what_was_learned = {  # is kept, and changed with care; from scratch all layers learn alike
             "linear_probing": True, "layer_decay": args.layer_decay, "frozen": args.freeze_layers,
         }  # fmt: skip
@@ -133,7 +137,6 @@ class Transfer:
             for seed, rows in enumerate(seeds):
                 ours, scratch = self.encoders[OURS], self.encoders[OURS].untrained(seed).to(self.device)
                 for column, encoder, care in ((OURS, ours, what_was_learned), (UNTRAINED, scratch, {})):
-                    encoder.augment = augmentation
                     predicted = finetune(
                         encoder, self.train.select(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
                         learning_rate=args.learning_rate, weight_decay=args.weight_decay, seed=seed,
@@ -168,7 +171,8 @@ class Transfer:
 def main(args) -> None:
     """Compute, print, draw, and write down: `results.json` in output_dir, and the checkpoint's card."""
     PartialState(cpu=best_device(args.use_cpu).type == "cpu")
-    transfer = Transfer(args)
+    transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
+    OutputDir(directory).register(["results.json"])
     table = transfer.run()
     columns = [OURS, UNTRAINED, transfer.raw_name, CHANCE]
     title = (
@@ -177,11 +181,12 @@ def main(args) -> None:
     )
     print(title)
     print_table(table, columns)
-    directory = Path(args.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
     drawn = draw(table, columns, transfer, directory)
-    results = {"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}
-    (directory / "results.json").write_text(bounded_json.dumps(results, indent=2))
+    found = {"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}
+    try:
+        durable.replace(directory / "results.json", bounded_json.dumps(found, indent=2))
+    except OSError as error:
+        raise not_written(directory / "results.json", error) from error
     name = Path(args.model_name_or_path)
     if (name / card.CARD).exists():
         said = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)

@@ -1,0 +1,368 @@
+"""Views of images: random crops, moves and colours, drawn for each image and normalised, a batch at a time.
+
+What SimCLR (Chen et al. 2020, arXiv:2002.05709, appendix A) and its successors train on. Differs from torchvision's
+transforms: every draw is a function of the image's key, so that a view does not depend on the batch, process or thread
+in which it is made, and repeats after a resume; a crop need not consist of whole pixels; the colours change in a fixed
+order. On a CPU a compiled pass does the work (`mmssl.kernels.views`), elsewhere tensor operations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssl.data import draws
+from mmssl.data.images import decoding
+from mmssl.errors import BadInput
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+# What is drawn for a view. A draw's number is its place here: append only, or runs no longer repeat.
+AMOUNTS = ("area", "ratio", "x", "y", "angle", "zoom", "shift_x", "shift_y", "brightness", "lightness", "contrast",
+           "saturation", "hue", "sigma")  # fmt: skip
+EVENTS = ("flip", "jitter", "grey", "blur", "solarise")
+STREAMS_PER_VIEW = 64  # room for more draws
+
+
+@dataclass(frozen=True)
+class View:
+    """How one view of an image is drawn: cropped or moved, mirrored, colours changed, made grey, blurred, solarised.
+
+    size: (height, width) in pixels; one number for a square; None: as large as the image.
+
+    A random resized crop (Szegedy et al. 2014, arXiv:1409.4842, section 6), unless scale is None:
+    scale: share of the area that it keeps. ratio: its width / height.
+
+    Or a move of the whole image; what comes in from outside repeats the border:
+    rotation: degrees, either way. zoom: (smallest, largest) of the visible part, as a share of the side.
+    translation: share of the side, either way.
+
+    flip: probability of a mirror image.
+    jitter: probability that the colours change, each by its own draw and in this order. Brightness multiplies by
+            1 +- `brightness` and adds +- `lightness`; contrast draws apart from the image's mean grey by a factor of
+            1 +- `contrast`; saturation draws apart from the pixel's grey by 1 +- `saturation`; `hue` turns the colour
+            wheel by up to this share of a circle, either way (at most 0.5).
+    grey: probability that the colour is lost.
+    blur: probability of a Gaussian of `sigma` (smallest, largest) pixels; its kernel spans 10 % of the side.
+    solarise: probability that values above one half are inverted.
+
+    Raises BadInput where these cannot be.
+    """
+
+    size: int | tuple[int, int] | None = None
+    scale: tuple[float, float] | None = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rotation: float = 0.0
+    zoom: tuple[float, float] = (1.0, 1.0)
+    translation: float = 0.0
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    lightness: float = 0.0
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    grey: float = 0.2
+    blur: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)
+    solarise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in EVENTS:
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"{name} {getattr(self, name)}: a probability lies between 0 and 1")
+        for name in ("rotation", "translation", "brightness", "lightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} {getattr(self, name)}: the strength of a change cannot be negative")
+        for name in ("scale", "ratio", "zoom", "sigma"):
+            low, high = getattr(self, name) or (1.0, 1.0)
+            if not 0 < low <= high:
+                raise BadInput(f"{name} {getattr(self, name)}: give (smallest, largest), both above 0")
+        if self.scale is not None and self.scale[1] > 1:
+            raise BadInput(f"scale {self.scale}: a crop keeps at most the whole image, 1.0")
+        if not 0 <= self.hue <= 0.5:
+            raise BadInput(f"hue {self.hue}: a turn of the colour wheel lies between 0 and 0.5, half a circle")
+        if self.scale is not None and self.moves:
+            raise BadInput("a view is either cropped or moved: with rotation, zoom or translation give scale=None")
+        if self.size is not None and min(self.shape(1, 1)) < 1:
+            raise BadInput(f"size {self.size}: a view has at least 1 pixel")
+
+    @property
+    def moves(self) -> bool:
+        return self.rotation > 0 or self.translation > 0 or self.zoom != (1.0, 1.0)
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the view of an image of (height, width)."""
+        if self.size is None:
+            return height, width
+        return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+
+    def ranges(self) -> list[tuple[float, float]]:
+        """(smallest, largest) of each of AMOUNTS."""
+        area, ratio = self.scale or (1.0, 1.0), self.ratio if self.scale else (1.0, 1.0)
+
+        def around(strength: float, middle: float) -> tuple[float, float]:
+            return max(0.0, middle - strength) if middle else -strength, middle + strength
+
+        return [
+            area,
+            (math.log(ratio[0]), math.log(ratio[1])),
+            (-1.0, 1.0),
+            (-1.0, 1.0),
+            around(math.radians(self.rotation), 0.0),
+            (math.log(self.zoom[0]), math.log(self.zoom[1])),
+            around(2 * self.translation, 0.0),  # a shift of 2 is one whole side
+            around(2 * self.translation, 0.0),
+            around(self.brightness, 1.0),
+            around(self.lightness, 0.0),
+            around(self.contrast, 1.0),
+            around(self.saturation, 1.0),
+            around(self.hue, 0.0),
+            self.sigma,
+        ]
+
+
+WHOLE = View(scale=None, flip=0.0, jitter=0.0, grey=0.0)
+CROP = View(flip=0.0, jitter=0.0, grey=0.0)  # where a mirror image is another thing: digits, letters
+CROP_FLIP = View(jitter=0.0, grey=0.0)  # MAE, arXiv:2111.06377, appendix A.1
+SIMCLR = View()  # of 32 to 64 px: arXiv:2002.05709, appendix B.9, with colours of strength 0.5 and no blur
+PHOTO = View(scale=(0.5, 1.0), jitter=0.0, grey=0.0)  # with a caption that names what is in it: most of it stays
+# drawings: moved about, never mirrored (an arrow to the left is not one to the right)
+EMOJI = View(
+    scale=None, rotation=15.0, zoom=(0.8, 1.25), translation=0.1, flip=0.0, jitter=1.0, brightness=0.2, lightness=0.2,
+    contrast=0.0, saturation=0.4, hue=0.0, grey=0.0,
+)  # fmt: skip
+BLUR_FROM = 96  # px; on less a blur takes the object away with the detail
+
+
+def simclr(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> View:
+    """SimCLR's view of `size` px: with blur where the image is large enough (arXiv:2002.05709, appendix A)."""
+    return View(size=size, scale=scale, blur=0.5 if size >= BLUR_FROM else 0.0)
+
+
+def byol(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> tuple[View, View]:
+    """BYOL's two views, of which one is blurred and the other solarised (arXiv:2006.07733, table 6)."""
+    blurs = (1.0, 0.1) if size >= BLUR_FROM else (0.0, 0.0)
+    first = View(size=size, scale=scale, saturation=0.2, blur=blurs[0])
+    return first, replace(first, blur=blurs[1], solarise=0.2)
+
+
+def sized(view: View, processor) -> View:
+    """The view in the size of images that `processor` leaves."""
+    return replace(view, size=decoding.shape(processor))
+
+
+def multi_crop(
+    large: Sequence[View], small_size: int, small_views: int, boundary: float = 0.4, smallest: float = 0.05
+) -> tuple[View, ...]:
+    """The large views, cut from at least `boundary` of the area, then small ones, cut from `smallest` to `boundary` of
+    it (SwAV, arXiv:2006.09882, section 3.2; the shares are those of DINO, arXiv:2104.14294, appendix)."""
+    blur = 0.5 if small_size >= BLUR_FROM else 0.0
+    small = replace(large[0], size=small_size, scale=(smallest, boundary), blur=blur, solarise=0.0)
+    return tuple(replace(view, scale=(boundary, 1.0)) for view in large) + (small,) * small_views
+
+
+class Views(nn.Module):
+    """Several views of each image of a batch, with zero mean and unit deviation by `mean` and `std` (of three channels,
+    in [0, 1]). Raises BadInput where there is no view."""
+
+    def __init__(self, views: Sequence[View], mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if not views:
+            raise BadInput("Views() of no view; give at least one")
+        self.views = tuple(views)
+        ranges = torch.tensor([view.ranges() for view in self.views])
+        chances = torch.tensor([[float(getattr(view, name)) for name in EVENTS] for view in self.views])
+        constants = {
+            "mean": torch.tensor(mean, dtype=torch.float32),
+            "std": torch.tensor(std, dtype=torch.float32),
+            "low": ranges[:, None, :, 0],  # (views, 1, amounts)
+            "span": ranges[:, None, :, 1] - ranges[:, None, :, 0],
+            "chances": chances[:, None],
+            "crops": torch.tensor([[view.scale is not None] for view in self.views]),
+            "streams": torch.arange(len(self.views))[:, None, None] * STREAMS_PER_VIEW
+            + torch.arange(len(AMOUNTS) + len(EVENTS)),
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Tensor, key: Tensor) -> list[Tensor]:
+        """A (batch, 3, height, width) float32 for each view.
+
+        pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, a number for each image that changes with
+        seed, epoch and row.
+        """
+        parameters = self.parameters_of(key, *pixel_values.shape[2:])
+        return [self._render(pixel_values, view, own) for view, own in zip(self.views, parameters, strict=True)]
+
+    @torch.no_grad()
+    def whole(self, pixel_values: Tensor) -> Tensor:
+        """(batch, 3, height, width) float32: nothing drawn; normalised, and resized to the first view's size."""
+        parameters = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 0, 0], device=pixel_values.device)
+        return self._render(
+            pixel_values, replace(WHOLE, size=self.views[0].size), parameters.repeat(len(pixel_values), 1)
+        )
+
+    def to_unit_range(self, pixels: Tensor) -> Tensor:
+        """Normalised -> [0, 1], as they are drawn in a figure."""
+        return (pixels * self.std.view(3, 1, 1) + self.mean.view(3, 1, 1)).clamp(0, 1)
+
+    def parameters_of(self, key: Tensor, height: int, width: int) -> Tensor:
+        """(views, batch, 14) float32: what is done to each image of (height, width), for each view.
+
+        0-5    where the pixel at (x, y) of the view looks in the image, both in [-1, 1]:
+               (p0 x + p1 y + p2, p3 x + p4 y + p5)
+        6-10   brightness, lightness, contrast, saturation, hue, as in View; 1, 0, 1, 1, 0 change nothing
+        11-13  grey: 1 or 0. sigma of the blur in pixels, 0 for none. solarise: 1 or 0
+        """
+        drawn = draws.uniform(key[:, None], self.streams)
+        amounts = (self.low + self.span * drawn[..., : len(AMOUNTS)]).unbind(2)
+        area, ratio, x, y, angle, zoom, shift_x, shift_y, *colours, sigma = amounts
+        happens = drawn[..., len(AMOUNTS) :] < self.chances
+        flip, jitter, grey, blur, solarise = happens.unbind(2)
+        ratio, zoom = ratio.exp() * torch.where(self.crops, height / width, 1.0), zoom.exp()
+        # width and height of the crop, as shares of the image's
+        wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        mirror = 1 - 2 * flip.float()
+        cosine, sine = angle.cos() * zoom, angle.sin() * zoom
+        neutral = (1.0, 0.0, 1.0, 1.0, 0.0)
+        return torch.stack(
+            [
+                wide * cosine * mirror,
+                -wide * sine,
+                x * (1 - wide) + shift_x,  # anywhere that keeps the crop inside
+                high * sine * mirror,
+                high * cosine,
+                y * (1 - high) + shift_y,
+                *(torch.where(jitter, colour, nothing) for colour, nothing in zip(colours, neutral, strict=True)),
+                grey.float(),
+                sigma * blur,
+                solarise.float(),
+            ],
+            dim=2,
+        )
+
+    def _render(self, pixel_values: Tensor, view: View, parameters: Tensor) -> Tensor:
+        if pixel_values.dtype != torch.uint8 or pixel_values.dim() != 4 or pixel_values.shape[1] != 3:
+            raise BadInput(
+                f"views are made of (batch, 3, height, width) uint8, not {tuple(pixel_values.shape)} "
+                f"{str(pixel_values.dtype).removeprefix('torch.')}; see decoding.decode"
+            )
+        size = view.shape(*pixel_values.shape[2:])
+        radius = min(size) // 20 if view.blur > 0 else 0  # the kernel's 2 r + 1 pixels are 10 % of the side
+        form = _on_cpu if pixel_values.device.type == "cpu" else tensor_form
+        return form(pixel_values, parameters, size, view.moves, radius, self.mean, self.std)
+
+
+@torch.compiler.disable  # a compiled model calls it as it is
+def _on_cpu(*arguments) -> Tensor:
+    return _cpu_pass()(*arguments)
+
+
+@cache
+def _cpu_pass():
+    try:
+        from mmssl.kernels.views import cpu_pass  # numba is loaded where it is needed
+    except Exception:  # numba does not know this Python, or LLVM this processor
+        return tensor_form
+    return cpu_pass
+
+
+def tensor_form(
+    pixel_values: Tensor,
+    parameters: Tensor,
+    size: tuple[int, int],
+    affine: bool,
+    radius: int,
+    mean: Tensor,
+    std: Tensor,
+) -> Tensor:
+    """(batch, 3, *size) float32: one view of each image, as tensor operations.
+
+    pixel_values: (batch, 3, height, width) uint8. parameters: (batch, 14), see `Views.parameters_of`. affine: whether
+    the matrix in them turns or moves; it is a crop otherwise. radius: of the blur's kernel, in pixels. mean, std: (3,).
+    """
+    with torch.autocast(pixel_values.device.type, enabled=False):  # in bf16 a pixel keeps only 8 bits
+        p = [column.view(-1, 1, 1, 1) for column in parameters.unbind(1)]
+        pixels = _geometry(pixel_values, parameters, size, affine)
+        pixels = _colours(pixels, *p[6:12])
+        if radius > 0:
+            pixels = _blur(pixels, parameters[:, 12], radius)
+        pixels = torch.minimum(pixels, 2 - p[13] - pixels)  # x or, where it is to be solarised, min(x, 1 - x)
+        return (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+def _geometry(pixel_values: Tensor, parameters: Tensor, size: tuple[int, int], affine: bool) -> Tensor:
+    if affine:  # the whole image in the view's size, then turned
+        unmoved = parameters.new_tensor([[1.0, 0, 0, 0, 1, 0]])
+        pixels = _geometry(pixel_values, unmoved, size, affine=False)
+        grid = F.affine_grid(parameters[:, :6].reshape(-1, 2, 3), list(pixels.shape), align_corners=False)
+        return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    height, width = pixel_values.shape[2:]
+    down = _weights(parameters[:, 4], parameters[:, 5], height, size[0]).unsqueeze(1)
+    across = _weights(parameters[:, 0], parameters[:, 2], width, size[1]).unsqueeze(1)
+    return down @ pixel_values.float() @ across.mT / 255
+
+
+def _weights(scale: Tensor, shift: Tensor, source: int, size: int) -> Tensor:
+    """(batch, size, source): the triangle filter of each output pixel, as wide as two source or two output pixels,
+    whichever is more. Output pixels lie at u in [-1, 1] and look at scale * u + shift; [-1, 1] is the whole source."""
+    u = (2 * torch.arange(size, device=scale.device, dtype=torch.float64) + 1) / size - 1
+    centre = ((scale[:, None].double() * u + shift[:, None].double() + 1) * source - 1) / 2
+    support = (scale.abs() * source / size).clamp(min=1)[:, None, None]
+    whole = centre.floor()
+    # float64 for where a pixel looks, float32 for the way from there
+    away = torch.arange(source, device=scale.device) - whole.float()[..., None] - (centre - whole).float()[..., None]
+    weights = (1 - away.abs() / support).clamp(min=0)
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def _colours(
+    pixels: Tensor,
+    brightness: Tensor,
+    lightness: Tensor,
+    contrast: Tensor,
+    saturation: Tensor,
+    turn: Tensor,
+    grey: Tensor,
+) -> Tensor:
+    pixels = (pixels * brightness + lightness).clamp(0, 1)
+    pixels = torch.lerp(_luma(pixels).mean((2, 3), keepdim=True), pixels, contrast).clamp(0, 1)
+    pixels = torch.lerp(_luma(pixels), pixels, saturation).clamp(0, 1)
+    pixels = torch.where(turn != 0, _turn_hue(pixels, turn), pixels)
+    return torch.where(grey > 0, _luma(pixels), pixels)
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    red, green, blue = pixels.split(1, dim=1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
+    """To HSV, turned by `turn` of a circle, and back. All is multiplied by the chroma, so that nothing is divided."""
+    red, green, blue = pixels.split(1, dim=1)
+    most, least = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
+    chroma = most - least
+    hue = torch.where(most == green, 2 * chroma + blue - red, 4 * chroma + red - green)
+    hue = torch.where(most == red, green - blue, hue)  # six times the hue, times the chroma
+    start = (6 * turn + pixels.new_tensor([5, 3, 1]).view(1, 3, 1, 1)) % 6
+    k = hue + start * chroma
+    k = torch.where(k >= 6 * chroma, k - 6 * chroma, k)
+    # a colour lies below the greatest by a trapezoid around the circle
+    return most - torch.minimum(torch.minimum(k, 4 * chroma - k), chroma).clamp(min=0)
+
+
+def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    n, channels, height, width = pixels.shape
+    away = torch.arange(-radius, radius + 1, device=pixels.device)
+    taps = torch.exp(-0.5 * (away / sigma.clamp(min=1e-3)[:, None]) ** 2)  # a sigma of 0: one tap, no blur
+    taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None]
+    planes = F.pad(pixels.reshape(1, -1, height, width), [radius] * 4, mode="replicate")
+    planes = F.conv2d(planes, taps[:, :, None], groups=n * channels)
+    return F.conv2d(planes, taps[..., None], groups=n * channels).view(n, channels, height, width)

@@ -1,0 +1,51 @@
+"""What an encoder of images finds alike: held-out images and their nearest neighbours; and the method's own task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from mmssl import figures
+from mmssl.evaluation.held_out import Columns, HeldOut
+from mmssl.models import image_encoders
+
+if TYPE_CHECKING:
+    from mmssl.data.images.pictures import Pictures
+    from mmssl.method import Method
+
+SEARCHED = 2000  # held-out images, at most
+QUERIES, SHOWN = 8, 6  # images, and neighbours of each
+
+
+class Neighbours(HeldOut):
+    """held_out: pictures. processor: of the exported encoder."""
+
+    def __init__(self, held_out: Pictures, processor, batch_size: int) -> None:
+        super().__init__(held_out, batch_size)
+        self.processor = processor
+
+    @torch.no_grad()
+    def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
+        encoder, pictures = method.exported(), self.held_out
+        rows = pictures.rows[:SEARCHED]
+        mean, std = (torch.tensor(getattr(self.processor, f"image_{name}")).view(3, 1, 1) for name in ("mean", "std"))
+        device, features = next(encoder.parameters()).device, []
+        for some in rows.split(128):
+            pixels = (pictures.pixels[some].float() / 255 - mean) / std
+            features.append(image_encoders.features(encoder, pixels.to(device)).float().cpu())
+        unit = F.normalize(torch.cat(features), dim=1)
+        asked = torch.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).long()
+        similarity = unit[asked] @ unit.T
+        similarity[torch.arange(len(asked)), asked] = -2.0  # an image is no neighbour of its own
+        nearest = similarity.topk(min(SHOWN, len(rows) - 1))[1]
+        images = pictures.pixels[rows]
+        columns = {"image": images[asked]} | {str(i + 1): images[nearest[:, i]] for i in range(nearest.shape[1])}
+        shown = {name: pixels.float() / 255 for name, pixels in columns.items()}
+        figures.picture_grid(shown, directory / "neighbours.png")
+        caption = (
+            f"Held-out images and the nearest of {len(rows):,} by the cosine of their features, the nearest first."
+        )
+        return {"neighbours.png": caption}

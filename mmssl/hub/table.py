@@ -1,0 +1,43 @@
+"""Results side by side, a column for the trained model and one for each baseline: in the terminal and on the card."""
+
+from __future__ import annotations
+
+Columns = dict[str, dict[str, float]]  # column -> name of a result -> value
+
+
+def print_table(title: str, columns: Columns, digits: int | None = None) -> None:
+    """digits: behind the decimal point; by default two, above ten one."""
+    names = _names(columns)
+    width, wide = max(map(len, names), default=0) + 2, max(18, 2 + max(map(len, columns)))
+    print(title)
+    print(" " * width + "".join(f"{column:>{wide}}" for column in columns))
+    for name in names:
+        cells = (number(values[name], digits) if name in values else "" for values in columns.values())
+        print(f"{name:<{width}}" + "".join(f"{cell:>{wide}}" for cell in cells))
+
+
+def results_table(results: Columns) -> str:
+    """Markdown: a row for each figure, a column for the trained model and for each baseline."""
+    lines = [f"| | {' | '.join(results)} |", "|---" + "|---:" * len(results) + "|"]
+    for name in _names(results):
+        cells = (number(column[name]) if name in column else "–" for column in results.values())
+        lines.append(f"| {readable(name)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def readable(name: str) -> str:
+    """image_to_text_R@1 -> Image to text R@1"""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def number(value: float | None, digits: int | None = None) -> str:
+    """value: None, which metrics.json holds for a figure that could not be computed, is a dash."""
+    if value is None:
+        return "–"
+    digits = digits if digits is not None else 1 if abs(value) >= 10 else 2
+    return f"{value:.{digits}f}"
+
+
+def _names(results: Columns) -> list[str]:
+    return list(dict.fromkeys(name for column in results.values() for name in column))

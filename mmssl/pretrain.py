@@ -1,0 +1,114 @@
+"""The run, written once: from data, method, optimizer and evaluation to a directory that loads and is described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmssl.data.loader import Loader
+from mmssl.training import steps
+from mmssl.training.loop import start, train
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+    from torch.utils.data import Dataset
+
+    from mmssl.arguments import TrainArgs
+    from mmssl.evaluation.held_out import Evaluation
+    from mmssl.method import Method, Output
+    from mmssl.training.summary import Summary
+
+__all__ = ["pretrain", "start"]  # a recipe begins with the one and ends with the other
+
+
+def pretrain(
+    args: TrainArgs,
+    method: Method,
+    processor,
+    data: Dataset,
+    optimizers: Sequence[Optimizer],
+    evaluation: Evaluation,
+    *,
+    trained_on: str,
+    held_out: str,
+    example: dict[str, Tensor | list],
+    collate: Callable | None = None,
+    shuffle: bool = True,
+    step: Callable[..., Output] = steps.standard,
+    base_model: str | None = None,
+) -> Summary:
+    """Train; then, on the main process, export, prove that the export loads, draw, describe and print.
+
+    processor: the tokenizer, image processor or feature extractor that users load beside the encoder. data, collate,
+    shuffle: see `Loader`. trained_on, held_out: how much data, in words: "1,437 images". example: a few inputs as a
+    user has them, under the names by which the processor takes them; pixels are (images, 3, height, width) uint8.
+    base_model: the directory or Hub id that the training starts from; heads that a run of ours left there are
+    continued.
+
+    Raises what `train` raises, and NotLoadable where the export does not give back what was trained.
+    """
+    from accelerate import PartialState
+
+    from mmssl.evaluation.downstream.probe import Probed
+    from mmssl.hub.export import Uploads
+
+    if base_model:
+        method.continue_from(base_model)
+    evaluation = Probed(evaluation, args, method, processor)
+    uploads = Uploads(args, method, processor)
+    loader = Loader.from_args(data, args, collate, shuffle)
+    summary = train(method, loader, args, optimizers, step, evaluation, uploads)
+    if PartialState().is_main_process:
+        _finish(args, method, processor, evaluation, summary, trained_on, held_out, example, base_model)
+    return summary
+
+
+def _finish(
+    args: TrainArgs,
+    method: Method,
+    processor,
+    evaluation: Evaluation,
+    summary: Summary,
+    trained_on: str,
+    held_out: str,
+    example: dict[str, Tensor | list],
+    base_model: str | None,
+) -> None:
+    from mmssl import figures
+    from mmssl.data import built_in
+    from mmssl.hub import export
+    from mmssl.hub.table import print_table
+    from mmssl.training.output_dir import OutputDir
+
+    before = "before training" if base_model else "untrained"
+    results = {
+        column: {name: value for name, value in values.items() if name != "step"}
+        for column, values in (("trained", summary.evaluations[-1]), (before, summary.evaluations[0]))
+    }
+    for column, values in evaluation.baselines(method.eval()).items():
+        results[column] = results.get(column, {}) | values
+    with OutputDir(args.output_dir).writing() as place:
+        shown = evaluation.draw(method, place / "figures", results)
+        if "images" in example:
+            figures.picture(example["images"][0], place / "figures" / "example.png")
+    card, text = method.card, evaluation.text(method)
+    record = export.Record(
+        title=Path(args.output_dir).name,
+        description="\n\n".join(part for part in (card.about, text) if part),
+        data=f"{args.dataset}: {trained_on}, and {held_out} held out. {built_in.LICENCES.get(args.dataset, '')}",
+        task=card.task,
+        dataset=args.dataset,
+        results=results,
+        units=evaluation.units,
+        snippets={k: code.format(**example) if card.fill else code for k, code in card.snippets.items()},
+        limits=card.limits,
+        figures=shown,
+        tags=list(card.tags),
+        base_model=base_model,
+    )
+    print_table(f"{held_out} held out, {args.dataset}. {evaluation.units}", results)
+    if text:
+        print(text)
+    export.finish(method, processor, method.exported(), example, record, summary, args, card.trivial, card.auto_class)

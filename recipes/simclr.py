@@ -1,0 +1,49 @@
+"""SimCLR on unlabelled images.
+
+accelerate launch recipes/simclr.py                                        # scikit-learn's digits, built in
+accelerate launch recipes/simclr.py --dataset my_folder --encoder resnet18 --image_size 96
+accelerate launch recipes/simclr.py --dataset my_folder --model_name_or_path microsoft/resnet-18   # continue from there
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.simclr import SimCLR
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class SimclrArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/simclr", "where the encoder, log, figures and checkpoints go")
+    projection_dim: int = flag(128, "width of the space that views are compared in", at_least=1, at_most=16384)
+    temperature: float = flag(0.5, "of the softmax; 0.1 for large images", above=0, at_most=100)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+
+    num_train_epochs: float = flag(100, "passes over the data")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(1e-4, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+
+def main(args: SimclrArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    view = views.sized(views.simclr(source.side, (args.smallest_crop, 1.0)), processor)
+    two_views = views.Views([view, view], processor.image_mean, processor.image_std)
+    method = SimCLR(encoder, two_views, args.projection_dim, args.temperature)
+    optimizer = optim.from_args(method, args)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, SimclrArgs, __doc__)

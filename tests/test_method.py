@@ -1,0 +1,95 @@
+"""The seam: what a method saves beside its encoder, and takes over from an earlier run."""
+
+import copy
+
+import pytest
+import tiny_clip
+import torch
+from small import Small
+from torch import nn
+from transformers import AutoModel, ViTConfig, ViTModel
+
+from mmssl.errors import BadInput
+from mmssl.method import HEADS, Method, ema_update, read_heads
+from mmssl.methods.clip import CLIP
+
+
+class WithHeads(Method):
+    """A ViT, a head on top, a queue, and a table that the head and the encoder share."""
+
+    def __init__(self, dim: int = 4, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        self.model = ViTModel(ViTConfig(**small, image_size=8, patch_size=4))
+        self.head = nn.Linear(8, dim)
+        self.shared = self.model.layernorm
+        self.register_buffer("queue", torch.randn(3, dim))
+        self.register_buffer("constant", torch.zeros(2), persistent=False)
+
+
+def test_heads_are_the_parameters_and_buffers_that_are_no_part_of_the_encoder(tmp_path):
+    method = WithHeads()
+    method.save_pretrained(tmp_path)
+    heads = read_heads(str(tmp_path))
+    assert heads.keys() == {"head.weight", "head.bias", "queue"}
+    assert all(torch.equal(value, method.state_dict()[name]) for name, value in heads.items())
+    encoder = AutoModel.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), method.model.parameters(), strict=True))
+
+
+def test_another_run_continues_with_the_heads_and_keeps_its_own_encoder(tmp_path):
+    first, second = WithHeads(seed=1), WithHeads(seed=2)
+    first.save_pretrained(tmp_path)
+    before = copy.deepcopy(second.model.state_dict())
+    second.continue_from(str(tmp_path))
+    for name in ("head.weight", "head.bias", "queue"):
+        assert torch.equal(second.state_dict()[name], first.state_dict()[name])
+    assert all(torch.equal(value, before[name]) for name, value in second.model.state_dict().items())
+    assert second.head.weight.requires_grad
+
+
+def test_a_foreign_checkpoint_has_no_heads_and_new_ones_stay(tmp_path):
+    method = WithHeads()
+    method.model.save_pretrained(tmp_path)
+    before = copy.deepcopy(method.state_dict())
+    assert read_heads(str(tmp_path)) == {}
+    method.continue_from(str(tmp_path))
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
+def test_heads_of_other_sizes_and_damaged_ones_are_refused(tmp_path):
+    WithHeads().save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=r"its queue has the shape \(3, 4\), this run's has \(3, 5\)"):
+        WithHeads(dim=5).continue_from(str(tmp_path))
+    file = tmp_path / HEADS
+    file.write_bytes(file.read_bytes()[:30])
+    with pytest.raises(BadInput, match="its pretraining/heads.safetensors is cut off or damaged"):
+        WithHeads().continue_from(str(tmp_path))
+
+
+def test_a_method_without_heads_writes_none(tmp_path):
+    method, _ = tiny_clip.build()
+    method.save_pretrained(tmp_path)
+    assert not (tmp_path / HEADS).exists()
+
+
+def test_the_bias_of_sigmoid_clip_is_continued(tmp_path):
+    plain, _ = tiny_clip.build()
+    method, other = (CLIP(copy.deepcopy(plain.model), plain.views, loss="sigmoid") for _ in range(2))
+    with torch.no_grad():
+        method.logit_bias.fill_(-3.0)
+    method.save_pretrained(tmp_path)
+    other.continue_from(str(tmp_path))
+    assert other.logit_bias.item() == -3.0
+
+
+def test_an_ema_teacher_moves_by_one_minus_the_momentum():
+    method = Small()
+    with torch.no_grad():
+        for p in method.student.parameters():
+            p.add_(1.0)
+    before = [p.clone() for p in method.teacher.parameters()]
+    ema_update(method.teacher, method.student, 0.75)
+    for old, new in zip(before, method.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.25)
