@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import subprocess
@@ -97,18 +98,32 @@ def test_weights_other_than_those_in_memory_are_refused_and_the_run_does_not_loo
         export.push(tmp_path, "user/name")
 
 
+def own_code(directory, method, first_lines: str) -> None:
+    """Make the method's model one of a class that a file in the directory defines, and that has run here."""
+    code = "from transformers import CLIPConfig, CLIPModel\nclass OwnConfig(CLIPConfig):\n    model_type = 'own'\n"
+    (directory / "own.py").write_text(first_lines + code + "class Own(CLIPModel):\n    config_class = OwnConfig\n")
+    spec = importlib.util.spec_from_file_location("own", directory / "own.py")
+    sys.modules["own"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["own"])
+    method.model.__class__ = sys.modules["own"].Own
+    settings = json.loads((directory / "config.json").read_text()) | {"model_type": "own"}
+    settings["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own"}
+    (directory / "config.json").write_text(json.dumps(settings))
+
+
 def test_directories_are_checked_together_and_refused_one_by_one(tmp_path):
     method, processor = tiny_clip.build()
     names = ["first", "deadly", "without_tokenizer", "of_other_weights", "last"]
     for name in names:
         (tmp_path / name).mkdir()
         tiny_clip.export(tmp_path / name)
-    own = {"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own"}
-    (tmp_path / "deadly" / "own.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
-    (tmp_path / "deadly" / "config.json").write_text(json.dumps(own))
+    deadly = tiny_clip.build()[0]
+    kill = "import os, sys\nif not sys.modules.get('mmssl', True): os.kill(os.getpid(), 9)\n"
+    own_code(tmp_path / "deadly", deadly, kill)
     (tmp_path / "without_tokenizer" / "tokenizer.json").unlink()
     tiny_clip.build(seed=1)[0].save_pretrained(tmp_path / "of_other_weights")
-    exports = [export.Exported(tmp_path / name, method.model, processor, tiny_clip.EXAMPLE) for name in names]
+    models = {name: method.model for name in names} | {"deadly": deadly.model}
+    exports = [export.Exported(tmp_path / name, models[name], processor, tiny_clip.EXAMPLE) for name in names]
     faults = dict(zip(names, map(str, export.reload_faults(exports)), strict=True))
     assert faults["first"] == faults["last"] == "None"
     assert faults["deadly"] == f"{tmp_path / 'deadly'} was written but does not load: exit code -9"
@@ -151,10 +166,7 @@ def test_feature_extractors_image_processors_and_tokenizers_are_reloaded_too(tmp
 def test_code_that_needs_mmssl_is_refused(tmp_path):
     method, processor = tiny_clip.build()
     tiny_clip.export(tmp_path)
-    (tmp_path / "own.py").write_text("from mmssl.methods.clip import CLIP\nclass Own: ...\nclass OwnConfig: ...\n")
-    settings = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "own"}
-    settings["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own"}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
+    own_code(tmp_path, method, "from mmssl.methods.clip import CLIP\n")
     with pytest.raises(export.NotLoadable, match="does not load.*mmssl"):
         export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
 

@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
+from mmssl import bounded_json
 from mmssl.data.atomic import once
 from mmssl.data.built_in import BUILT_IN
 from mmssl.data.images.decoding import Data, undecoded
@@ -237,6 +238,14 @@ def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
 
 
 def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kwargs):
+    tables = [Path(file) for part in (files or {}).values() for file in part] if reader == "json" else []
+    if reader == "imagefolder":
+        tables = list(Path(kwargs["data_dir"]).rglob("metadata.jsonl"))
+    try:
+        for table in tables:
+            bounded_json.check(table)
+    except bounded_json.NotJson as error:
+        raise BadInput(f"--dataset {table}: {error}") from error
     try:
         return load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
     except Exception as error:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
 
 STRIPS = 32  # read side by side
@@ -87,6 +88,7 @@ def nats(model: PreTrainedModel, ids: Tensor) -> float:
         known = (at[:, now] >= 0).to(device)
         output = model(read[:, now].to(device), attention_mask=known, state=state, use_cache=True)
         state = output.state
+        finite(output.logits, "logits of the language model")
         each = F.cross_entropy(output.logits.float().transpose(1, 2), next_one[:, now].to(device), reduction="none")
         total += each.double()[scored[:, now].to(device)].sum().item()
     return total / predicted

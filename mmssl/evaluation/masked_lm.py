@@ -22,6 +22,7 @@ from mmssl.arguments import Flags, command, flag
 from mmssl.data import draws
 from mmssl.data.text import documents, masking, packed
 from mmssl.device import best_device
+from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.hub.table import print_table
 from mmssl.methods.bert import BERT, from_pretrained
@@ -50,6 +51,7 @@ class MaskedTokens(Evaluation):
         loss = right = hidden = 0.0
         for batch, chosen, targets in _questions(method, self.held_out, self.batch_size):
             logits = method.guess(batch["input_ids"], chosen, batch["draw"])[0].float()
+            finite(logits, "logits of hidden tokens")
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             right += (logits.argmax(-1) == targets).sum().item()
             hidden += len(targets)

@@ -18,6 +18,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mmssl import bounded_json
 from mmssl.arguments import TrainArgs
 from mmssl.device import best_device, precision
 from mmssl.errors import not_written
@@ -101,7 +102,8 @@ def write_unfinished_card(directory: Path, title: str, step: int, total: int) ->
 
 
 def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainArgs) -> None:
-    """metrics.json: its presence marks a finished run, so it takes its place last."""
+    """metrics.json: its presence marks a finished run, so it takes its place last. A figure that could not be computed
+    (of word similarity, where no word is known) is null."""
     content = {
         "results": results,
         "steps": summary.step,
@@ -115,7 +117,7 @@ def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainA
         "software": software(),
         "hardware": hardware(args),
     }
-    (directory / METRICS).write_text(json.dumps(content, indent=2))
+    (directory / METRICS).write_text(bounded_json.dumps(content, indent=2))
 
 
 def add_results(

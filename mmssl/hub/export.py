@@ -24,6 +24,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,6 +37,7 @@ from mmssl.errors import BadInput, not_written
 from mmssl.hub import card, reload
 from mmssl.hub.card import Record  # recipes say export.Record
 from mmssl.method import Method
+from mmssl.models import remote_code
 from mmssl.training import durable
 from mmssl.training.log import Log
 from mmssl.training.output_dir import OutputDir, listed
@@ -44,6 +46,7 @@ from mmssl.training.summary import Summary
 
 __all__ = ["Exported", "NotLoadable", "Record", "Uploads", "check_reload", "finish", "push", "reload_faults"]
 
+ANSWER_TIMEOUT = 30  # seconds; a commit of many files takes the Hub some
 TOLERANCE = 1e-5  # of outputs after a reload, against those in memory, in units of the largest one
 REMEDIES = {
     401: "sign in with `hf auth login`, or set HF_TOKEN",
@@ -77,7 +80,8 @@ def check_reload(
     """Load `directory` in a fresh interpreter that cannot import mmssl; every output must be the same as from memory.
 
     model, processor: those that were exported; left as they are. example: a few inputs as a user has them, under the
-    names by which the processor takes them. Code in the directory runs where its config names some. Raises NotLoadable.
+    names by which the processor takes them. Of code in the directory, only what has run in this process, too, is run
+    there (see remote_code.has_run). Raises NotLoadable.
     """
     for fault in reload_faults([Exported(directory, model, processor, example, auto_class)]):
         if fault:
@@ -105,9 +109,9 @@ def _reload(exports: Sequence[Exported]) -> list[NotLoadable | None]:
             save_file(tensors, own / reload.TENSORS)
             texts = {name: value for name, value in export.example.items() if name not in tensors}
             (own / reload.EXAMPLE).write_text(json.dumps(texts))
-            own_code = "auto_map" in json.loads((export.directory / "config.json").read_text())
+            code = sorted(remote_code.has_run(export.directory, export.model, export.processor))
             classes = [export.auto_class, _auto_class(export.processor)]
-            jobs.append([str(export.directory.resolve()), *classes, own_code, str(own)])
+            jobs.append([str(export.directory.resolve()), *classes, code, str(own)])
         program = Path(reload.__file__).read_text()
         done = subprocess.run(
             [sys.executable, "-c", program],
@@ -298,11 +302,13 @@ def _upload(directory: Path, repository: str, message: str) -> str:
 
 
 def _ask(repository: str, call):
+    get_session().timeout = ANSWER_TIMEOUT  # huggingface_hub waits for ever
     try:
         return call()
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = f"no answer in {ANSWER_TIMEOUT} seconds" if "Timeout" in type(error).__name__ else said
         remedy = f": {REMEDIES[status]}" if status in REMEDIES else ""
         raise _Refused(f"upload to {repository} failed ({said}){remedy}") from error
 

@@ -7,6 +7,7 @@ input are the arguments of `reload` for each directory, as JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -29,11 +30,30 @@ def outputs(model: torch.nn.Module, processor, example: dict[str, Tensor | list[
         return {name: value.clone() for name, value in model(**encoded).items() if torch.is_tensor(value)}
 
 
-def reload(directory: str, auto_class: str, auto_processor: str, trust_remote_code: bool, place: str) -> None:
-    """From the example in `place` to the outputs, or to the last line of the error, in `place`."""
+def run_only() -> set[str]:
+    """From here on transformers imports a file that came with a model only where its sha256 is in the returned set."""
+    from transformers import dynamic_module_utils as dynamic
+
+    class_in_module, digests = dynamic.get_class_in_module, set()
+
+    def checked(class_name: str, module_path: str, **options) -> type:
+        file = os.path.join(dynamic.HF_MODULES_CACHE, module_path)
+        for source in (file, *dynamic.get_relative_import_files(file)):
+            with open(source, "rb") as f:
+                if hashlib.sha256(f.read()).hexdigest() not in digests:
+                    raise ImportError(f"{os.path.basename(source)} is not the code that trained this model; not run")
+        return class_in_module(class_name, module_path, **options)
+
+    dynamic.get_class_in_module = checked
+    return digests
+
+
+def reload(directory: str, auto_class: str, auto_processor: str, code: list[str], place: str) -> None:
+    """From the example in `place` to the outputs, or to the last line of the error, in `place`. code: sha256 of each
+    file of code that may run; none where the directory is to load without."""
     import transformers
 
-    trust = {"trust_remote_code": trust_remote_code}
+    trust = {"trust_remote_code": bool(code)}
     try:
         auto = getattr(transformers, auto_class)
         model = auto.from_pretrained(directory, dtype=torch.float32, use_safetensors=True, **trust).eval()
@@ -50,8 +70,11 @@ def reload(directory: str, auto_class: str, auto_processor: str, trust_remote_co
 def main() -> None:
     sys.modules["mmssl"] = None  # as on a machine where it is not installed
     sys.modules["sklearn"] = None  # transformers imports it where it can, for nothing needed here: a second saved
-    for arguments in json.load(sys.stdin):
-        reload(*arguments)
+    may_run = run_only()
+    for directory, auto_class, auto_processor, code, place in json.load(sys.stdin):
+        may_run.clear()
+        may_run.update(code)
+        reload(directory, auto_class, auto_processor, code, place)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from mmssl.errors import BadInput, first_line
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Method, Output
-from mmssl.models import pretrained, word_vectors
+from mmssl.models import pretrained, remote_code, word_vectors
 
 SIZES = {  # layers, width; the miniatures of Turc et al. 2019, arXiv:1908.08962, and BERT's own
     "tiny": (2, 128),
@@ -286,10 +286,12 @@ def from_pretrained(
 
 def load_tokenizer(name: str, max_length: int) -> PreTrainedTokenizerBase:
     """A checkpoint's tokenizer, for a model from scratch. Raises BadInput where it cannot serve."""
+    pretrained.read_configs(name, f"--tokenizer_name {name}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file can raise
         raise BadInput(f"--tokenizer_name {name}: {first_line(error)}") from error
+    remote_code.drop(None, tokenizer)
     check_tokenizer(tokenizer, f"--tokenizer_name {name}")
     tokenizer.model_max_length = max_length
     return tokenizer

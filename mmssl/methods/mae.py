@@ -28,6 +28,7 @@ from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Card, Method, Output
+from mmssl.models import pretrained, remote_code
 
 MASK = 1 << 16  # where the mask's draws begin among those of an image: far behind its view's
 PRETRAINING = "pretraining"  # the folder of encoder and decoder, to continue from
@@ -270,15 +271,20 @@ def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTr
     """Our own export, or any checkpoint of a ViTMAE, with its decoder. Raises BadInput where `name` is none."""
     flag = f"--model_name_or_path {name}"
     try:
+        pretrained.read_configs(name, flag)
         kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         folder = {} if kind == "vit_mae" else {"subfolder": PRETRAINING}
         model, report = ViTMAEForPreTraining.from_pretrained(
             name, **folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
+    except BadInput:
+        raise
     except Exception as error:  # whatever a missing or damaged file can raise
         raise BadInput(f"{flag} is no MAE with its decoder: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"{flag} lacks {len(missing)} weights of a MAE, {missing[0]} first")
+    pretrained.check_finite(model, flag)
+    remote_code.drop(model, processor)
     model.config.mask_ratio = check_mask_ratio(mask_ratio, model.vit.embeddings.patch_embeddings.num_patches)
     return model, processor

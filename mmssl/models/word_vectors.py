@@ -11,13 +11,13 @@ import torch
 from accelerate import PartialState
 from gensim.models import KeyedVectors
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput
+from mmssl.models import pretrained
 
 
 def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
@@ -27,9 +27,11 @@ def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
     path = Path(path)
     if not path.exists() and len(path.parts) == 2:
         try:
+            pretrained.ask_hub(str(path))
             path = Path(snapshot_download(str(path), allow_patterns=["vectors.bin", "pretraining/*"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise BadInput(f"{path}: no such file or directory, and the Hub gave: {first_line(error)}") from error
+        except Exception as error:  # whatever the Hub, or the way to it, says
+            said = pretrained.said_by_hub(error)
+            raise BadInput(f"{path}: no such file or directory, and the Hub gave: {said}") from error
     outputs = path / "pretraining" / "outputs.safetensors"
     file = path / "vectors.bin" if path.is_dir() else path
     if not file.is_file():
@@ -41,6 +43,9 @@ def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
             f"{file} is not in word2vec format: {error}. From gensim: "
             "model.wv.save_word2vec_format('vectors.bin', binary=True)"
         ) from error
+    if not np.isfinite(vectors.vectors).all():
+        word = vectors.index_to_key[int((~np.isfinite(vectors.vectors)).any(1).argmax())]
+        raise BadInput(f"{file}: vectors that are NaN or infinite, that of {word!r} first")
     return vectors, load_file(outputs)["outputs"] if outputs.exists() else None
 
 

@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmssl import bounded_json
 from mmssl.errors import BadInput, first_line
 from mmssl.training import durable, random_state
 from mmssl.training.output_dir import OF_A_CHECKPOINT, OutputDir
@@ -136,7 +137,7 @@ def _fault(state: object, path: Path, device: torch.device, check: Callable[[dic
 
 def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], accelerator: Accelerator) -> dict:
     """Restore method, optimizers and random states from `path`; returns the `progress` that was saved."""
-    state = json.loads((path / "state.json").read_text())
+    state = bounded_json.read(path / "state.json")
     own = path / f"buffers_{accelerator.process_index}.safetensors"
     try:
         weights = load_file(path / "method.safetensors") | (load_file(own) if own.exists() else {})
@@ -198,7 +199,7 @@ def damage(path: Path, device: torch.device = CPU, check: Callable[[dict], objec
         if durable.sha256(path / name) != recorded.get(name):
             return f"{name} is not what was written"
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = bounded_json.read(path / "state.json")
     except ValueError as error:
         return f"state.json is no JSON: {first_line(error)}"
     return _fault(state, path, device, check)

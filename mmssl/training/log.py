@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -19,6 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.arguments import TrainArgs
 from mmssl.device import precision
 from mmssl.errors import not_written
@@ -180,7 +180,7 @@ class Log:
         if self.accelerator.is_main_process:
             try:
                 with open(self.file, "a") as f:
-                    f.write(json.dumps(line) + "\n")
+                    f.write(bounded_json.dumps(line) + "\n")
             except OSError as error:  # the training is worth more than this line
                 self.warn(f"{self.file} could not be written: {error}")
         if self.accelerator.trackers:
@@ -217,7 +217,7 @@ def read(file: Path) -> list[dict]:
         return lines
     for text in file.read_text(errors="replace").splitlines():
         with suppress(ValueError):
-            line = json.loads(text)
+            line = bounded_json.loads(text)
             if isinstance(line, dict) and "step" in line:
                 lines.append(line)
     return lines
@@ -228,6 +228,6 @@ def _keep_lines_until(file: Path, step: int) -> None:
     which came after the save and comes again."""
     kept = [line for line in read(file) if line["step"] < step or (line["step"] == step and "epoch" in line)]
     try:
-        durable.replace(file, "".join(json.dumps(line) + "\n" for line in kept))
+        durable.replace(file, "".join(bounded_json.dumps(line) + "\n" for line in kept))
     except OSError as error:
         raise not_written(file, error, file.stat().st_size) from error

@@ -23,6 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from mmssl import bounded_json
 from mmssl.errors import BadInput, first_line, not_written
 from mmssl.training import durable
 
@@ -188,7 +189,7 @@ class OutputDir:
             lock.acquire(timeout=1)  # second: a run that begins at this moment has then said who it is
         except Timeout as error:
             try:
-                held = json.loads(self.manifest.read_text(encoding="utf-8"))
+                held = bounded_json.read(self.manifest)
                 by = f"process {held['process']} on {held['host']}"
             except (OSError, ValueError, KeyError, TypeError):
                 by = "another process"
@@ -205,7 +206,7 @@ class OutputDir:
         """What the run has registered and not removed, relative to the directory. Raises BadInput where the manifest is
         damaged."""
         try:
-            names = json.loads(self.manifest.read_text(encoding="utf-8"))["files"]
+            names = bounded_json.read(self.manifest)["files"]
             # nothing outside, whoever wrote it there
             return {name for name in names if not (name.startswith("/") or ".." in Path(name).parts)}
         except FileNotFoundError:

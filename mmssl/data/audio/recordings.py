@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.data import draws, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.audio import waves
@@ -98,7 +99,7 @@ class Recordings(Dataset):
 
         directory = once(sources.home() / "decoded" / _digest(data, sampling_rate), decode)
         with reading(directory):
-            found = json.loads((directory / "rows.json").read_text())
+            found = bounded_json.read(directory / "rows.json")
             lengths = torch.tensor(found["lengths"], dtype=torch.int64)
             unusable = {int(row): why for row, why in found["unusable"].items()}
             if (size := (directory / "samples.int16").stat().st_size) != 2 * lengths.sum():

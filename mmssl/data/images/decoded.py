@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.data import sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
@@ -50,7 +51,7 @@ class Decoded:
         # "c": torch wants memory that it could write to; what were written would stay in this process
         with reading(directory):
             pixels = np.load(directory / "pixels.npy", mmap_mode="c")
-            broken = json.loads((directory / "broken.json").read_text())
+            broken = bounded_json.read(directory / "broken.json")
             if pixels.shape != shape:
                 raise ValueError(f"pixels.npy holds {pixels.shape}, not {shape}")
             self.broken = {int(row): why for row, why in broken.items()}

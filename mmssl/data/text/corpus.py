@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmssl import bounded_json
 from mmssl.data import sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.text.blocks import Source, in_blocks, open_blocks
@@ -114,7 +115,7 @@ def from_args(args) -> Corpus:
 def read(directory: Path) -> Corpus:
     """A corpus that `build` has written."""
     with reading(directory):
-        about = json.loads((directory / "corpus.json").read_text())
+        about = bounded_json.read(directory / "corpus.json")
         words = (directory / "words.txt").read_bytes().decode().split("\n")
         counts, ids = np.load(directory / "counts.npy"), np.memmap(directory / "ids.int32", np.int32, mode="r")
         # every occurrence of a word that is kept, and the ends of sentences

@@ -26,6 +26,7 @@ from mmssl.data.labelled import Labelled
 from mmssl.data.loader import Loader
 from mmssl.evaluation.downstream import linear_probe
 from mmssl.evaluation.downstream.encoder import Encoder, features
+from mmssl.evaluation.finite import finite
 from mmssl.method import Method, Output
 from mmssl.training.loop import train
 from mmssl.training.output_dir import OutputDir
@@ -138,7 +139,7 @@ def predict(classifier: Classifier, data: Labelled, batch_size: int) -> Tensor:
     device, batches, found = classifier.head.weight.device, data.batches(batch_size), []
     for some in batches:
         inputs = {name: value.to(device) for name, value in data.inputs.__getitems__(some.tolist()).items()}
-        found.append(classifier.logits(**inputs).argmax(1).cpu())
+        found.append(finite(classifier.logits(**inputs), "logits of the fine-tuned classifier").argmax(1).cpu())
     return torch.cat(found)[torch.cat(batches).argsort()]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +13,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from mmssl import figures
+from mmssl import bounded_json, figures
 from mmssl.data import labelled
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
 from mmssl.device import best_device
@@ -185,7 +184,7 @@ def main(args) -> None:
     drawn = draw(table, columns, transfer, directory)
     found = {"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}
     try:
-        durable.replace(directory / "results.json", json.dumps(found, indent=2))
+        durable.replace(directory / "results.json", bounded_json.dumps(found, indent=2))
     except OSError as error:
         raise not_written(directory / "results.json", error) from error
     name = Path(args.model_name_or_path)
