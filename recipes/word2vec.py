@@ -14,7 +14,6 @@ import os
 from dataclasses import dataclass
 
 import torch
-from accelerate import PartialState
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.text import corpus
@@ -65,6 +64,8 @@ class Word2VecArgs(TrainArgs):
 
 
 def main(args: Word2VecArgs) -> None:
+    from accelerate import PartialState
+
     start(args)
     batched = args.batched or (torch.cuda.is_available() and not args.use_cpu)
     if word2vec.WHY_NO_KERNEL and not batched:

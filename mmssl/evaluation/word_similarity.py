@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from gensim.models import KeyedVectors
-from gensim.test.utils import datapath
 
 from mmssl import figures
 from mmssl.evaluation.held_out import Columns, Evaluation
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
+
 
 SIMILARITY = {"WordSim-353": "wordsim353.tsv", "SimLex-999": "simlex999.txt"}
 ANALOGIES = "questions-words.txt"
@@ -79,6 +82,8 @@ class WordVectors(Evaluation):
 
 def evaluate(vectors: KeyedVectors) -> dict[str, float]:
     """Spearman's rho for the similarity tests, accuracy for the analogies, and the share of each that is covered."""
+    from gensim.test.utils import datapath
+
     results = {}
     for name, file in SIMILARITY.items():
         try:
@@ -99,6 +104,8 @@ def analogies(vectors: KeyedVectors) -> tuple[int, int, int]:
     A question is right where no word is nearer than the expected one. So it is compared with one block of words after
     the other, the most frequent first, until a nearer one is found: for most questions that is early.
     """
+    from gensim.test.utils import datapath
+
     words = vectors.index_to_key[:MOST_FREQUENT]
     row = {word.upper(): i for i, word in reversed(list(enumerate(words)))}
     text = Path(datapath(ANALOGIES)).read_text().upper()

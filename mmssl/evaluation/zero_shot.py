@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +23,10 @@ from mmssl.errors import BadInput
 from mmssl.evaluation import features
 from mmssl.evaluation.finite import finite
 from mmssl.hub.table import print_table
+
+if TYPE_CHECKING:
+    import datasets
+
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "{}")
 
@@ -75,6 +79,8 @@ def chance(label: Tensor, classes: int) -> dict[str, float]:
 
 def labels(data: datasets.Dataset, column: str) -> tuple[list[str], Tensor]:
     """(class names, (rows,) class of each row). Raises BadInput where a row has none."""
+    import datasets
+
     if column not in data.column_names:
         raise BadInput(f"--label_column {column}: the data has no such column, only {', '.join(data.column_names)}")
     values = list(data[column])

@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mmssl import bounded_json
@@ -178,6 +177,8 @@ def hub_id(name: str | None) -> str | None:
 
 def command_line() -> str:
     """What was typed, near enough to type it again."""
+    from accelerate import PartialState
+
     script = Path(sys.argv[0])
     script = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
     state, launcher = PartialState(), ["accelerate", "launch"]
@@ -194,6 +195,8 @@ def software() -> dict[str, str]:
 
 
 def hardware(args: TrainArgs) -> str:
+    from accelerate import PartialState
+
     processes, kind = PartialState().num_processes, precision(args).replace("no", "fp32")
     if torch.cuda.is_available() and not args.use_cpu:
         return f"{processes} x {torch.cuda.get_device_name()}, {kind}"

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import get_session
@@ -29,7 +28,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
 
 from mmssl import figures
 from mmssl.arguments import TrainArgs
@@ -245,6 +243,8 @@ class Uploads:
 
     def __init__(self, args: TrainArgs, method: Method, processor) -> None:
         """Raises BadInput where the Hub refuses."""
+        from accelerate import PartialState
+
         self.args, self.method, self.processor = args, method, processor
         self.worker, self.running = ThreadPoolExecutor(max_workers=1), Future()
         self.running.set_result(None)
@@ -316,6 +316,8 @@ def _ask(repository: str, call):
 def _auto_class(processor) -> str:
     """The class by which a user loads it. AutoProcessor would miss a feature extractor alone: a Wav2Vec2 model's has a
     tokenizer too."""
+    from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
+
     kinds = {ProcessorMixin: "AutoProcessor", PreTrainedTokenizerBase: "AutoTokenizer"}
     kinds |= {ImageProcessingMixin: "AutoImageProcessor", FeatureExtractionMixin: "AutoFeatureExtractor"}
     return next(name for kind, name in kinds.items() if isinstance(processor, kind))

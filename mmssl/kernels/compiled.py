@@ -21,10 +21,8 @@ from types import ModuleType
 
 import llvmlite
 import llvmlite.binding as llvm
-import numba
 from filelock import FileLock, Timeout
 from huggingface_hub.constants import HF_HOME
-from numba import config, njit
 
 PATIENCE = 120  # seconds that one process waits for another one that compiles
 OPTIONS = ("BOUNDSCHECK", "DEBUG_JIT", "DEBUGINFO_DEFAULT", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "CPU_NAME",
@@ -42,6 +40,8 @@ class Compiled:
         self._ready: Callable | None = None
 
     def __call__(self, *arguments):
+        import numba
+
         if self._ready is None:
             with _compiling:
                 if self._ready is None:
@@ -60,6 +60,8 @@ class Compiled:
         return self._jit(types, None)
 
     def _jit(self, types: tuple, directory: Path | None) -> Callable:
+        from numba import config, njit
+
         before = config.CACHE_DIR
         try:
             config.CACHE_DIR = str(directory or "")
@@ -78,6 +80,9 @@ def compiled(*modules: ModuleType) -> Callable[[Callable], Compiled]:
 
 def _directory(files: list[str]) -> Path | None:
     """The folder for code from these files, for this processor and these options; None where none can be written."""
+    import numba
+    from numba import config
+
     digest = hashlib.sha256()
     processor = llvm.get_default_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     options = [getattr(config, name, None) for name in OPTIONS]
@@ -97,6 +102,8 @@ def _directory(files: list[str]) -> Path | None:
 
 def _places() -> list[Path]:
     """Never a folder that others may write to: what lies there is run."""
+    from numba import config
+
     if config.CACHE_DIR:
         return [Path(config.CACHE_DIR)]
     home = Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl")) / "kernels"

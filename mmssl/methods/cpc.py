@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
 
 from mmssl.arguments import TrainArgs, flag
 from mmssl.data.text import sentences
@@ -27,6 +27,10 @@ from mmssl.method import Card, Method, Output, read_heads
 from mmssl.models import pretrained, word_vectors
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
+
 
 AUDIO_SNIPPETS = {
     "Features of a recording": """
@@ -265,6 +269,8 @@ class CPC(Method):
 
 def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
     """As the flags of recipes/cpc_audio.py have it: new, or from a checkpoint."""
+    from transformers import Wav2Vec2FeatureExtractor
+
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcAudioConfig.model_type)
     config = CpcAudioConfig(

@@ -17,10 +17,10 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from gensim.models import KeyedVectors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -33,6 +33,10 @@ from mmssl.method import Card, Method, Output
 from mmssl.models import word_vectors
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 from mmssl.models.word_vectors import take_over
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
+
 
 try:
     from mmssl.kernels import word2vec as kernel
@@ -224,6 +228,8 @@ class Word2Vec(Method):
 
     def keyed_vectors(self) -> KeyedVectors:
         """The word vectors as gensim knows them."""
+        from gensim.models import KeyedVectors
+
         vectors = KeyedVectors(self.dimension)
         vectors.add_vectors(self.words, self.inputs.detach().cpu().contiguous().numpy())
         vectors.allocate_vecattrs(["count"], [np.int64])  # at once: word for word takes a second

@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from mmssl import bounded_json
 from mmssl.training.durable import sha256
@@ -65,6 +64,8 @@ def has_run(directory: Path, model: PreTrainedModel, processor) -> set[str]:
     checkpoints into this process, which it does under --trust_remote_code only. Known by content: neither the name of
     a file nor a key in a config is a reason to trust it.
     """
+    from transformers.dynamic_module_utils import get_relative_import_files
+
     wanted = {name.partition(".")[0] for file in _configs(directory) for name in _references(bounded_json.read(file))}
     of_objects = {type(o).__module__ for o in (model, getattr(model, "config", None), processor)}
     imported = {name for name in sys.modules if name.startswith("transformers_modules.")}

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from accelerate import PartialState
-from gensim.models import KeyedVectors
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from mmssl.errors import BadInput
 from mmssl.models import pretrained
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
+    from transformers import PreTrainedTokenizerFast
 
 
 def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
     """Vectors to go on from, and their outputs where there are any: our own export (a directory or a Hub id), or a
     word2vec file, text or binary (.bin), also .gz, as gensim, fastText and GloVe with a header write it. Raises
     BadInput."""
+    from gensim.models import KeyedVectors
+
     path = Path(path)
     if not path.exists() and len(path.parts) == 2:
         try:
@@ -52,6 +54,9 @@ def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
 def write_text(file: Path, words: list[str], table: np.ndarray) -> None:
     """word2vec's text format, as gensim's save_word2vec_format(binary=False) writes it, in half of its time. table:
     (words, dim) float32; each number is the shortest that reads back as the same."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     with open(file, "wb") as f:
         f.write(f"{len(words)} {table.shape[1]}\n".encode())
         for start in range(0, len(words), 10_000):  # rows: in memory as text at once
@@ -81,6 +86,8 @@ def take_over(table: Tensor, words: list[str], vectors: KeyedVectors, values: Te
 
 def say_taken_over(known: int, of: int, name: str) -> None:
     """One line for those who gave --init_vectors `name`. Raises BadInput where none of its words is known."""
+    from accelerate import PartialState
+
     if not known:
         raise BadInput(f"--init_vectors {name}: it has none of the {of:,} words")
     if PartialState().is_main_process:
@@ -90,6 +97,8 @@ def say_taken_over(known: int, of: int, name: str) -> None:
 def tokenizer(words: list[str], plain: bool) -> PreTrainedTokenizerFast:
     """Words to rows of the table, as `data.corpus` cuts them: at white space; with `plain`, lower-cased letters and
     digits."""
+    from transformers import PreTrainedTokenizerFast
+
     table = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate([*words, "<unk>", "<pad>"])}, unk_token="<unk>")
     )

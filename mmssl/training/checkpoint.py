@@ -20,10 +20,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,6 +32,10 @@ from mmssl import bounded_json
 from mmssl.errors import BadInput, first_line
 from mmssl.training import durable, random_state
 from mmssl.training.output_dir import OF_A_CHECKPOINT, OutputDir
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 CPU = torch.device("cpu")
 FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # of an optimizer: what a resumed run may set anew
@@ -60,6 +63,8 @@ def save(
     Raises BadInput where the disk fails (full, read-only), NonFinite where a weight is not finite. What was there
     before stays whole.
     """
+    from accelerate.utils import gather_object
+
     for name, parameter in method.named_parameters():
         if not parameter.isfinite().all():
             raise NonFinite(f"{name} is not finite after step {step}; not saved. {last_good(directory)}")
@@ -295,6 +300,8 @@ def _restore(method: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
 
 def _differing_buffers(module: nn.Module) -> dict[str, Tensor]:
     """This process's buffers that are not, bit for bit, those of process 0."""
+    from accelerate.utils import gather_object
+
     saved = module.state_dict().keys()
     buffers = {name: b.detach().cpu().contiguous() for name, b in module.named_buffers() if name in saved}
     digests = {name: hashlib.sha256(_bytes(b)).hexdigest() for name, b in buffers.items()}

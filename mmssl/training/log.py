@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,6 +26,10 @@ from mmssl.training import durable, monitor
 from mmssl.training.checkpoint import NonFinite, last_good
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
 from mmssl.training.summary import Summary
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 MUST_BE_FINITE = ("loss", "grad_norm")
 
@@ -188,6 +191,8 @@ class Log:
 
     def _refuse_non_finite(self, rows: list[dict[str, float]]) -> None:
         """Count the steps that were skipped while that is allowed; else name step and samples, and stop."""
+        from accelerate.utils import gather_object
+
         run, allowed = self.run, self.args.max_skipped_steps
         for i, row in enumerate(rows):
             what = [name for name in MUST_BE_FINITE if not math.isfinite(row.get(name, 0.0))]

@@ -16,17 +16,9 @@ from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    GradientAccumulationPlugin,
-    broadcast_object_list,
-    set_seed,
-)
 from torch.optim import Optimizer
 
 from mmssl.arguments import TrainArgs
@@ -43,11 +35,18 @@ from mmssl.training.output_dir import CHECKPOINTS, OutputDir
 from mmssl.training.signals import Signals, parting_words
 from mmssl.training.summary import Summary
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
 MEETING = "start it with `accelerate launch`, or unset MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK"
 
 
 def start(args: TrainArgs) -> None:
     """What comes before anything costly: the processes, the output directory, the seed. Every recipe's first line."""
+    from accelerate import PartialState
+    from accelerate.utils import set_seed
+
     _refuse_sharding()
     # the others wait while one evaluates; NCCL's own patience is ten minutes
     _refuse_environment()
@@ -78,6 +77,8 @@ def train(
     Raises NonFinite; BadInput, also where a checkpoint cannot be written; SystemExit on SIGTERM or SIGINT, after
     saving (with several processes at the next logging step, where they agree).
     """
+    from accelerate.utils import broadcast_object_list, set_seed
+
     accelerator = _accelerator(args)
     per_step, single = args.gradient_accumulation_steps, accelerator.num_processes == 1
     global_batch = loader.batch_size * accelerator.num_processes
@@ -234,6 +235,10 @@ def total_steps(loader: Loader, args: TrainArgs) -> int:
 
 
 def _accelerator(args: TrainArgs) -> Accelerator:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+
     AcceleratorState._reset_state()  # one process may train twice, the second time in another precision
     return Accelerator(
         cpu=best_device(args.use_cpu).type == "cpu",
@@ -254,6 +259,9 @@ def _accelerator(args: TrainArgs) -> Accelerator:
 
 def _on_main_process(check: Callable[[], None]) -> None:
     """What it refuses, all processes refuse: none may wait for one that has left."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
     refused = None
     if PartialState().is_main_process:
         try:

@@ -7,11 +7,9 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -23,6 +21,10 @@ from mmssl.data.atomic import once, reading, whole
 from mmssl.data.audio import waves
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
+
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ def load(names: str, column: str | None = None, speaker: str | None = None) -> d
     names: what `sources.load` takes; several with commas between them, of which the first gives the test data and the
     others their recordings alone. Raises BadInput where a column is missing.
     """
+    import datasets
+
     parts = [sources.load(name) for name in names.split(",")]
     for name, data in zip(names.split(","), parts, strict=True):
         for part, rows in data.items():
@@ -54,6 +58,9 @@ def load(names: str, column: str | None = None, speaker: str | None = None) -> d
 
 
 def _named(flag: str, rows: datasets.Dataset, column: str | None, speaker: str | None) -> datasets.Dataset:
+    import datasets
+    import pyarrow as pa
+
     for name, of in ((column, "--audio_column"), (speaker, "--speaker_column")):
         if name is not None and name not in rows.column_names:
             raise BadInput(f"{flag}: {of} {name}: no such column among {', '.join(rows.column_names)}")
@@ -193,6 +200,8 @@ def _path(data: datasets.Dataset, row: int) -> str:
 
 def _digest(data: datasets.Dataset, sampling_rate: int) -> str:
     """Changes with the rows, the files that they point to, and the rate."""
+    import pyarrow.compute as pc
+
     digest = hashlib.sha256(f"{data._fingerprint} {sampling_rate} int16".encode())
     stored = data.data.column("audio")
     for path in pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes"))).to_pylist():

@@ -12,10 +12,9 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -27,6 +26,10 @@ from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
 from mmssl.data.images.decoding import undecoded
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
+
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,8 @@ def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...
 
 def _digest(raw: datasets.Dataset, column: str, processor) -> str:
     """Changes with the rows, the files that they point to, and what the processor does."""
+    import pyarrow.compute as pc
+
     digest = hashlib.sha256(f"{raw._fingerprint} {column} {processor.to_json_string()}".encode())
     stored = raw.data.column(column)
     paths = pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))

@@ -7,15 +7,17 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
 from mmssl.data import sources
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 BLOCK = 1 << 24  # bytes
 SPACE = re.compile(  # what str.split() splits at, in UTF-8
@@ -55,6 +57,8 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
 
 
 def file_blocks(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:
+    import pyarrow.parquet as pq
+
     if path.suffix == ".parquet":
         with pq.ParquetFile(path) as file:
             column = text_column(str(path), file.schema_arrow, column)
@@ -115,6 +119,8 @@ def _check_utf8(path: Path, block: bytes, lines: int) -> None:
 
 
 def _table_blocks(name: str, dataset: Dataset | IterableDataset, column: str | None) -> Iterator[tuple[str, bytes]]:
+    import pyarrow as pa
+
     if isinstance(dataset, Dataset):
         column = text_column(name, dataset.data.schema, column)
         rows = dataset.select_columns(column).with_format("arrow").iter(1 << 14)
@@ -126,6 +132,8 @@ def _table_blocks(name: str, dataset: Dataset | IterableDataset, column: str | N
 
 
 def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
+    import pyarrow as pa
+
     strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
     column = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else None)
     if column not in strings:
@@ -138,6 +146,9 @@ def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
 
 def _as_lines(name: str | Path, texts: pa.Array) -> memoryview | bytes:
     """Texts joined by line ends. A text of None is an empty line. Raises BadInput where one is not UTF-8."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     try:
         texts.validate(full=True)  # Arrow reads a column of strings without looking at their bytes
     except pa.ArrowInvalid as error:

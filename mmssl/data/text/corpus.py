@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmssl import bounded_json
 from mmssl.data import sources
@@ -29,6 +28,10 @@ from mmssl.data.atomic import once, reading, whole
 from mmssl.data.text.blocks import Source, in_blocks, open_blocks
 from mmssl.errors import BadInput
 from mmssl.kernels.word_table import LONGEST_WORD, SENTENCE_END, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 DROPPED = -2  # a word that is too rare
 LONG_LINE = 1_000_000  # words
@@ -212,6 +215,9 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, n: int
 
 def _plain(text: bytes) -> pa.Buffer:
     """Lower-cased, with everything but letters, digits and line ends turned to spaces."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     lower = pc.utf8_lower(pa.scalar(text.decode(), pa.large_string()))
     words = pc.replace_substring_regex(lower, r"[^\pL\pM\pN\n]+", " ")
     return words.as_buffer()

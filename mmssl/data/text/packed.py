@@ -10,17 +10,21 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from mmssl.data import draws, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
 
 FORMAT = 1  # of the files on disk
 AT_ONCE = 256  # documents

@@ -11,12 +11,10 @@ import copy
 import math
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -30,6 +28,11 @@ from mmssl.evaluation.finite import finite
 from mmssl.method import Method, Output
 from mmssl.training.loop import train
 from mmssl.training.output_dir import OutputDir
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
 
 
 class Classifier(Method):

@@ -10,7 +10,6 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from mmssl import bounded_json, figures
@@ -170,6 +169,8 @@ class Transfer:
 
 def main(args) -> None:
     """Compute, print, draw, and write down: `results.json` in output_dir, and the checkpoint's card."""
+    from accelerate import PartialState
+
     PartialState(cpu=best_device(args.use_cpu).type == "cpu")
     transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
     OutputDir(directory).register(["results.json"])
