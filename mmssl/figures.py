@@ -8,13 +8,9 @@ from pathlib import Path
 from textwrap import shorten, wrap
 from typing import TYPE_CHECKING
 
-import matplotlib
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-matplotlib.use("Agg")  # no screen
 
 import numpy as np
 import torch
@@ -29,6 +25,16 @@ from mmssl.training.output_dir import OutputDir
 RIGHT = "tab:green"
 
 
+def _pyplot():
+    """Imported when the first figure is drawn, without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
 def picture(pixels: Tensor, file: Path) -> None:
     """One image as it is. pixels: (3, height, width) uint8."""
     drawn = io.BytesIO()
@@ -38,7 +44,7 @@ def picture(pixels: Tensor, file: Path) -> None:
 
 def loss_curve(log: Path, file: Path, trivial: str) -> None:
     """Loss against step, from log.jsonl; dashed, the trivial solution's. trivial: what to call that line."""
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     lines = [line for line in read(log) if "loss" in line]
     chance = [(line["step"], line["trivial_loss"]) for line in lines if "trivial_loss" in line]
@@ -63,7 +69,7 @@ def retrieval_grid(
 
     pixels: (images, 3, height, width) uint8. own: each query's image. similarity: (queries, images).
     """
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     nearest = similarity.topk(min(shown, len(pixels)))[1].tolist()
     own_similarity = similarity.gather(1, torch.as_tensor(own)[:, None])
@@ -96,7 +102,7 @@ def accuracy_curves(
 ) -> None:
     """Accuracy in per cent, its mean and deviation over seeds, one line a name. curves: name -> [(x, a figure for each
     seed)]."""
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for name, points in curves.items():
@@ -114,7 +120,7 @@ def accuracy_curves(
 def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
     """A row for each picture, a column for each way to show it. columns: title -> (pictures, 3, height, width) in
     [0, 1]."""
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     rows = len(next(iter(columns.values())))
     figure, grid = plt.subplots(rows, len(columns), figsize=(1.3 * len(columns), 1.3 * rows + 0.3), squeeze=False)
@@ -128,7 +134,7 @@ def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
 
 def similarity_matrix(similarity: Tensor, file: Path) -> None:
     """Cosine similarity of images (rows) and texts (columns); the diagonal holds the pairs that belong together."""
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     figure, axes = plt.subplots(figsize=(5, 4.2))
     shown = axes.imshow(similarity, cmap="viridis")
@@ -140,7 +146,7 @@ def similarity_matrix(similarity: Tensor, file: Path) -> None:
 def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -> None:
     """Accuracy of telling the true future, in per cent, against how far ahead it lies. columns: name -> a figure for
     each step; the one named chance is dashed."""
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for name, values in columns.items():
@@ -156,7 +162,7 @@ def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -
 def heard(wave: np.ndarray, context: np.ndarray, sampling_rate: int, file: Path) -> None:
     """A spectrogram, and the context features of the same recording under it. wave: (samples,). context: (frames,
     dim). sampling_rate: in Hz."""
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 4.6), sharex=True)
     seconds, window = len(wave) / sampling_rate, 2 ** int(np.log2(0.032 * sampling_rate))
@@ -172,7 +178,7 @@ def heard(wave: np.ndarray, context: np.ndarray, sampling_rate: int, file: Path)
 def label_map(features: np.ndarray, labels: Sequence[str], file: Path) -> None:
     """Examples in the plane of their features' first two principal components, coloured by label. features: (examples,
     dim)."""
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     table = features - features.mean(0)
     plane = table @ np.linalg.svd(table, full_matrices=False)[2][:2].T
@@ -188,7 +194,7 @@ def label_map(features: np.ndarray, labels: Sequence[str], file: Path) -> None:
 
 def word_map(vectors, words: Sequence[str], file: Path) -> None:
     """Words in the plane of the first two principal components of their vectors. vectors: gensim KeyedVectors."""
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     table = np.stack([vectors.get_vector(word, norm=True) for word in words])
     table -= table.mean(0)
@@ -203,7 +209,7 @@ def word_map(vectors, words: Sequence[str], file: Path) -> None:
 
 
 def _write(figure: Figure, file: Path) -> None:
-    import matplotlib.pyplot as plt
+    plt = _pyplot()
 
     drawn = io.BytesIO()
     figure.tight_layout()

@@ -102,7 +102,7 @@ def _finish(
     record = export.Record(
         title=Path(args.output_dir).name,
         description="\n\n".join(part for part in (card.about, text) if part),
-        data=f"{described}. {built_in.LICENCES.get(args.dataset, '')}",
+        data=f"{described}. {built_in.licence(args.dataset)}",
         task=card.task,
         dataset=args.dataset,
         results=results,

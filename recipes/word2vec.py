@@ -68,8 +68,8 @@ def main(args: Word2VecArgs) -> None:
 
     start(args)
     batched = args.batched or (torch.cuda.is_available() and not args.use_cpu)
-    if word2vec.WHY_NO_KERNEL and not batched:
-        print(f"no compiled kernel here ({word2vec.WHY_NO_KERNEL}); training with torch, about ten times slower")
+    if word2vec.why_no_kernel() and not batched:
+        print(f"no compiled kernel here ({word2vec.why_no_kernel()}); training with torch, about ten times slower")
     with PartialState().main_process_first():  # the others find it on disk
         text = corpus.from_args(args)
     words, counts, vectors, outputs = text.words, text.counts, None, None

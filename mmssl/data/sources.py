@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl import bounded_json
 from mmssl.data.atomic import once
-from mmssl.data.built_in import BUILT_IN
-from mmssl.data.images.decoding import Data, undecoded
+from mmssl.data.built_in import BUILT_IN, build
+from mmssl.data.images.decoding import undecoded
 from mmssl.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+    from mmssl.data.images.decoding import Data
 
 
 READERS = {
@@ -156,7 +159,7 @@ def _is_integer(feature) -> bool:
 
 def _built(name: str) -> Path:
     """Where the built-in data lies, made if it is not there yet."""
-    return once(home() / name, BUILT_IN[name])
+    return once(home() / name, partial(build, name))
 
 
 def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | dict:

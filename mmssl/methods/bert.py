@@ -270,9 +270,8 @@ def from_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Any checkpoint of a masked language model, and its tokenizer, for texts of at most max_length tokens. Raises
     BadInput where `name` is none."""
-    from transformers import AutoModelForMaskedLM
 
-    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class=AutoModelForMaskedLM)
+    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class="AutoModelForMaskedLM")
     check_tokenizer(tokenizer, f"--model_name_or_path {name}")
     if len(tokenizer) > model.config.vocab_size:
         raise BadInput(

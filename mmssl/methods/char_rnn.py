@@ -21,10 +21,11 @@ from mmssl.distributed import gather
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
 from mmssl.models import pretrained
-from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from mmssl.models.char_rnn import CharRNNForCausalLM
 
 
 SIZES = ("vocabulary", "cell", "hidden_size", "num_hidden_layers", "skip_connections", "embedding_size",
@@ -100,6 +101,8 @@ class CharRNN(Method):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """The network and its code: AutoModelForCausalLM and AutoModel load it where mmssl is not installed."""
+        from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
+
         CharRNNConfig.register_for_auto_class()
         CharRNNForCausalLM.register_for_auto_class("AutoModelForCausalLM")
         code = CharRNNModel.__module__.rpartition(".")[2]
@@ -117,6 +120,8 @@ def build(args, text: str) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]
 
 def from_scratch(tokenizer: PreTrainedTokenizerBase, **sizes) -> CharRNNForCausalLM:
     """sizes: those of CharRNNConfig. Raises BadInput where one is not above 0."""
+    from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM
+
     for name, value in sizes.items():
         if name.endswith(("_size", "_layers")) and value < 1:
             raise BadInput(f"--{name} is {value}; it must be 1 or more")
@@ -126,9 +131,9 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, **sizes) -> CharRNNForCausa
 
 def from_pretrained(name: str, trust_remote_code: bool) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]:
     """Our own export, to go on from. Raises BadInput where `name` is none."""
-    from transformers import AutoModelForCausalLM
+    from mmssl.models.char_rnn import CharRNNConfig
 
-    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class=AutoModelForCausalLM)
+    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class="AutoModelForCausalLM")
     if model.config.model_type != CharRNNConfig.model_type:
         raise BadInput(f"--model_name_or_path {name} is a {type(model).__name__}, not a character RNN of this project")
     if len(tokenizer) != model.config.vocab_size:

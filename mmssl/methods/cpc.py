@@ -25,11 +25,12 @@ from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
 from mmssl.method import Card, Method, Output, read_heads
 from mmssl.models import pretrained, word_vectors
-from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
-from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
+
+    from mmssl.models.cpc_audio import CpcAudioModel
+    from mmssl.models.cpc_text import CpcTextModel
 
 
 AUDIO_SNIPPETS = {
@@ -271,6 +272,8 @@ def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
     """As the flags of recipes/cpc_audio.py have it: new, or from a checkpoint."""
     from transformers import Wav2Vec2FeatureExtractor
 
+    from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
+
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcAudioConfig.model_type)
     config = CpcAudioConfig(
@@ -284,6 +287,8 @@ def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
 
 def build_text(args, texts: Iterable[str]) -> tuple[CpcTextModel, PreTrainedTokenizerBase]:
     """As the flags of recipes/cpc_text.py have it: new, with the words of `texts`, or from a checkpoint."""
+    from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
+
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcTextConfig.model_type)
     words = sentences.vocabulary(texts, args.vocab_size, args.min_count)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,19 +32,13 @@ from mmssl.hub import sentence_transformers
 from mmssl.kernels.word2vec_torch import asked, masked_loss, update_batch
 from mmssl.method import Card, Method, Output
 from mmssl.models import word_vectors
-from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 from mmssl.models.word_vectors import take_over
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
 
+    from mmssl.models.word2vec import Word2VecModel
 
-try:
-    from mmssl.kernels import word2vec as kernel
-
-    WHY_NO_KERNEL, LANES = "", kernel.LANES
-except Exception as error:  # numba does not know this Python, or LLVM this processor
-    WHY_NO_KERNEL, LANES = f"{type(error).__name__}: {error}", 1
 
 TURN = 10_000  # words that a thread trains on between two exchanges of its private rows
 SETTLED = 400  # meetings after which a word has gone most of the way to where its surroundings draw it
@@ -71,6 +66,24 @@ print(model(**tokenizer([{text[0]!r}], return_tensors="pt")).pooler_output.shape
 }
 
 
+@cache
+def _kernel():
+    """numba is imported, and the kernel compiled or read from disk, when it is first needed."""
+    from mmssl.kernels import word2vec
+
+    return word2vec
+
+
+@cache
+def why_no_kernel() -> str:
+    """Nothing where the compiled kernel works, else the reason."""
+    try:
+        _kernel()
+    except Exception as error:  # numba does not know this Python, or LLVM this processor
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 class Word2Vec(Method):
     """
     words, counts: the vocabulary and how often each occurs, most frequent first.
@@ -96,11 +109,12 @@ class Word2Vec(Method):
     ) -> None:
         super().__init__()
         self.words, self.counts, self.dimension, self.window, self.negative = words, counts, dimension, window, negative
-        self.seed, self.threads, self.batched = seed, threads, batched or bool(WHY_NO_KERNEL)
+        self.seed, self.threads, self.batched = seed, threads, batched or bool(why_no_kernel())
         self.keep = keep_probability(counts, sample)
         self.noise = noise_pool(counts, np.random.default_rng([seed, 1]))
         self.hot = min(HOT, len(words)) if threads > 1 and not self.batched else 0
-        self._shape = len(words) + threads * self.hot, -(-dimension // LANES) * LANES
+        lanes = 1 if why_no_kernel() else _kernel().LANES
+        self._shape = len(words) + threads * self.hot, -(-dimension // lanes) * lanes
         self.inputs, self.outputs = nn.Parameter(self._table()), nn.Parameter(self._table())
         with torch.no_grad():
             start = np.random.default_rng([seed, 0]).random((len(words), dimension), dtype=np.float32)
@@ -145,6 +159,8 @@ class Word2Vec(Method):
     def _train_threads(self, ids: np.ndarray, learning_rate: float) -> tuple[float, int]:
         inputs, outputs = self._whole(self.inputs), self._whole(self.outputs)
         turns = iter(np.array_split(ids, max(1, len(ids) // TURN)))
+
+        kernel = _kernel()
 
         def work(thread: int) -> list[tuple[float, int]]:
             rng = self._random(thread)
@@ -252,6 +268,8 @@ class Word2Vec(Method):
 
     def exported(self) -> Word2VecModel:
         """The word vectors as a transformers model; <unk> and <pad> are two rows of zeros at the end."""
+        from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
+
         model = Word2VecModel(Word2VecConfig(vocab_size=len(self.words) + 2, hidden_size=self.dimension))
         with torch.no_grad():
             model.embedding.weight.zero_()
@@ -262,8 +280,8 @@ class Word2Vec(Method):
         """One directory that AutoModel, SentenceTransformer and gensim read; pretraining/ holds the outputs."""
         directory = Path(directory)
         model = self.exported()
-        Word2VecConfig.register_for_auto_class()
-        Word2VecModel.register_for_auto_class("AutoModel")
+        type(model.config).register_for_auto_class()
+        type(model).register_for_auto_class("AutoModel")
         model.save_pretrained(directory)
         sentence_transformers.write_static_embedding(directory)
         vectors = self.keyed_vectors()

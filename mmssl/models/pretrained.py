@@ -11,11 +11,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
+import transformers  # its classes are imported when they are first named
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import tqdm
-from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from mmssl import bounded_json
 from mmssl.distributed import rank
@@ -40,9 +40,9 @@ def load(
     name: str,
     trust_remote_code: bool = False,
     may_lack: str = "",
-    auto_class: type = AutoModel,
+    auto_class: str = "AutoModel",
     flag: str = "--model_name_or_path",
-) -> tuple[PreTrainedModel, object]:
+) -> tuple[transformers.PreTrainedModel, object]:
     """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler").
     auto_class: what to load it with. flag: what named it.
 
@@ -56,7 +56,7 @@ def load(
     trust_remote_code &= not own
     trust = {"trust_remote_code": trust_remote_code}
     try:
-        model, report = auto_class.from_pretrained(
+        model, report = getattr(transformers, auto_class).from_pretrained(
             name,
             dtype=torch.float32,
             use_safetensors=True,
@@ -92,14 +92,16 @@ def load(
         )
     check_finite(model, flag)
     tokenizer = getattr(processor, "tokenizer", processor)
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+    if isinstance(tokenizer, transformers.PreTrainedTokenizerBase) and len(tokenizer) <= len(
+        set(tokenizer.all_special_ids)
+    ):
         raise BadInput(f"{flag}: its tokenizer has no vocabulary; is tokenizer.json missing?")
     if not trust_remote_code:
         remote_code.drop(model, processor)
     return model, processor
 
 
-def check_finite(model: PreTrainedModel, flag: str) -> None:
+def check_finite(model: transformers.PreTrainedModel, flag: str) -> None:
     """Raises BadInput, beginning with `flag`, where a weight is NaN or infinite."""
     for name, value in model.named_parameters():
         if not value.isfinite().all():
@@ -179,10 +181,10 @@ def _pickle(name: str) -> str | None:
 
 def _processor(name: str, trust: dict[str, bool]):
     try:
-        return AutoProcessor.from_pretrained(name, **trust)
+        return transformers.AutoProcessor.from_pretrained(name, **trust)
     except (OSError, ValueError, TypeError):
         try:  # AutoProcessor misses a feature extractor alone: a Wav2Vec2 model's has a tokenizer too
-            return AutoFeatureExtractor.from_pretrained(name, **trust)
+            return transformers.AutoFeatureExtractor.from_pretrained(name, **trust)
         except Exception:  # not that either: the first message is the better one
             pass
         raise

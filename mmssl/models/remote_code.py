@@ -10,30 +10,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from transformers import (
-    CONFIG_MAPPING,
-    FeatureExtractionMixin,
-    GenerationConfig,
-    ImageProcessingMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
+import transformers  # its classes are imported when they are first named
 
 from mmssl import bounded_json
 from mmssl.training.durable import sha256
 
 OUR_FILES = ("char_rnn.py", "cpc_audio.py", "cpc_text.py", "word2vec.py")  # travel with an export
 KEYS = ("auto_map", "custom_pipelines", "custom_generate")
-# what save_pretrained writes from the attributes of
-WRITTEN = (PreTrainedConfig, GenerationConfig, ImageProcessingMixin, FeatureExtractionMixin, ProcessorMixin)
 
 
 def is_ours(model_type) -> bool:
     """True for an architecture of mmssl.models: it is built from the class here, never from a copy in a directory."""
-    known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
-    return known and CONFIG_MAPPING[model_type].__module__.startswith("mmssl.models.")
+    import mmssl.models.own  # noqa: F401  registers them
+
+    known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
+    return known and transformers.CONFIG_MAPPING[model_type].__module__.startswith("mmssl.models.")
 
 
 def named(folder: Path) -> list[str]:
@@ -43,21 +34,23 @@ def named(folder: Path) -> list[str]:
     for file in _configs(folder):
         content = bounded_json.read(file)
         kind = content.get("model_type") if isinstance(content, dict) else None
-        ours = CONFIG_MAPPING[kind].__module__.rpartition(".")[2] if is_ours(kind) else None
+        ours = transformers.CONFIG_MAPPING[kind].__module__.rpartition(".")[2] if is_ours(kind) else None
         found += [f"{file.name}: {name}" for name in _references(content) if name.partition(".")[0] != ours]
     return list(dict.fromkeys(found))
 
 
-def drop(model: PreTrainedModel | None, processor) -> None:
+def drop(model: transformers.PreTrainedModel | None, processor) -> None:
     """Forget the code that the checkpoint named, so that `save_pretrained` does not pass it on."""
-    parts = [] if model is None else [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    parts = (
+        [] if model is None else [part for part in model.modules() if isinstance(part, transformers.PreTrainedModel)]
+    )
     for part in parts:
         _drop(part.config)
         _drop(part.generation_config if part.can_generate() else None)
     _drop(processor)
 
 
-def has_run(directory: Path, model: PreTrainedModel, processor) -> set[str]:
+def has_run(directory: Path, model: transformers.PreTrainedModel, processor) -> set[str]:
     """sha256 of each file of code that may run when `directory` is loaded again; empty where it names no such code.
 
     Those are mmssl/models, the files that define `model` and `processor`, and what transformers has imported from
@@ -103,10 +96,14 @@ def _strings(value) -> list[str]:
 
 
 def _drop(value) -> None:
-    if isinstance(value, PreTrainedTokenizerBase):  # not all of its attributes: one is the vocabulary
+    if isinstance(value, transformers.PreTrainedTokenizerBase):  # not all of its attributes: one is the vocabulary
         value._auto_map = None
         return _drop(value.init_kwargs)
-    if isinstance(value, WRITTEN):
+    written = (  # what save_pretrained writes from the attributes of
+        transformers.PreTrainedConfig, transformers.GenerationConfig, transformers.ImageProcessingMixin,
+        transformers.FeatureExtractionMixin, transformers.ProcessorMixin,
+    )  # fmt: skip
+    if isinstance(value, written):
         return _drop(vars(value))
     if isinstance(value, dict):
         for key in KEYS:

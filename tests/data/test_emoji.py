@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 def test_the_script_builds_what_the_recipe_reads(folder):
     data = sources.load(str(folder))
     assert (len(data["train"]), len(data["test"])) == (1_689, 200)
-    assert data["train"].features == emoji.FEATURES
+    assert data["train"].features == emoji.features()
     assert all(data["train"]["captions"]) and set(data["test"]["category"]) == set(emoji.CATEGORY_NAMES)
 
 

@@ -1,13 +1,30 @@
-"""Data without a download, made on first use: how each is built, and its licence."""
+"""Data without a download, made on first use."""
 
-from mmssl.data.built_in import digits, emoji, voices, wikipedia
+from __future__ import annotations
 
-BUILT_IN = {
-    "digits": digits.build_digits,
-    "emoji": emoji.build,
-    "mnist5k": digits.build_mnist,
-    "voices": voices.build,
-    "wikipedia": wikipedia.build,
+from importlib import import_module
+from pathlib import Path
+
+_BUILDERS = {  # name -> module here, and its function
+    "digits": ("digits", "build_digits"),
+    "emoji": ("emoji", "build"),
+    "mnist5k": ("digits", "build_mnist"),
+    "voices": ("voices", "build"),
+    "wikipedia": ("wikipedia", "build"),
 }
+BUILT_IN = tuple(_BUILDERS)
 LABELLED = ("digits", "mnist5k", "voices")  # with labels, for evaluation
-LICENCES = {**digits.LICENCE, "emoji": emoji.LICENCE, "voices": voices.LICENCE, "wikipedia": wikipedia.LICENCE}
+
+
+def build(name: str, directory: Path) -> None:
+    """Make the data of that name, with a card, in `directory`."""
+    module, function = _BUILDERS[name]
+    getattr(import_module(f"mmssl.data.built_in.{module}"), function)(directory)
+
+
+def licence(name: str) -> str:
+    """Where the data comes from, and its licence; "" where it is not built in."""
+    if name not in _BUILDERS:
+        return ""
+    said = import_module(f"mmssl.data.built_in.{_BUILDERS[name][0]}").LICENCE
+    return said[name] if isinstance(said, dict) else said

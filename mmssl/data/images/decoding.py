@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import datasets
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 
 from mmssl.errors import BadInput
 
-Data = datasets.Dataset | datasets.IterableDataset
+if TYPE_CHECKING:
+    import datasets
+
+    Data = datasets.Dataset | datasets.IterableDataset
 
 
 def undecoded(data: Data, column: str) -> Data:
     """The same rows, with {bytes, path} in the image column. Raises BadInput where it cannot hold images."""
+    import datasets
     import pyarrow as pa
 
     try:
@@ -27,6 +32,8 @@ def as_rgb(image: Image.Image | dict | bytes | str) -> Image.Image:
     Raises what Pillow raises (OSError, ValueError, SyntaxError, Image.DecompressionBombError) where it cannot read it.
     """
     if not isinstance(image, Image.Image):
+        import datasets
+
         image = {"path": image} if isinstance(image, str) else {"bytes": image} if isinstance(image, bytes) else image
         image = datasets.Image().decode_example({"bytes": None, "path": None} | image)
     if image.has_transparency_data:

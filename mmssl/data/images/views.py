@@ -176,6 +176,7 @@ class Views(nn.Module):
         if not views:
             raise BadInput("Views() of no view; give at least one")
         self.views = tuple(views)
+        self.on_cpu = torch.compiler.disable(_on_cpu)  # a compiled model calls it as it is
         ranges = torch.tensor([view.ranges() for view in self.views])
         chances = torch.tensor([[float(getattr(view, name)) for name in EVENTS] for view in self.views])
         constants = {
@@ -256,11 +257,10 @@ class Views(nn.Module):
             )
         size = view.shape(*pixel_values.shape[2:])
         radius = min(size) // 20 if view.blur > 0 else 0  # the kernel's 2 r + 1 pixels are 10 % of the side
-        form = _on_cpu if pixel_values.device.type == "cpu" else tensor_form
+        form = self.on_cpu if pixel_values.device.type == "cpu" else tensor_form
         return form(pixel_values, parameters, size, view.moves, radius, self.mean, self.std)
 
 
-@torch.compiler.disable  # a compiled model calls it as it is
 def _on_cpu(*arguments) -> Tensor:
     return _cpu_pass()(*arguments)
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, IterableDataset
 
 from mmssl.data import sources
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    Source = str | Path | Sequence[str | Path] | Dataset | IterableDataset
     import pyarrow as pa
 
 
@@ -24,8 +26,6 @@ SPACE = re.compile(  # what str.split() splits at, in UTF-8
     rb"[\t-\r\x1c- ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
 )
 TABLES = (".csv", ".json", ".jsonl")  # which `datasets` reads
-
-Source = str | Path | Sequence[str | Path] | Dataset | IterableDataset
 
 
 def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, bytes]]]:

@@ -25,12 +25,14 @@ import numpy as np
 from mmssl import bounded_json
 from mmssl.data import sources
 from mmssl.data.atomic import once, reading, whole
-from mmssl.data.text.blocks import Source, in_blocks, open_blocks
+from mmssl.data.text.blocks import in_blocks, open_blocks
 from mmssl.errors import BadInput
 from mmssl.kernels.word_table import LONGEST_WORD, SENTENCE_END, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from mmssl.data.text.blocks import Source
 
 
 DROPPED = -2  # a word that is too rare

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, Value
 
 from mmssl.data import sources
 from mmssl.data.text.blocks import file_blocks, text_column
 from mmssl.errors import BadInput
 
+if TYPE_CHECKING:
+    from datasets import Dataset, Features, IterableDataset
+
 TEXT_FILES = (".txt", ".text", ".md")  # each also with .gz behind it
-FEATURES = Features({"text": Value("large_string")})  # one document may be larger than 2 GiB
 BYTE_ORDER_MARK = "\ufeff"
 FEW = 10  # documents: of fewer, the last tenth of each is held out instead of whole ones
 
@@ -98,6 +100,12 @@ def count(train: Dataset, held_out: Dataset) -> Counts:
     return Counts(len(train), characters, len(here), repeated, len(held_out), len(there), leaked)
 
 
+def _features() -> Features:
+    from datasets import Features, Value
+
+    return Features({"text": Value("large_string")})  # one document may be larger than 2 GiB
+
+
 def _lines(data: Dataset) -> tuple[np.ndarray, int]:
     """A number for each line that is not blank, equal lines alike, and the characters of all documents."""
     hashes, characters = [np.empty(0, np.int64)], 0
@@ -143,10 +151,10 @@ def _read(files: list[str], whole: bool, streaming: bool) -> sources.Data:
     states = [f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in files]
     given = {"files": files, "states": states, "whole": whole}
     if streaming:
-        return IterableDataset.from_generator(_documents, features=FEATURES, gen_kwargs=given)
+        return IterableDataset.from_generator(_documents, features=_features(), gen_kwargs=given)
     try:
         return Dataset.from_generator(
-            _documents, features=FEATURES, gen_kwargs=given, cache_dir=str(sources.home() / "documents")
+            _documents, features=_features(), gen_kwargs=given, cache_dir=str(sources.home() / "documents")
         )
     except DatasetGenerationError as error:
         raise (error.__cause__ if isinstance(error.__cause__, BadInput) else error) from None
@@ -192,4 +200,4 @@ def _cut(name: str, texts: list[str]) -> tuple[Dataset, Dataset]:
     train, test = ([text for text in part if text and not text.isspace()] for part in parts)
     if not train or not test:
         raise BadInput(f"--dataset {name}: too little text to train on nine tenths of it and hold out the last")
-    return tuple(Dataset.from_dict({"text": part}, features=FEATURES) for part in (train, test))
+    return tuple(Dataset.from_dict({"text": part}, features=_features()) for part in (train, test))

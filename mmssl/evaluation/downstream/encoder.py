@@ -5,17 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import torch
+import transformers  # its classes are imported when they are first named
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import (
-    FeatureExtractionMixin,
-    ImageProcessingMixin,
-    PreTrainedTokenizerBase,
-    ViTMAEModel,
-)
 
-import mmssl.models  # noqa: F401  so that AutoModel knows our own architectures
 from mmssl.data import sources
 from mmssl.data.images.views import WHOLE, View, Views
 from mmssl.data.labelled import Labelled
@@ -25,11 +19,12 @@ from mmssl.methods.bert import longest
 from mmssl.methods.mae import to_vit
 from mmssl.models import pretrained
 
-# what a processor is, and what the part of a whole processor is called; text last: much that sees or hears writes, too
+# the class of a processor, and the name of that part in a combined one; text last: models of images and sound often
+# have a tokenizer, too
 MODALITIES = {
-    "image": (ImageProcessingMixin, "image_processor"),
-    "audio": (FeatureExtractionMixin, "feature_extractor"),
-    "text": (PreTrainedTokenizerBase, "tokenizer"),
+    "image": ("ImageProcessingMixin", "image_processor"),
+    "audio": ("FeatureExtractionMixin", "feature_extractor"),
+    "text": ("PreTrainedTokenizerBase", "tokenizer"),
 }
 TOWERS = {"vision": "image", "text": "text"}
 
@@ -111,18 +106,18 @@ def load(
     Raises BadInput where `name` is no encoder.
     """
     model, processor = pretrained.load(name, trust_remote_code, may_lack="" if pooling == "pooler" else "pooler")
-    if isinstance(model, ViTMAEModel):
+    if isinstance(model, transformers.ViTMAEModel):
         model = to_vit(model)
     both = hasattr(model, "vision_model") and hasattr(model, "text_model")
     if both:
         model, wanted = getattr(model, f"{tower}_model"), TOWERS[tower]
     for modality, (kind, part) in MODALITIES.items():
         whole = getattr(processor, part, processor)
-        if isinstance(whole, kind) and (not both or modality == wanted):
+        if isinstance(whole, getattr(transformers, kind)) and (not both or modality == wanted):
             if pooling == "concat" and modality != "image":
                 raise BadInput(f"--pooling concat: each {modality} has tokens of its own number; use mean")
             if modality == "text":
-                whole.model_max_length = longest(model, whole)  # many a tokenizer does not know it
+                whole.model_max_length = longest(model, whole)  # many tokenizers do not know it
             pooled = pooling if pooling != "auto" else "pooler" if both else "mean"
             return Encoder(model, whole, modality, pooled, view).eval()
     raise BadInput(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy import sparse
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07  # Wu et al. 2018, section 3.4
 
-Matrix = np.ndarray | sparse.csr_matrix
+if TYPE_CHECKING:
+    from scipy import sparse
+
+    Matrix = np.ndarray | sparse.csr_matrix
 
 
 def knn(
@@ -24,6 +28,8 @@ def knn(
 
     train, test: (examples, width), dense or sparse. label: (training examples,), from 0.
     """
+    from scipy import sparse
+
     train, test = unit_rows(train), unit_rows(test)
     k, classes = min(k, train.shape[0]), classes or int(label.max()) + 1
     predicted = []
@@ -42,6 +48,7 @@ def knn(
 def unit_rows(x: Matrix) -> Matrix:
     """Rows of length 1; rows of zeros stay."""
     import scipy.sparse.linalg
+    from scipy import sparse
 
     if sparse.issparse(x):
         return sparse.diags_array(1 / np.maximum(scipy.sparse.linalg.norm(x, axis=1), 1e-12)) @ x

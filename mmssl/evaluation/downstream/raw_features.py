@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from mmssl.data.labelled import Images, Labelled, Texts
-from mmssl.evaluation.downstream.knn import Matrix
+
+if TYPE_CHECKING:
+    from mmssl.evaluation.downstream.knn import Matrix
 
 NAMES = {"image": "raw pixels", "text": "tf-idf", "audio": "log-mel"}
 LARGEST_SIDE = 32  # pixels; larger images are averaged down

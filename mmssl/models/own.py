@@ -1,0 +1,22 @@
+"""The architectures that transformers lacks. Where mmssl is imported, Auto classes know them without remote code."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForCausalLM
+
+from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
+from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
+from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
+from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
+
+AutoConfig.register(CharRNNConfig.model_type, CharRNNConfig)
+AutoModel.register(CharRNNConfig, CharRNNModel)
+AutoModelForCausalLM.register(CharRNNConfig, CharRNNForCausalLM)
+
+AutoConfig.register(CpcAudioConfig.model_type, CpcAudioConfig)
+AutoModel.register(CpcAudioConfig, CpcAudioModel)
+AutoModelForAudioClassification.register(CpcAudioConfig, CpcAudioForAudioClassification)
+
+AutoConfig.register(CpcTextConfig.model_type, CpcTextConfig)
+AutoModel.register(CpcTextConfig, CpcTextModel)
+
+AutoConfig.register(Word2VecConfig.model_type, Word2VecConfig)
+AutoModel.register(Word2VecConfig, Word2VecModel)
