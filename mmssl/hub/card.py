@@ -235,7 +235,7 @@ def _duration(seconds: float) -> str:
 
 def _commit() -> dict[str, str]:
     """{"commit": ...} where mmssl runs from its repository; "-dirty" where files differ from it."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").exists() or not shutil.which("git"):
         return {}
     command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
