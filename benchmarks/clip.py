@@ -155,17 +155,8 @@ def open_clip_sides(args: BenchmarkArgs, place: Path) -> turns.Sides:
             stdout=subprocess.PIPE,
             text=True,
         )
-        sides[f"open_clip, context {context}"] = lambda steps, worker=worker: ask(worker, steps)
+        sides[f"open_clip, context {context}"] = lambda steps, worker=worker: turns.ask(worker, steps)
     return sides
-
-
-def ask(worker: subprocess.Popen, steps: int) -> float:
-    worker.stdin.write(f"{steps}\n")
-    worker.stdin.flush()
-    answer = worker.stdout.readline()
-    if not answer:
-        raise RuntimeError("the open_clip process ended; its last words are above")
-    return float(answer)
 
 
 if __name__ == "__main__":

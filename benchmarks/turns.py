@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -28,15 +29,25 @@ def take_turns(sides: Sides, turns: int, steps: int, warm_up: int = 2) -> dict[s
     return seconds
 
 
-def report(seconds: dict[str, list[float]], amount: float, unit: str) -> None:
-    """Print each side's rate, and how it compares. amount: of `unit`, in a turn."""
+def report(seconds: dict[str, list[float]], amount: float, unit: str, ours: str = OURS) -> None:
+    """Print each side's rate, and how it compares with `ours`. amount: of `unit`, in a turn."""
     for name, values in seconds.items():
         rate = statistics.median(amount / value for value in values)
-        ratios = [other / own for other, own in zip(values, seconds[OURS], strict=True)]
+        ratios = [other / own for other, own in zip(values, seconds[ours], strict=True)]
         print(
-            f"{name:<32}{rate:9,.0f} {unit}/s    {OURS} is {statistics.median(ratios):.3f} times as fast "
+            f"{name:<32}{rate:9,.0f} {unit}/s    {ours} is {statistics.median(ratios):.3f} times as fast "
             f"({min(ratios):.3f} to {max(ratios):.3f})"
         )
+
+
+def ask(worker: subprocess.Popen, steps: int) -> float:
+    """The seconds that a process of a peer's own took for so many steps, by its own clock."""
+    worker.stdin.write(f"{steps}\n")
+    worker.stdin.flush()
+    answer = worker.stdout.readline()
+    if not answer:
+        raise RuntimeError("the peer's process ended; its last words are above")
+    return float(answer)
 
 
 def trainer_settings(use_cpu: bool, **own) -> TrainingArguments:

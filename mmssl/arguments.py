@@ -10,7 +10,6 @@ import difflib
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec
@@ -20,7 +19,6 @@ from typing import TypeVar
 from transformers.hf_argparser import HfArgumentParser
 
 from mmssl.errors import BadInput
-from mmssl.training.checkpoint import CHECKPOINTS, complete_checkpoints
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 RANGE = ("at_least", "above", "at_most", "below")
@@ -145,31 +143,13 @@ class TrainArgs(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.output_dir = str(Path(self.output_dir).expanduser())
+        if self.resume_from_checkpoint:
+            self.resume_from_checkpoint = str(Path(self.resume_from_checkpoint).expanduser())
         if self.report_to in TRACKERS and find_spec(self.report_to) is None:
             raise BadInput(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
         if self.push_to_hub and not self.hub_model_id:
             raise BadInput("--push_to_hub needs --hub_model_id user/name")
-
-    def check_output_dir(self) -> None:
-        """Refuse where it cannot be written, or to write over another run; call it before anything costly."""
-        directory = Path(self.output_dir)
-        there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-        try:
-            tempfile.TemporaryFile(dir=there).close()  # the directory is made later: a refused run leaves nothing
-        except OSError as error:
-            raise BadInput(f"--output_dir {directory} cannot be written to ({error}); choose another") from error
-        if self.overwrite_output_dir or self.resume_from_checkpoint:
-            return
-        if (directory / "metrics.json").exists():
-            raise BadInput(
-                f"--output_dir {directory} already holds a finished run. Choose another directory, or delete that run "
-                "with --overwrite_output_dir."
-            )
-        if complete_checkpoints(directory / CHECKPOINTS):
-            raise BadInput(
-                f"--output_dir {directory} holds the checkpoints of an unfinished run. Continue it with "
-                "--resume_from_checkpoint auto, choose another directory, or delete it with --overwrite_output_dir."
-            )
 
 
 def _default(of: Field):
@@ -185,8 +165,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 class _Parser(HfArgumentParser):
     def add_argument(self, *names, **options):
-        """What a field's metadata holds beyond argparse's options is for Flags."""
-        return super().add_argument(*names, **{k: v for k, v in options.items() if k not in (*RANGE, "of_new_model")})
+        """What a field's metadata holds beyond argparse's options is for Flags. Our help texts are no templates."""
+        options = {name: value for name, value in options.items() if name not in (*RANGE, "of_new_model")}
+        return super().add_argument(*names, **options | {"help": options.get("help", "").replace("%", "%%")})
 
     def error(self, message: str):
         """argparse's message, and for an unknown flag the nearest ones there are; exit status 2."""

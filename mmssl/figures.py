@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
+from typing import TYPE_CHECKING
 
 import matplotlib
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
 matplotlib.use("Agg")  # no screen
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from mmssl.errors import not_written
+from mmssl.training import durable
 from mmssl.training.log import read
+from mmssl.training.output_dir import OutputDir
 
 RIGHT = "tab:green"
 
 
 def picture(pixels: Tensor, file: Path) -> None:
     """One image as it is. pixels: (3, height, width) uint8."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file)
+    drawn = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(drawn, format=file.suffix[1:])
+    _save(drawn.getvalue(), file)
 
 
 def loss_curve(log: Path, file: Path, trivial: str) -> None:
     """Loss against step, from log.jsonl; dashed, the trivial solution's. trivial: what to call that line."""
+    import matplotlib.pyplot as plt
+
     lines = [line for line in read(log) if "loss" in line]
     chance = [(line["step"], line["trivial_loss"]) for line in lines if "trivial_loss" in line]
     figure, axes = plt.subplots(figsize=(6, 3.6))
@@ -53,6 +63,8 @@ def retrieval_grid(
 
     pixels: (images, 3, height, width) uint8. own: each query's image. similarity: (queries, images).
     """
+    import matplotlib.pyplot as plt
+
     nearest = similarity.topk(min(shown, len(pixels)))[1].tolist()
     own_similarity = similarity.gather(1, torch.as_tensor(own)[:, None])
     place = 1 + (similarity > own_similarity).sum(1)
@@ -84,6 +96,8 @@ def accuracy_curves(
 ) -> None:
     """Accuracy in per cent, its mean and deviation over seeds, one line a name. curves: name -> [(x, a figure for each
     seed)]."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for name, points in curves.items():
         x, values = zip(*sorted(points), strict=True)
@@ -100,6 +114,8 @@ def accuracy_curves(
 def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
     """A row for each picture, a column for each way to show it. columns: title -> (pictures, 3, height, width) in
     [0, 1]."""
+    import matplotlib.pyplot as plt
+
     rows = len(next(iter(columns.values())))
     figure, grid = plt.subplots(rows, len(columns), figsize=(1.3 * len(columns), 1.3 * rows + 0.3), squeeze=False)
     for column, (title, pictures) in zip(grid.T, columns.items(), strict=True):
@@ -112,6 +128,8 @@ def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
 
 def similarity_matrix(similarity: Tensor, file: Path) -> None:
     """Cosine similarity of images (rows) and texts (columns); the diagonal holds the pairs that belong together."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(5, 4.2))
     shown = axes.imshow(similarity, cmap="viridis")
     axes.set(xlabel="held-out text", ylabel="held-out image", xticks=[], yticks=[])
@@ -122,6 +140,8 @@ def similarity_matrix(similarity: Tensor, file: Path) -> None:
 def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -> None:
     """Accuracy of telling the true future, in per cent, against how far ahead it lies. columns: name -> a figure for
     each step; the one named chance is dashed."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for name, values in columns.items():
         style = {"linestyle": "--", "color": "grey"} if name == "chance" else {"marker": "o", "markersize": 4}
@@ -136,6 +156,8 @@ def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -
 def heard(wave: np.ndarray, context: np.ndarray, sampling_rate: int, file: Path) -> None:
     """A spectrogram, and the context features of the same recording under it. wave: (samples,). context: (frames,
     dim). sampling_rate: in Hz."""
+    import matplotlib.pyplot as plt
+
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 4.6), sharex=True)
     seconds, window = len(wave) / sampling_rate, 2 ** int(np.log2(0.032 * sampling_rate))
     above.specgram(wave + 1e-6, window, sampling_rate, noverlap=window * 3 // 4, cmap="magma", vmin=-120)
@@ -150,6 +172,8 @@ def heard(wave: np.ndarray, context: np.ndarray, sampling_rate: int, file: Path)
 def label_map(features: np.ndarray, labels: Sequence[str], file: Path) -> None:
     """Examples in the plane of their features' first two principal components, coloured by label. features: (examples,
     dim)."""
+    import matplotlib.pyplot as plt
+
     table = features - features.mean(0)
     plane = table @ np.linalg.svd(table, full_matrices=False)[2][:2].T
     labels, names = np.array(labels), sorted(set(labels))
@@ -164,6 +188,8 @@ def label_map(features: np.ndarray, labels: Sequence[str], file: Path) -> None:
 
 def word_map(vectors, words: Sequence[str], file: Path) -> None:
     """Words in the plane of the first two principal components of their vectors. vectors: gensim KeyedVectors."""
+    import matplotlib.pyplot as plt
+
     table = np.stack([vectors.get_vector(word, norm=True) for word in words])
     table -= table.mean(0)
     components = np.linalg.svd(table, full_matrices=False)[2][:2]
@@ -177,7 +203,19 @@ def word_map(vectors, words: Sequence[str], file: Path) -> None:
 
 
 def _write(figure: Figure, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    import matplotlib.pyplot as plt
+
+    drawn = io.BytesIO()
     figure.tight_layout()
-    figure.savefig(file, dpi=110)
+    figure.savefig(drawn, dpi=110, format=file.suffix[1:])
     plt.close(figure)
+    _save(drawn.getvalue(), file)
+
+
+def _save(content: bytes, file: Path) -> None:
+    if run := OutputDir.around(file):
+        run.register([file])
+    try:
+        durable.replace(file, content)
+    except OSError as error:
+        raise not_written(file, error, len(content)) from error

@@ -6,41 +6,47 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmssl.data.loader import Loader
 from mmssl.distributed import alone
 from mmssl.training import steps
-from mmssl.training.loop import train
+from mmssl.training.loop import start, train
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
+    from torch.utils.data import Dataset
 
     from mmssl.arguments import TrainArgs
-    from mmssl.data.loader import Loader
     from mmssl.evaluation.held_out import Evaluation
     from mmssl.method import Method, Output
     from mmssl.training.summary import Summary
+
+__all__ = ["pretrain", "start"]  # a recipe begins with the one and ends with the other
 
 
 def pretrain(
     args: TrainArgs,
     method: Method,
     processor,
-    loader: Loader,
+    data: Dataset,
     optimizers: Sequence[Optimizer],
     evaluation: Evaluation,
     *,
     trained_on: str,
     held_out: str,
     example: dict[str, Tensor | list],
+    collate: Callable | None = None,
+    shuffle: bool = True,
     step: Callable[..., Output] = steps.standard,
     base_model: str | None = None,
 ) -> Summary:
     """Train; then, on the main process, export, prove that the export loads, draw, describe and print.
 
-    processor: the tokenizer, image processor or feature extractor that users load beside the encoder.
-    trained_on, held_out: how much data, in words: "1,437 images"; "" where none was held out. example: a few inputs as
-    a user has them, under the names by which the processor takes them; pixels are (images, 3, height, width) uint8.
-    base_model: a directory or Hub id that the training started from.
+    processor: the tokenizer, image processor or feature extractor that users load beside the encoder. data, collate,
+    shuffle: see `Loader`. trained_on, held_out: how much data, in words: "1,437 images"; "" where none was held out.
+    example: a few inputs as a user has them, under the names by which the processor takes them; pixels are (images, 3,
+    height, width) uint8. base_model: the directory or Hub id that the training starts from; heads that a run of ours
+    left there are continued.
 
     Raises what `train` raises, and NotLoadable where the export does not give back what was trained.
     """
@@ -49,15 +55,18 @@ def pretrain(
     from mmssl.evaluation.downstream.probe import Probed
     from mmssl.hub.export import Uploads
 
-    data = f"{args.dataset}: {trained_on}" + (f", and {held_out} held out" if held_out else "")
+    if base_model:
+        method.continue_from(base_model)
+    described = f"{args.dataset}: {trained_on}" + (f", and {held_out} held out" if held_out else "")
     if PartialState().is_main_process:
-        print(data)
+        print(described)
     evaluation = Probed(evaluation, args, method, processor)
     uploads = Uploads(args, method, processor)
+    loader = Loader.from_args(data, args, collate, shuffle)
     summary = train(method, loader, args, optimizers, step, evaluation, uploads)
     if PartialState().is_main_process:
         with alone():
-            _finish(args, method, processor, evaluation, summary, data, held_out, example, base_model)
+            _finish(args, method, processor, evaluation, summary, described, held_out, example, base_model)
     return summary
 
 
@@ -67,7 +76,7 @@ def _finish(
     processor,
     evaluation: Evaluation,
     summary: Summary,
-    data: str,
+    described: str,
     held_out: str,
     example: dict[str, Tensor | list],
     base_model: str | None,
@@ -76,8 +85,8 @@ def _finish(
     from mmssl.data import built_in
     from mmssl.hub import export
     from mmssl.hub.table import print_table
+    from mmssl.training.output_dir import OutputDir
 
-    directory, drawn = Path(args.output_dir), Path(args.output_dir, "figures")
     before = "before training" if base_model else "untrained"
     results = {
         column: {name: value for name, value in values.items() if name != "step"}
@@ -85,14 +94,15 @@ def _finish(
     }
     for column, values in evaluation.baselines(method.eval()).items():
         results[column] = results.get(column, {}) | values
-    shown = evaluation.draw(method, drawn, results)
-    if "images" in example:
-        figures.picture(example["images"][0], drawn / "example.png")
+    with OutputDir(args.output_dir).writing() as place:
+        shown = evaluation.draw(method, place / "figures", results)
+        if "images" in example:
+            figures.picture(example["images"][0], place / "figures" / "example.png")
     card, text = method.card, evaluation.text(method)
     record = export.Record(
-        title=directory.name,
+        title=Path(args.output_dir).name,
         description="\n\n".join(part for part in (card.about, text) if part),
-        data=f"{data}. {built_in.LICENCES.get(args.dataset, '')}",
+        data=f"{described}. {built_in.LICENCES.get(args.dataset, '')}",
         task=card.task,
         dataset=args.dataset,
         results=results,

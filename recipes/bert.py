@@ -39,14 +39,12 @@ from dataclasses import dataclass
 from itertools import islice
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.loader import Loader
 from mmssl.data.text import documents, masking, packed
 from mmssl.errors import BadInput
 from mmssl.evaluation import masked_lm
 from mmssl.methods import bert
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
-from mmssl.training.loop import start
 
 STREAMED = 10_000  # documents of a stream that the tokenizer is trained on
 
@@ -125,18 +123,15 @@ def main(args: BertArgs) -> None:
     questions = masked_lm.questions(tokenizer, test_rows["text"], args.max_seq_length)
     evaluation = masked_lm.MaskedTokens(held_out, counts, args.per_device_train_batch_size, tokenizer, questions)
     method.unigram_loss = evaluation.entropy(method)
+    optimizer = optim.from_args(method, args)
     pretrain(
-        args,
-        method,
-        tokenizer,
-        Loader.from_args(training, args, collate),
-        [optim.from_args(method, args)],
-        evaluation,
+        args, method, tokenizer, training, [optimizer], evaluation,
+        collate=collate,
         trained_on=trained_on,
         held_out=f"{len(test_rows):,} documents",
         example={"text": [*[q.text for q in questions[:1]], f"This is a {tokenizer.mask_token} text.", "A text."]},
         base_model=args.model_name_or_path or args.init_vectors,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,14 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.loader import Loader
 from mmssl.data.text import characters, documents
 from mmssl.distributed import world_size
 from mmssl.evaluation.language_model import LanguageModelEvaluation, entropy
 from mmssl.methods import char_rnn
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
-from mmssl.training.loop import start
 
 
 @dataclass
@@ -74,18 +72,16 @@ def main(args: CharRNNArgs) -> None:
     training = characters.Streams(ids, streams, args.chunk_length, args.forget, args.seed)
     method = char_rnn.CharRNN(model, streams, entropy(ids))
     unit, prompt = characters.UNITS[model.config.vocabulary], held_out[:50]
+    optimizer = optim.from_args(method, args)
+    evaluation = LanguageModelEvaluation(ids, held_out_ids, len(tokenizer), unit, tokenizer, prompt)
     pretrain(
-        args,
-        method,
-        tokenizer,
-        Loader.from_args(training, args, shuffle=False),
-        [optim.from_args(method, args)],
-        LanguageModelEvaluation(ids, held_out_ids, len(tokenizer), unit, tokenizer, prompt),
+        args, method, tokenizer, training, [optimizer], evaluation,
+        shuffle=False,
         trained_on=f"{len(ids):,} {unit}s in chunks of {args.chunk_length}",
         held_out=f"{len(held_out_ids):,} {unit}s",
         example={"text": [prompt, held_out[:200]]},
         base_model=args.model_name_or_path,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -55,15 +55,13 @@ from mmssl.data import sources
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
 from mmssl.data.images import views
-from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
 from mmssl.evaluation import zero_shot
 from mmssl.evaluation.image_text import Classes, ImageTextEvaluation
 from mmssl.methods import clip
 from mmssl.models import towers
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import optim, steps
-from mmssl.training.loop import start
 
 AUGMENTATIONS = {
     "affine": views.EMOJI,
@@ -73,7 +71,7 @@ AUGMENTATIONS = {
 
 
 @dataclass
-class ClipArgs(TrainArgs):
+class ClipArgs(towers.TowerArgs, TrainArgs):
     output_dir: str = flag("runs/clip", "where the encoder, log, figures and checkpoints go")
     dataset: str = flag("emoji", "emoji (built in), a Parquet file, a folder of images with captions, or a Hub id")
     image_column: str | None = flag(None, "default: the first column with a usual name")
@@ -112,14 +110,6 @@ class ClipArgs(TrainArgs):
         at_least=0,
         at_most=1,
     )
-    image_size: int = flag(72, "pixels a side", at_least=1, at_most=2048)
-    patch_size: int = flag(12, "pixels a side", at_least=1, at_most=2048)
-    vision_width: int = flag(192, "width of the image encoder; 64 to a head", at_least=64, at_most=16384)
-    vision_layers: int = flag(4, "layers of the image encoder", at_least=1, at_most=200)
-    text_width: int = flag(128, "width of the text encoder; 64 to a head", at_least=64, at_most=16384)
-    text_layers: int = flag(1, "layers of the text encoder", at_least=1, at_most=200)
-    projection_dim: int = flag(128, "width of the shared space", at_least=1, at_most=16384)
-    vocab_size: int = flag(2300, "size of the vocabulary learned from the captions", at_least=2, at_most=10**6)
     max_length: int = flag(77, "tokens of a caption, at most", at_least=3, at_most=8192)
 
     per_device_train_batch_size: int = flag(64, "pairs per process in one micro-batch")
@@ -178,22 +168,17 @@ def main(args: ClipArgs) -> None:
     view = views.sized(AUGMENTATIONS[args.augmentation], image_processor)
     of_each = views.Views([view] * (args.image_views or 1), image_processor.image_mean, image_processor.image_std)
     method = clip.CLIP(model, of_each, args.loss, args.temperature, args.patch_dropout or 0.0)
-    if args.model_name_or_path:
-        method.continue_from(args.model_name_or_path)
     evaluation = ImageTextEvaluation(held_out, processor.tokenizer, max_length, task)
+    optimizer = optim.from_args(method, args)
     pretrain(
-        args,
-        method,
-        processor,
-        Loader.from_args(training, args, collate),
-        [optim.from_args(method, args)],
-        evaluation,
+        args, method, processor, training, [optimizer], evaluation,
+        collate=collate,
         step=steps.grad_cache if args.grad_cache else steps.standard,
         trained_on=trained_on,
         held_out=f"{len(held_out):,} images",
         example=evaluation.example(),
         base_model=args.base_model,
-    )
+    )  # fmt: skip
 
 
 def classes(args: ClipArgs, rows) -> Classes | None:

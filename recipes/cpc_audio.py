@@ -32,29 +32,25 @@ from pathlib import Path
 import torch
 
 from mmssl import figures
-from mmssl.arguments import TrainArgs, command, flag
+from mmssl.arguments import command, flag
 from mmssl.data import sources
 from mmssl.data.audio import recordings
-from mmssl.data.loader import Loader
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
 from mmssl.evaluation.held_out import Columns
 from mmssl.evaluation.prediction import Prediction
 from mmssl.methods import cpc
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
-from mmssl.training.loop import start
 
 
 @dataclass
-class CpcAudioArgs(TrainArgs):
+class CpcAudioArgs(cpc.CpcArgs):
     output_dir: str = flag("runs/cpc_audio", "where the encoder, log, figures and checkpoints go")
     dataset: str = flag("voices", "voices (built in, synthetic), a folder, Parquet, a Hub id; several with commas")
     audio_column: str | None = flag(None, "default: the first column with a usual name")
     speaker_column: str | None = flag(None, "who speaks, for --negatives speaker")
     held_out: int = flag(1000, "recordings kept for evaluation where there is no test split (at most 10 %)", at_least=1)
-    model_name_or_path: str | None = flag(None, "continue from this CPC: an earlier run, a directory or a Hub id")
-    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     negatives: str = flag(
         "within",
         "candidates: moments within the recording, the same moment across the batch's or across those of the same "
@@ -81,13 +77,9 @@ class CpcAudioArgs(TrainArgs):
 
     num_train_epochs: float = flag(30, "passes over the data")
     per_device_train_batch_size: int = flag(32, "recordings per process")
-    learning_rate: float = flag(2e-3, "peak learning rate")
-    weight_decay: float = flag(0.01, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse(("gradient_checkpointing",), "a recurrent network")
         if len(self.conv_kernel) != len(self.conv_stride):
             raise BadInput(f"--conv_kernel has {len(self.conv_kernel)} layers, --conv_stride {len(self.conv_stride)}")
         if short := [k for k, s in zip(self.conv_kernel, self.conv_stride, strict=True) if s > k]:
@@ -120,22 +112,17 @@ def main(args: CpcAudioArgs) -> None:
         )
 
     method = cpc.CPC(model, args.prediction_steps, args.negatives, unit="recordings")
-    if args.model_name_or_path:
-        method.continue_from(args.model_name_or_path)
     speakers = "the speaker decided only which recordings are compared" if args.speaker_column else "no labels"
     two = held_out.__getitems__([0, len(held_out) - 1])["input_values"]
+    optimizer = optim.from_args(method, args)
+    evaluation = Heard(held_out, f"frames ahead, of {1000 / config.frame_rate:.0f} ms", args.negatives)
     pretrain(
-        args,
-        method,
-        extractor,
-        Loader.from_args(training, args),
-        [optim.from_args(method, args)],
-        Heard(held_out, f"frames ahead, of {1000 / config.frame_rate:.0f} ms", args.negatives),
+        args, method, extractor, training, [optimizer], evaluation,
         trained_on=f"{len(training.rows):,} recordings, {training.seconds / 60:.1f} minutes, {speakers}",
         held_out=f"{len(held_out):,} recordings",
         example={"raw_speech": two, "sampling_rate": config.sampling_rate},
         base_model=args.model_name_or_path,
-    )
+    )  # fmt: skip
 
 
 class Heard(Prediction):

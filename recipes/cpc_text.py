@@ -34,25 +34,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.loader import Loader
+from mmssl.arguments import command, flag
 from mmssl.data.text import documents, sentences
 from mmssl.errors import BadInput
 from mmssl.evaluation.prediction import Prediction
 from mmssl.methods import cpc
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
-from mmssl.training.loop import start
 
 
 @dataclass
-class CpcTextArgs(TrainArgs):
+class CpcTextArgs(cpc.CpcArgs):
     output_dir: str = flag("runs/cpc_text", "where the encoder, log, figures and checkpoints go")
     dataset: str = flag("wikipedia", "wikipedia (built in), text files (blank lines apart), Parquet, a Hub id")
     text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
     held_out: int = flag(1000, "documents kept for evaluation where there is no test split (at most 10 %)", at_least=1)
-    model_name_or_path: str | None = flag(None, "continue from this CPC: an earlier run, a directory or a Hub id")
-    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     init_vectors: str | None = flag(
         None, "start from these word vectors: a run of recipes/word2vec.py, its Hub id, or a word2vec file",
         of_new_model=True,
@@ -75,13 +71,9 @@ class CpcTextArgs(TrainArgs):
 
     num_train_epochs: float = flag(20, "passes over the data")
     per_device_train_batch_size: int = flag(32, "documents per process")
-    learning_rate: float = flag(2e-3, "peak learning rate")
-    weight_decay: float = flag(0.01, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse(("gradient_checkpointing",), "a recurrent network")
         if self.init_vectors:
             self.refuse(("embedding_size",), f"--init_vectors {self.init_vectors}, which have a size of their own")
         if self.kernel_size % 2 == 0:
@@ -99,21 +91,16 @@ def main(args: CpcTextArgs) -> None:
     held_out = sentences.Documents(test_rows["text"], tokenizer, **size)
 
     method = cpc.CPC(model, args.prediction_steps, args.negatives, unit="documents")
-    if args.model_name_or_path:
-        method.continue_from(args.model_name_or_path)
+    optimizer = optim.from_args(method, args)
+    evaluation = Prediction(held_out, "sentences ahead", args.negatives)
     pretrain(
-        args,
-        method,
-        tokenizer,
-        Loader.from_args(training, args),
-        [optim.from_args(method, args)],
-        Prediction(held_out, "sentences ahead", args.negatives),
+        args, method, tokenizer, training, [optimizer], evaluation,
         trained_on=f"{len(training.counts):,} documents of {int(training.counts.sum()):,} sentences, "
         f"{training.too_short:,} others were too short",
         held_out=f"{len(held_out.counts):,} documents",
         example={"text": ["The train was late, and we waited.", "music"]},
         base_model=args.model_name_or_path or args.init_vectors,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -48,12 +48,10 @@ from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import pictures, views
-from mmssl.data.loader import Loader
 from mmssl.evaluation.reconstruction import Reconstruction
 from mmssl.methods import mae
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
-from mmssl.training.loop import start
 
 AUGMENTATIONS = {"crop_flip": views.CROP_FLIP, "crop": views.CROP, "none": views.WHOLE}
 
@@ -86,19 +84,10 @@ def main(args: MaeArgs) -> None:
     train, held_out = source.decoded(processor, args)
     view = views.sized(AUGMENTATIONS[args.augmentation], processor)
     method = mae.MAE(model, views.Views([view], processor.image_mean, processor.image_std), args.decode_ratio)
-
-    pretrain(
-        args,
-        method,
-        processor,
-        Loader.from_args(train, args),
-        [optim.from_args(method, args)],
-        Reconstruction(train, held_out),
-        trained_on=f"{len(train):,} images, without labels",
-        held_out=f"{len(held_out):,} images",
-        example={"images": held_out.pixels[held_out.rows[:4]]},
-        base_model=args.model_name_or_path,
-    )
+    optimizer = optim.from_args(method, args)
+    evaluation = Reconstruction(train, held_out)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
 
 
 if __name__ == "__main__":

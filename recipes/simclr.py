@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import pictures, views
-from mmssl.data.loader import Loader
 from mmssl.evaluation.neighbours import Neighbours
 from mmssl.methods.simclr import SimCLR
 from mmssl.models import image_encoders
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
-from mmssl.training.loop import start
 
 
 @dataclass
@@ -41,21 +39,10 @@ def main(args: SimclrArgs) -> None:
     view = views.sized(views.simclr(source.side, (args.smallest_crop, 1.0)), processor)
     two_views = views.Views([view, view], processor.image_mean, processor.image_std)
     method = SimCLR(encoder, two_views, args.projection_dim, args.temperature)
-    if args.model_name_or_path:
-        method.continue_from(args.model_name_or_path)
-
-    pretrain(
-        args,
-        method,
-        processor,
-        Loader.from_args(train, args),
-        [optim.from_args(method, args)],
-        Neighbours(held_out, processor, args.per_device_train_batch_size),
-        trained_on=f"{len(train):,} images, without labels",
-        held_out=f"{len(held_out):,} images",
-        example={"images": held_out.pixels[held_out.rows[:4]]},
-        base_model=args.model_name_or_path,
-    )
+    optimizer = optim.from_args(method, args)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,15 @@ import os
 from dataclasses import dataclass
 
 import torch
-from accelerate import PartialState
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.loader import Loader
 from mmssl.data.text import corpus
 from mmssl.data.text.skip_grams import Pieces
 from mmssl.evaluation.word_similarity import WordVectors
 from mmssl.methods import word2vec
 from mmssl.models import word_vectors
-from mmssl.pretrain import pretrain
+from mmssl.pretrain import pretrain, start
 from mmssl.training import steps
-from mmssl.training.loop import start
 
 OF_GRADIENTS = ("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "max_skipped_steps", "bf16",
                 "torch_compile", "gradient_checkpointing", "ddp_find_unused_parameters")  # fmt: skip
@@ -67,6 +64,8 @@ class Word2VecArgs(TrainArgs):
 
 
 def main(args: Word2VecArgs) -> None:
+    from accelerate import PartialState
+
     start(args)
     batched = args.batched or (torch.cuda.is_available() and not args.use_cpu)
     if word2vec.WHY_NO_KERNEL and not batched:
@@ -88,7 +87,7 @@ def main(args: Word2VecArgs) -> None:
         args,
         method,
         word_vectors.tokenizer(method.words, args.plain == "yes"),
-        Loader(Pieces(text.ids), args.per_device_train_batch_size, seed=args.seed),
+        Pieces(text.ids),
         [torch.optim.SGD(method.parameters(), lr=args.learning_rate)],  # holds the rate for steps.in_place
         evaluation,
         step=steps.in_place,

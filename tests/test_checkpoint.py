@@ -13,7 +13,12 @@ from small import Small, adam
 from torch import nn
 
 from mmssl.errors import BadInput
-from mmssl.training import checkpoint
+from mmssl.training import checkpoint, durable
+
+
+@pytest.fixture
+def checkpoints(tmp_path) -> Path:
+    return tmp_path / "run" / "checkpoints"
 
 
 def trained() -> tuple[Small, torch.optim.Optimizer]:
@@ -30,9 +35,9 @@ def save(directory: Path, step: int = 1, of=None) -> Path:
     return directory / f"step_{step:08d}"
 
 
-def test_load_gives_back_weights_buffers_moments_and_random_numbers(tmp_path):
+def test_load_gives_back_weights_buffers_moments_and_random_numbers(checkpoints):
     method, optimizer = trained()
-    path = save(tmp_path, of=(method, optimizer))
+    path = save(checkpoints, of=(method, optimizer))
     expected = torch.rand(3)
     other = Small()
     other_optimizer = adam(other)
@@ -44,15 +49,15 @@ def test_load_gives_back_weights_buffers_moments_and_random_numbers(tmp_path):
     assert all(torch.equal(theirs[i][key], value) for i, state in ours.items() for key, value in state.items())
 
 
-def test_checkpoint_is_safetensors_and_json_only(tmp_path):
-    path = save(tmp_path)
+def test_checkpoint_is_safetensors_and_json_only(checkpoints):
+    path = save(checkpoints)
     names = {file.name for file in path.iterdir()}
     assert names == {"method.safetensors", "optimizer_0.safetensors", "state.json", "SHA256SUMS"}
     json.loads((path / "state.json").read_text())
     assert "student.0.weight/exp_avg" in load_file(path / "optimizer_0.safetensors")
 
 
-def test_tied_weights_come_back_equal(tmp_path):
+def test_tied_weights_come_back_equal(checkpoints):
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -60,15 +65,15 @@ def test_tied_weights_come_back_equal(tmp_path):
             self.b.weight = self.a.weight
 
     tied, other = Tied(), Tied()
-    path = save(tmp_path, of=(tied, torch.optim.SGD(tied.parameters(), 0.1)))
+    path = save(checkpoints, of=(tied, torch.optim.SGD(tied.parameters(), 0.1)))
     checkpoint.load(path, other, [torch.optim.SGD(other.parameters(), 0.1)], Accelerator(cpu=True))
     assert torch.equal(other.a.weight, tied.a.weight) and other.b.weight is other.a.weight
 
 
 @pytest.mark.parametrize("file", ["method.safetensors", "optimizer_0.safetensors", "state.json", "SHA256SUMS"])
 @pytest.mark.parametrize("harm", ["truncated", "missing", "one bit flipped"])
-def test_damage_is_found(tmp_path, file, harm):
-    path = save(tmp_path)
+def test_damage_is_found(checkpoints, file, harm):
+    path = save(checkpoints)
     content = bytearray((path / file).read_bytes())
     assert checkpoint.damage(path) is None
     if harm == "truncated":
@@ -82,29 +87,80 @@ def test_damage_is_found(tmp_path, file, harm):
     assert fault is not None and (file in fault or file == "SHA256SUMS")  # whose fault looks like another file's
 
 
-def test_prune_keeps_the_newest_and_nothing_from_after_them(tmp_path):
+def test_prune_keeps_the_newest_and_nothing_from_after_them(checkpoints):
     for step in (1, 2, 3, 9):
-        save(tmp_path, step)
-    (tmp_path / "partial_00000004").mkdir()
-    checkpoint.prune(tmp_path, step=3, keep=2)  # taken up again at 2, then saved at 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
+        save(checkpoints, step)
+    (checkpoints / "partial_00000004").mkdir()
+    checkpoint.prune(checkpoints, step=3, keep=2)  # taken up again at 2, then saved at 3
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000002", "step_00000003"]
 
 
-def test_prune_never_deletes_the_one_just_written_in_favour_of_a_damaged_later_one(tmp_path):
-    good, damaged = save(tmp_path, 5), save(tmp_path, 8)
+def test_prune_never_deletes_the_one_just_written_in_favour_of_a_damaged_later_one(checkpoints):
+    good, damaged = save(checkpoints, 5), save(checkpoints, 8)
     (damaged / "SHA256SUMS").unlink()
-    checkpoint.prune(tmp_path, step=5, keep=1)
-    assert checkpoint.find("auto", tmp_path) == good
+    checkpoint.prune(checkpoints, step=5, keep=1)
+    assert checkpoint.find("auto", checkpoints) == good
 
 
-def test_checkpoint_of_another_model_is_refused_by_name(tmp_path):
-    path, other = save(tmp_path), Small()
+def test_checkpoint_of_another_model_is_refused_by_name(checkpoints):
+    path, other = save(checkpoints), Small()
     other.student[0] = nn.Linear(6, 17)
     with pytest.raises(BadInput, match=r"another model: student.0.bias is \(16,\) there and \(17,\) here"):
         checkpoint.load(path, other, [adam(other)], Accelerator(cpu=True))
 
 
-def test_path_that_is_no_checkpoint_is_refused(tmp_path):
+def test_path_that_is_no_checkpoint_is_refused(checkpoints):
     with pytest.raises(BadInput, match="nowhere: no readable SHA256SUMS"):
-        checkpoint.find(str(tmp_path / "nowhere"), tmp_path)
-    assert checkpoint.find("auto", tmp_path) is None
+        checkpoint.find(str(checkpoints / "nowhere"), checkpoints)
+    assert checkpoint.find("auto", checkpoints) is None
+
+
+def rewritten(path: Path, change) -> Path:
+    """As another version might have written it: other content, with its checksum."""
+    state = json.loads((path / "state.json").read_text())
+    change(state)
+    (path / "state.json").write_text(json.dumps(state))
+    files = sorted(file for file in path.iterdir() if file.name != "SHA256SUMS")
+    (path / "SHA256SUMS").write_text("".join(f"{durable.sha256(file)}  {file.name}\n" for file in files))
+    return path
+
+
+def remove_optimizer(path: Path) -> None:
+    (path / "optimizer_0.safetensors").unlink()
+    rewritten(path, lambda state: None)
+
+
+UNFIT = {
+    "a missing optimizer file": (remove_optimizer, "optimizer_0.safetensors is missing"),
+    "a random state of another form": (lambda p: rewritten(p, lambda s: s["random_states"][0].pop("numpy")), "numpy"),
+    "a random state of another length": (
+        lambda p: rewritten(p, lambda s: s["random_states"][0].update(torch="00ff")), "state.json cannot be read"
+    ),
+    "groups that are none": (lambda p: rewritten(p, lambda s: s.update(groups=[["a"]])), "groups of an optimizer"),
+    "groups of another type": (lambda p: rewritten(p, lambda s: s.update(groups=3)), "state.json cannot be read"),
+    "a list": (lambda p: (p / "state.json").write_text("[]") and rewritten(p, lambda s: None), "cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", UNFIT)
+def test_checkpoint_that_cannot_be_gone_back_to_is_named_and_the_one_before_it_taken(checkpoints, capsys, harm):
+    good, bad = save(checkpoints, 1), save(checkpoints, 2)
+    change, said = UNFIT[harm]
+    change(bad)
+    assert checkpoint.find("auto", checkpoints) == good
+    assert said in capsys.readouterr().err
+    with pytest.raises(BadInput, match=said):
+        checkpoint.find(str(bad), checkpoints)
+
+
+def test_checkpoint_of_another_optimizer_is_refused(checkpoints):
+    path, other = save(checkpoints), Small()
+    with pytest.raises(BadInput, match="of another optimizer than SGD, one with "):
+        checkpoint.load(path, other, [torch.optim.SGD(other.parameters(), 0.1)], Accelerator(cpu=True))
+
+
+def test_folders_of_others_among_checkpoints_are_passed_over(checkpoints):
+    path = save(checkpoints)
+    (checkpoints / ".ipynb_checkpoints").mkdir()
+    (path / ".ipynb_checkpoints").mkdir()
+    assert checkpoint.find("auto", checkpoints) == path

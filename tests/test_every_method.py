@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from processes import Processes
+from accelerate import Accelerator, PartialState
+from processes import in_turn
 from safetensors.torch import load_file
 from small import arguments, bits
 from tiny import Tiny
@@ -36,7 +37,7 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, str, str]] = {
     ),
 }
 
-GUARANTEES = ("parameters", "loss", "resume", "processes", "micro_batches", "export")
+GUARANTEES = ("parameters", "loss", "resume", "processes", "micro_batches", "export", "compile")
 METHODS = sorted(p.stem for p in Path(mmssl.methods.__file__).parent.glob("*.py") if p.stem != "__init__")
 
 
@@ -63,6 +64,12 @@ def test_exceptions_name_methods_guarantees_and_tests_that_exist():
     assert {name for name, _ in EXCEPTIONS} <= set(METHODS) and {g for _, g in EXCEPTIONS} <= set(GUARANTEES)
     for _, file, test in EXCEPTIONS.values():
         assert f"def {test}(" in (Path(__file__).parent / file).read_text()
+
+
+def cases(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
+    """(name, variant) of every test asked for that uses this fixture."""
+    params = [i.callspec.params for i in request.session.items if request.fixturename in getattr(i, "fixturenames", ())]
+    return [(each["name"], each["variant"]) for each in params]
 
 
 def loader(tiny: Tiny, divided_by: int = 1) -> Loader:
@@ -106,7 +113,7 @@ def test_resume_from_the_middle_of_an_epoch_is_exact(name, variant, tmp_path):
     assert bits(run(resume_from_checkpoint=str(tmp_path / "checkpoints/step_00000005"))) == bits(whole)
 
 
-def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, micro_batches: int = 1) -> None:
+def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, micro_batches: int = 1, **flags) -> None:
     tiny = variants(name)[variant]()
     parts = processes * micro_batches
     args = arguments(
@@ -116,42 +123,88 @@ def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, m
         per_device_train_batch_size=tiny.batch_size // parts,
         gradient_accumulation_steps=micro_batches,
         lr_scheduler_type="constant",
+        **flags,
     )
     start(args)
     step = steps.grad_cache if micro_batches > 1 and tiny.method.couples_samples else tiny.step
+    assert PartialState().num_processes == processes
     train(tiny.method, loader(tiny, parts), args, tiny.plain(tiny.method), step)
 
 
-def assert_equal_weights(one: Path, other: Path) -> None:
+def assert_equal_weights(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     weights, others = (load_file(d / "checkpoints/step_00000005/method.safetensors") for d in (one, other))
     for key, value in weights.items():
-        torch.testing.assert_close(others[key], value, rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(others[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(name, variant) -> where the run of one process on whole batches is, which is made once."""
+
+    @cache
+    def run(name: str, variant: str) -> Path:
+        place = tmp_path_factory.mktemp("whole")
+        run_plainly(name, variant, place)
+        return place
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def faults_of_two(request, tmp_path_factory) -> tuple[Path, dict]:
+    """The runs of all methods in two processes, which are the same two: starting them costs more than training does.
+    Where they are, and {"name-variant": how it failed, "" where it did not}."""
+    place = tmp_path_factory.mktemp("two")
+    jobs = {f"{n}-{v}": partial(run_plainly, n, v, place / f"{n}-{v}", processes=2) for n, v in cases(request)}
+    return place, in_turn(jobs, place)
 
 
 @held_to("processes")
-def test_two_processes_train_like_one_on_the_whole_batch(name, variant, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    run_plainly(name, variant, one)
-    job = Processes(run_plainly, name, variant, two, processes=2, log=tmp_path / "log.txt", world=2)
-    assert "2 processes on cpu" in job.succeed()
-    assert_equal_weights(one, two)
+def test_two_processes_train_like_one_on_the_whole_batch(name, variant, whole, faults_of_two):
+    place, faults = faults_of_two
+    assert not faults[f"{name}-{variant}"], faults[f"{name}-{variant}"]
+    assert_equal_weights(whole(name, variant), place / f"{name}-{variant}")
 
 
 @held_to("micro_batches")
-def test_micro_batches_train_like_the_whole_batch_or_are_refused_for_a_batch_norm(name, variant, tmp_path):
+def test_micro_batches_train_like_the_whole_batch_or_are_refused_for_a_batch_norm(name, variant, whole, tmp_path):
     if has_batch_norm(variants(name)[variant]().method):
         with pytest.raises(BadInput, match="has batch norms, whose statistics would be those of each micro-batch"):
             run_plainly(name, variant, tmp_path, micro_batches=4)
         return
-    run_plainly(name, variant, tmp_path / "one")
-    run_plainly(name, variant, tmp_path / "parts", micro_batches=4)
-    assert_equal_weights(tmp_path / "one", tmp_path / "parts")
+    run_plainly(name, variant, tmp_path, micro_batches=4)
+    assert_equal_weights(whole(name, variant), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def exports(request, tmp_path_factory) -> dict[str, Exception | None]:
+    """{name: why its directory does not load}; one fresh interpreter loads all: importing transformers costs seconds.
+    A method that cannot be exported has its error here."""
+    found, written = {}, {}
+    for name, variant in cases(request):
+        directory = tmp_path_factory.mktemp(name)
+        try:
+            tiny = variants(name)[variant]()
+            on_one_batch(tiny, times=2)
+            tiny.method.save_pretrained(directory)
+            tiny.processor.save_pretrained(directory)
+            model = tiny.exported(tiny.method)
+        except Exception as error:
+            found[name] = error
+        else:
+            written[name] = export.Exported(directory, model, tiny.processor, tiny.example, tiny.auto_class)
+    return found | dict(zip(written, export.reload_faults(list(written.values())), strict=True))
 
 
 @held_to("export", each_variant=False)
-def test_export_reloads_in_a_fresh_interpreter_with_equal_features(name, variant, tmp_path):
-    tiny = variants(name)[variant]()
-    on_one_batch(tiny, times=2)
-    tiny.method.save_pretrained(tmp_path)
-    tiny.processor.save_pretrained(tmp_path)
-    export.check_reload(tmp_path, tiny.exported(tiny.method), tiny.processor, tiny.example, tiny.auto_class)
+def test_export_reloads_in_a_fresh_interpreter_with_equal_features(name, variant, exports):
+    if exports[name]:
+        raise exports[name]
+
+
+@pytest.mark.slow  # the C++ compiler takes from ten seconds to a minute for a method
+@held_to("compile", each_variant=False)
+def test_compiled_it_trains_like_uncompiled(name, variant, whole, tmp_path):
+    torch._dynamo.reset()
+    run_plainly(name, variant, tmp_path, torch_compile=True)
+    assert_equal_weights(whole(name, variant), tmp_path, tolerance=1e-4)

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.errors import BadInput
 from mmssl.hub import card, export
 from mmssl.training.loop import Summary
+from mmssl.training.output_dir import OutputDir
 
 RESULTS = {
     "trained": {"image_to_text_R@1": 41.25, "median_rank": 3.0},
@@ -71,7 +73,8 @@ def test_a_finished_run_loads_and_leaves_card_figures_and_metrics(tmp_path):
     method.train()
     finish(tmp_path / "run", method, processor)
     files = {str(f.relative_to(tmp_path / "run")) for f in (tmp_path / "run").rglob("*") if f.is_file()}
-    assert files == {
+    assert files - {".mmssl/lock"} == {
+        ".mmssl/manifest.json",
         "README.md", "config.json", "figures/loss.png", "log.jsonl", "metrics.json", "model.safetensors",
         "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
@@ -86,6 +89,7 @@ def test_weights_other_than_those_in_memory_are_refused_and_the_run_does_not_loo
             tiny_clip.build(seed=1)[0].save_pretrained(directory)
 
     method.__class__ = SavesAnother
+    OutputDir(tmp_path).register(["metrics.json"])
     (tmp_path / "metrics.json").write_text("{}")  # of an earlier end, before the run was continued
     with pytest.raises(export.NotLoadable, match="differs by"):
         finish(tmp_path, method, processor)
@@ -94,21 +98,37 @@ def test_weights_other_than_those_in_memory_are_refused_and_the_run_does_not_loo
         export.push(tmp_path, "user/name")
 
 
-def test_a_check_that_dies_without_a_word_is_refused_by_its_exit_code(tmp_path):
-    method, processor = tiny_clip.build()
-    tiny_clip.export(tmp_path)
-    own = {"auto_map": {"AutoConfig": "own.Own"}, "model_type": "own"}
-    (tmp_path / "own.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
-    (tmp_path / "config.json").write_text(json.dumps(own))
-    with pytest.raises(export.NotLoadable, match="does not load: exit code -9"):
-        export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
+def own_code(directory, method, first_lines: str) -> None:
+    """Make the method's model one of a class that a file in the directory defines, and that has run here."""
+    code = "from transformers import CLIPConfig, CLIPModel\nclass OwnConfig(CLIPConfig):\n    model_type = 'own'\n"
+    (directory / "own.py").write_text(first_lines + code + "class Own(CLIPModel):\n    config_class = OwnConfig\n")
+    spec = importlib.util.spec_from_file_location("own", directory / "own.py")
+    sys.modules["own"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["own"])
+    method.model.__class__ = sys.modules["own"].Own
+    settings = json.loads((directory / "config.json").read_text()) | {"model_type": "own"}
+    settings["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own"}
+    (directory / "config.json").write_text(json.dumps(settings))
 
 
-def test_a_missing_tokenizer_is_refused(tmp_path):
+def test_directories_are_checked_together_and_refused_one_by_one(tmp_path):
     method, processor = tiny_clip.build()
-    (tiny_clip.export(tmp_path) / "tokenizer.json").unlink()
-    with pytest.raises(export.NotLoadable):
-        export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
+    names = ["first", "deadly", "without_tokenizer", "of_other_weights", "last"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        tiny_clip.export(tmp_path / name)
+    deadly = tiny_clip.build()[0]
+    kill = "import os, sys\nif not sys.modules.get('mmssl', True): os.kill(os.getpid(), 9)\n"
+    own_code(tmp_path / "deadly", deadly, kill)
+    (tmp_path / "without_tokenizer" / "tokenizer.json").unlink()
+    tiny_clip.build(seed=1)[0].save_pretrained(tmp_path / "of_other_weights")
+    models = {name: method.model for name in names} | {"deadly": deadly.model}
+    exports = [export.Exported(tmp_path / name, models[name], processor, tiny_clip.EXAMPLE) for name in names]
+    faults = dict(zip(names, map(str, export.reload_faults(exports)), strict=True))
+    assert faults["first"] == faults["last"] == "None"
+    assert faults["deadly"] == f"{tmp_path / 'deadly'} was written but does not load: exit code -9"
+    for name in ("without_tokenizer", "of_other_weights"):
+        assert faults[name].startswith(f"{tmp_path / name} loads, but") and "differs by" in faults[name]
 
 
 def wav2vec():
@@ -146,10 +166,7 @@ def test_feature_extractors_image_processors_and_tokenizers_are_reloaded_too(tmp
 def test_code_that_needs_mmssl_is_refused(tmp_path):
     method, processor = tiny_clip.build()
     tiny_clip.export(tmp_path)
-    (tmp_path / "own.py").write_text("from mmssl.methods.clip import CLIP\nclass Own: ...\nclass OwnConfig: ...\n")
-    settings = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "own"}
-    settings["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.Own"}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
+    own_code(tmp_path, method, "from mmssl.methods.clip import CLIP\n")
     with pytest.raises(export.NotLoadable, match="does not load.*mmssl"):
         export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
 
@@ -184,8 +201,8 @@ from pathlib import Path
 import bag
 import tiny_clip
 from accelerate import Accelerator
-from mmssl import card, export
-from mmssl.data.text import train_clip_tokenizer
+from mmssl.data.text.tokens import train_clip_tokenizer
+from mmssl.hub import card, export
 
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2, accelerator.num_processes

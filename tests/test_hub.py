@@ -134,7 +134,7 @@ def test_what_is_on_the_hub_is_private_and_complete_and_leaves_the_checkpoints_a
     repository = trained.hub.repositories[f"models/user/{trained.family}"]
     assert repository.private
     here = {str(f.relative_to(trained.directory)) for f in trained.directory.rglob("*") if f.is_file()}
-    at_home = {f for f in here if f.startswith("checkpoints/")}
+    at_home = {f for f in here if f.startswith(("checkpoints/", ".mmssl/"))}
     assert at_home and set(repository.files) == here - at_home
     assert all(repository.files[f] == (trained.directory / f).read_bytes() for f in repository.files)
 

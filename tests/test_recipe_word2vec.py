@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import RECIPES, Processes
 from test_recipe_mae import at_home
@@ -47,6 +48,16 @@ def test_a_text_of_three_words_leaves_everything_that_a_run_leaves(said, place):
 
 def test_without_numba_the_reason_is_said_and_torch_trains(said):
     assert "no compiled kernel here (ModuleNotFoundError: import of numba halted" in said
+
+
+def test_empty_lines_between_lines_and_before_them_train_like_none(tmp_path):
+    lines = "one two three four five\n" + "\n" * 10
+    (tmp_path / "gaps.txt").write_text("\n" * 1000 + 300 * lines)
+    flags = [*RUN.split(), "--plain", "no", "--dataset", tmp_path / "gaps.txt", "--output_dir", tmp_path / "run"]
+    Processes(at_home, tmp_path / "home", "word2vec", *flags, log=tmp_path / "run.log").succeed()
+    assert "Data: " in (card := (tmp_path / "run" / "README.md").read_text()) and "1,500 words" in card
+    ids = np.fromfile(next((tmp_path / "home").rglob("ids.int32")), np.int32)
+    assert ids.reshape(300, 6)[:, -1].tolist() == [-1] * 300
 
 
 @pytest.mark.parametrize(

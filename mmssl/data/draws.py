@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 def draw(x: Tensor, seed: int, epoch: int) -> Tensor:
     """A well-mixed integer in [0, 2**32) for each of x (the finaliser of MurmurHash3)."""
-    key = _signed((seed * 1_000_003 + epoch) * 0x85EBCA6B)  # an int of any size
-    h = _low(x.long() * _signed(0x9E3779B1) + key)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        h = _low((h ^ (h >> shift)) * _signed(factor))
-    return h ^ (h >> 16)
+    h = _mix(x, seed, epoch).long()
+    return (h & 0x7FFFFFFF) | ((h >> 31 & 1) << 31)
 
 
 def share(x: Tensor, seed: int, epoch: int) -> Tensor:
     """The same, spread evenly over [0, 1)."""
-    return draw(x, seed, epoch).double() / 2**32
+    return draw(x, seed, epoch).double() / 2.0**32
 
 
 def uniform(key: Tensor, stream: Tensor) -> Tensor:
@@ -24,20 +22,26 @@ def uniform(key: Tensor, stream: Tensor) -> Tensor:
 
     key: int64, all 64 bits count. stream: small integers that broadcast against it, one for each use of the key.
     """
-    mixed = draw(key.long() + draw(key >> 32, 0, 1), 0, 0)
+    mixed = _mix(key.long() + _mix(key >> 32, 0, 1), 0, 0)
     # the upper 24 bits: every multiple of 2**-24 is a float32, so that none is rounded up to 1
-    return (draw(mixed + stream, 0, 2) >> 8).float() / 2**24
+    return (_mix(mixed + stream.int(), 0, 2) >> 8 & 0xFFFFFF).float() / 2.0**24
 
 
-# torch.compile writes integer constants into a GPU kernel as 32-bit literals, where a constant beyond int32 overflows:
-# none is used here. Modulo 2**32 a factor may as well be negative, and a mask can be put together from two.
+def _mix(x: Tensor, seed: int, epoch: int) -> Tensor:
+    """The 32 bits of `draw` as an int32: products wrap around. No constant is beyond int32: torch.compile writes them
+    into a GPU's kernel as 32-bit literals, where larger ones overflow."""
+    key = (seed * 1_000_003 + epoch) * 0x85EBCA6B  # an int of any size
+    h = x.to(torch.int32) * _signed(0x9E3779B1) + _signed(key)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = (h ^ _upper(h, shift)) * _signed(factor)
+    return h ^ _upper(h, 16)
+
+
+def _upper(h: Tensor, shift: int) -> Tensor:
+    """h >> shift, without its sign."""
+    return h >> shift & (1 << 32 - shift) - 1
 
 
 def _signed(constant: int) -> int:
     """The number in [-2**31, 2**31) that equals `constant` modulo 2**32."""
     return (constant + 2**31) % 2**32 - 2**31
-
-
-def _low(h: Tensor) -> Tensor:
-    """h modulo 2**32, in [0, 2**32)."""
-    return (h & 0x7FFFFFFF) | ((h >> 31 & 1) << 31)

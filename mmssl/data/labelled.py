@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ from mmssl.data.image_text import pairs
 from mmssl.data.images.pictures import Pictures
 from mmssl.data.text.tokens import Tokens
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
+
 
 INPUT_COLUMNS = {
     "image": pairs.IMAGE_COLUMNS,
@@ -197,6 +201,8 @@ def _column(rows: datasets.Dataset, given: str | None, usual: Sequence[str], wha
 
 
 def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], list[str]]:
+    import datasets
+
     values = [list(part[column]) for part in parts]
     for what, of_part in zip(("training", "test"), values, strict=True):
         missing = [row for row, value in enumerate(of_part) if value in (None, "", -1)]

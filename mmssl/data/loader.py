@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from datasets import IterableDataset
-from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from mmssl.arguments import TrainArgs
 from mmssl.distributed import rank, world_size
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,8 @@ class Loader:
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        from datasets import IterableDataset
+
         self.dataset, self.batch_size, self.collate_fn = dataset, batch_size, collate_fn or _as_batch
         self.shuffle, self.seed, self.num_workers = shuffle, seed, num_workers
         self.streaming = isinstance(dataset, IterableDataset)
@@ -86,6 +91,8 @@ class Loader:
         """This process's batches of one epoch, from batch `start` on, each exactly what it would have been without a
         start. Skipping costs nothing in map-style data; a stream is read again up to there, but not collated.
         Closed, it ends its workers."""
+        from datasets.distributed import split_dataset_by_node
+
         for part in (self.dataset, self.collate_fn):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)

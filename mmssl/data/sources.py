@@ -7,18 +7,22 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from accelerate import PartialState
-from datasets import ClassLabel, Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict, Value, load_dataset
 from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
+from mmssl import bounded_json
 from mmssl.data.atomic import once
 from mmssl.data.built_in import BUILT_IN
 from mmssl.data.images.decoding import Data, undecoded
 from mmssl.errors import BadInput, first_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
 
 READERS = {
     ".parquet": "parquet",
@@ -36,7 +40,7 @@ HUB_TIMEOUT = 10  # seconds
 
 def home() -> Path:
     """Where built-in and decoded data lie: MMSSL_HOME, or mmssl/ in the cache of Hugging Face."""
-    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl"))
+    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl")).expanduser()
 
 
 def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
@@ -70,6 +74,8 @@ def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | N
 
     together: a column of images; rows that repeat an image stay on one side.
     """
+    from datasets import IterableDataset
+
     train, test = data["train"], data.get("test")
     if isinstance(train, IterableDataset):
         return _split_stream(train, test, held_out)
@@ -100,6 +106,8 @@ def _groups(rows: Dataset, column: str) -> np.ndarray:
 
 
 def _split_stream(train: IterableDataset, test: IterableDataset | None, held_out: int) -> tuple[Data, Dataset]:
+    from datasets import Dataset
+
     train, test = (part.decode(False) if part is not None and part.features else part for part in (train, test))
     source = train if test is None else test
     rows = list(source.take(held_out))
@@ -129,6 +137,9 @@ def _named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
 
 def _secret(rows: Data) -> bool:
     """True where every label is -1, as in the test data of a public benchmark (GLUE); says so."""
+    from accelerate import PartialState
+    from datasets import Dataset
+
     if not isinstance(rows, Dataset) or "label" not in rows.column_names or not _is_integer(rows.features["label"]):
         return False
     secret = rows.unique("label") == [-1]
@@ -138,6 +149,8 @@ def _secret(rows: Data) -> bool:
 
 
 def _is_integer(feature) -> bool:
+    from datasets import ClassLabel, Value
+
     return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith("int"))
 
 
@@ -188,6 +201,8 @@ def _sidecars(images: list[Path]) -> Dataset:
 
 def _sounds(files: list[str]) -> Dataset:
     """Paths, and the folder that each lies in as its label; whoever reads them decodes them (see data.waves)."""
+    from datasets import Dataset
+
     return Dataset.from_dict({"audio": files, "label": [Path(file).parent.name for file in files]})
 
 
@@ -210,6 +225,8 @@ def _caption_table(root: Path, table: Path, images: list[Path]) -> Dataset:
 
 
 def _captioned(captions: dict[Path, list[str]]) -> Dataset:
+    from datasets import Dataset, Image
+
     rows = {"image": [str(p) for p in captions], "captions": list(captions.values())}
     return Dataset.from_dict(rows).cast_column("image", Image())
 
@@ -222,6 +239,8 @@ def _text(file: Path) -> str:
 
 
 def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    from datasets import load_dataset
+
     repository, _, configuration = name.partition(":")
     try:
         if not HF_HUB_OFFLINE:
@@ -237,6 +256,16 @@ def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
 
 
 def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kwargs):
+    from datasets import load_dataset
+
+    tables = [Path(file) for part in (files or {}).values() for file in part] if reader == "json" else []
+    if reader == "imagefolder":
+        tables = list(Path(kwargs["data_dir"]).rglob("metadata.jsonl"))
+    try:
+        for table in tables:
+            bounded_json.check(table)
+    except bounded_json.NotJson as error:
+        raise BadInput(f"--dataset {table}: {error}") from error
     try:
         return load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
     except Exception as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
-import datasets
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -19,6 +19,9 @@ from mmssl.data.images.decoding import as_rgb, undecoded
 from mmssl.device import best_device
 from mmssl.errors import BadInput, first_line
 from mmssl.models import pretrained
+
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 STRIPS = 32  # read side by side
 CONTEXT = 256  # symbols that are read before a strip, and not scored
@@ -87,6 +92,7 @@ def nats(model: PreTrainedModel, ids: Tensor) -> float:
         known = (at[:, now] >= 0).to(device)
         output = model(read[:, now].to(device), attention_mask=known, state=state, use_cache=True)
         state = output.state
+        finite(output.logits, "logits of the language model")
         each = F.cross_entropy(output.logits.float().transpose(1, 2), next_one[:, now].to(device), reduction="none")
         total += each.double()[scored[:, now].to(device)].sum().item()
     return total / predicted

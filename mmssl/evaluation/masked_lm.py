@@ -11,20 +11,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmssl.arguments import Flags, command, flag
 from mmssl.data import draws
 from mmssl.data.text import documents, masking, packed
 from mmssl.device import best_device
+from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.hub.table import print_table
 from mmssl.methods.bert import BERT, from_pretrained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 SHARE = 0.15
 SEQUENCES = 1000  # at most
@@ -50,6 +55,7 @@ class MaskedTokens(Evaluation):
         loss = right = hidden = 0.0
         for batch, chosen, targets in _questions(method, self.held_out, self.batch_size):
             logits = method.guess(batch["input_ids"], chosen, batch["draw"])[0].float()
+            finite(logits, "logits of hidden tokens")
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             right += (logits.argmax(-1) == targets).sum().item()
             hidden += len(targets)

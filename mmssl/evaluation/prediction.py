@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mmssl import figures
+from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.methods.cpc import CPC, HIDDEN
 
@@ -34,6 +35,7 @@ class Prediction(Evaluation):
             batch = {name: value.to(device) for name, value in batch.items() if name != "index"}
             rows = {"speaker": None} | method.embed(**batch)
             for step, (scores, true, valid) in enumerate(method.scores(**rows, everyone=rows, first=0)):
+                finite(scores, f"scores of candidates {step + 1} ahead")
                 best = scores.amax(-1, keepdim=True)
                 winners = (scores == best).sum(-1)  # all of them, before training: then one is as good as another
                 candidates = (scores > HIDDEN).sum(-1).clamp(min=1).float()  # none where all have ended

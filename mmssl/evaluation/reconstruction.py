@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmssl import figures
 from mmssl.data.images.pictures import Pictures
+from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.methods.mae import MAE, at, patchify, reconstruction_loss, standardise
 
@@ -33,6 +34,7 @@ class Reconstruction(Evaluation):
         for batch in _batches(self.held_out, self.BATCH, device):
             pixels = method.views.whole(batch["pixel_values"])
             predicted, target, hidden, _ = method.reconstruct(pixels, method.noise(batch["key"]))
+            finite(predicted, "reconstructed patches")
             losses.append(reconstruction_loss(predicted.float(), target, hidden) * len(hidden))
         return {"reconstruction_loss": (torch.stack(losses).sum() / len(self.held_out)).item()}
 

@@ -16,6 +16,7 @@ from mmssl.arguments import command, flag
 from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
+from mmssl.evaluation.finite import finite
 from mmssl.hub.table import print_table
 
 KS = (1, 5, 10)
@@ -25,9 +26,10 @@ def retrieval(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 in per cent, and the median rank (1 is best), both ways.
 
     image: (images, dim). text: (texts, dim). owner: (texts,), the image of each text. An image may have several texts;
-    the best-placed one counts (Karpathy & Fei-Fei 2015). Ties count half: features all alike find nothing, and those
-    that are not numbers come last.
+    the best-placed one counts (Karpathy & Fei-Fei 2015). Ties count half: features all alike find nothing. Raises
+    BadInput where a feature is not finite.
     """
+    finite(image, "features of images"), finite(text, "features of texts")
     to_image, to_text = [], torch.full((len(image),), math.inf, device=image.device)
     image, text = torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(text, dim=-1)
     for rows in torch.arange(len(text), device=text.device).split(1024):

@@ -6,22 +6,27 @@ As a command, on any saved CLIP-like checkpoint:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmssl import bounded_json
 from mmssl.arguments import command, flag
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
+from mmssl.evaluation.finite import finite
 from mmssl.hub.table import print_table
+
+if TYPE_CHECKING:
+    import datasets
+
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "{}")
 
@@ -51,8 +56,10 @@ def check_templates(templates: Sequence[str]) -> None:
 def zero_shot(image: Tensor, classes: Tensor, label: Tensor) -> dict[str, float]:
     """Accuracy in per cent, over all images and as the mean over classes.
 
-    image: (images, dim). classes: (classes, dim). label: (images,), rows of `classes`.
+    image: (images, dim). classes: (classes, dim). label: (images,), rows of `classes`. Raises BadInput where a
+    feature is not finite.
     """
+    finite(image, "features of images"), finite(classes, "features of class names")
     right = ((F.normalize(image, dim=-1) @ classes.T).argmax(1) == label).float()
     per_class = [right[label == c].mean() for c in label.unique()]
     return {
@@ -72,6 +79,8 @@ def chance(label: Tensor, classes: int) -> dict[str, float]:
 
 def labels(data: datasets.Dataset, column: str) -> tuple[list[str], Tensor]:
     """(class names, (rows,) class of each row). Raises BadInput where a row has none."""
+    import datasets
+
     if column not in data.column_names:
         raise BadInput(f"--label_column {column}: the data has no such column, only {', '.join(data.column_names)}")
     values = list(data[column])
@@ -113,7 +122,7 @@ def main(args: ZeroShotArgs) -> None:
 
 def _in_words(file: str, names: Sequence[str]) -> dict[str, list[str]]:
     try:
-        given = json.loads(Path(file).read_text(encoding="utf-8"))
+        given = bounded_json.read(Path(file))
         return {name: [given[name]] if isinstance(given[name], str) else list(given[name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"--classes {file}: no JSON object with the names of {', '.join(names)}: {error!r}") from error

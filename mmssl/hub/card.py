@@ -15,15 +15,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from mmssl import bounded_json
 from mmssl.arguments import TrainArgs
 from mmssl.device import best_device, precision
+from mmssl.errors import not_written
 from mmssl.hub.table import number, readable, results_table
+from mmssl.training import durable
+from mmssl.training.output_dir import METRICS, OutputDir
 from mmssl.training.summary import Summary
 
-CARD, METRICS = "README.md", "metrics.json"
+CARD = "README.md"
 _NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that says where the model is
 
 
@@ -46,7 +49,7 @@ class Record:
 
 
 def write_card(directory: Path, record: Record, summary: Summary, args: TrainArgs) -> None:
-    """README.md of the directory, with results as metadata that the Hub displays."""
+    """README.md in `directory`, with results as metadata that the Hub displays; its snippets load args.output_dir."""
     shown = (f"![{caption}](figures/{file})\n\n*{caption}*" for file, caption in record.figures.items())
     doors = (f"{heading}:\n\n```python\n{code.strip()}\n```" for heading, code in record.snippets.items())
     trivial = "" if summary.trivial_loss is None else f" (a model that ignores its input: {summary.trivial_loss:.3f})"
@@ -86,7 +89,7 @@ def write_card(directory: Path, record: Record, summary: Summary, args: TrainArg
 - {record.limits}
 - The results are those of one run with one seed.
 {warnings}"""
-    named = name_the_model(body, str(directory))
+    named = name_the_model(body, args.output_dir)
     ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{named}").save(directory / CARD)
 
 
@@ -98,7 +101,8 @@ def write_unfinished_card(directory: Path, title: str, step: int, total: int) ->
 
 
 def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainArgs) -> None:
-    """metrics.json: its presence marks a finished run, so it is written last and at once."""
+    """metrics.json: its presence marks a finished run, so it takes its place last. A figure that could not be computed
+    (of word similarity, where no word is known) is null."""
     content = {
         "results": results,
         "steps": summary.step,
@@ -112,9 +116,7 @@ def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainA
         "software": software(),
         "hardware": hardware(args),
     }
-    partial = directory / f"{METRICS}.partial"
-    partial.write_text(json.dumps(content, indent=2))
-    partial.rename(directory / METRICS)
+    (directory / METRICS).write_text(bounded_json.dumps(content, indent=2))
 
 
 def add_results(
@@ -124,10 +126,11 @@ def add_results(
 
     values: name -> figure, for the metadata. drawn: file -> caption; the files are copied to the run's figures/.
     """
-    (directory / "figures").mkdir(exist_ok=True)
+    if run := OutputDir.around(directory / CARD):  # else there is no list to keep
+        run.register([CARD, *(Path("figures", file.name) for file in drawn)])
     shown = []
     for file, caption in drawn.items():
-        shutil.copy(file, directory / "figures" / file.name)
+        _replace(directory / "figures" / file.name, file.read_bytes())
         shown.append(f"![{caption}](figures/{file.name})\n\n*{caption}*")
     model_card = ModelCard.load(directory / CARD)
     sections = re.split(r"(?m)^(?=## )", model_card.text.rstrip() + "\n\n")
@@ -151,7 +154,14 @@ def add_results(
         for metric, value in values.items()
     ]
     model_card.data.model_name = model_card.data.model_name or directory.name
-    ModelCard(f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}").save(directory / CARD)
+    _replace(directory / CARD, f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}")
+
+
+def _replace(file: Path, content: str | bytes) -> None:
+    try:
+        durable.replace(file, content)
+    except OSError as error:
+        raise not_written(file, error, len(content)) from error
 
 
 def name_the_model(text: str, name: str) -> str:
@@ -167,6 +177,8 @@ def hub_id(name: str | None) -> str | None:
 
 def command_line() -> str:
     """What was typed, near enough to type it again."""
+    from accelerate import PartialState
+
     script = Path(sys.argv[0])
     script = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
     state, launcher = PartialState(), ["accelerate", "launch"]
@@ -183,6 +195,8 @@ def software() -> dict[str, str]:
 
 
 def hardware(args: TrainArgs) -> str:
+    from accelerate import PartialState
+
     processes, kind = PartialState().num_processes, precision(args).replace("no", "fp32")
     if torch.cuda.is_available() and not args.use_cpu:
         return f"{processes} x {torch.cuda.get_device_name()}, {kind}"

@@ -14,31 +14,37 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import PartialState
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
 
 from mmssl import figures
 from mmssl.arguments import TrainArgs
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, not_written
 from mmssl.hub import card, reload
 from mmssl.hub.card import Record  # recipes say export.Record
 from mmssl.method import Method
+from mmssl.models import remote_code
+from mmssl.training import durable
 from mmssl.training.log import Log
+from mmssl.training.output_dir import OutputDir, listed
+from mmssl.training.signals import interruptible
 from mmssl.training.summary import Summary
 
-__all__ = ["NotLoadable", "Record", "Uploads", "check_reload", "finish", "push"]
+__all__ = ["Exported", "NotLoadable", "Record", "Uploads", "check_reload", "finish", "push", "reload_faults"]
 
-PRIVATE_FILES = ["checkpoints/*", "logs/*", ".*", "*.partial"]  # resumable state, tracker and hidden files stay at home
+ANSWER_TIMEOUT = 30  # seconds; a commit of many files takes the Hub some
 TOLERANCE = 1e-5  # of outputs after a reload, against those in memory, in units of the largest one
 REMEDIES = {
     401: "sign in with `hf auth login`, or set HF_TOKEN",
@@ -51,6 +57,17 @@ class NotLoadable(RuntimeError):
     """The exported directory does not give back what was in memory."""
 
 
+@dataclass
+class Exported:
+    """A directory, and what in memory it must give back: see check_reload."""
+
+    directory: Path
+    model: torch.nn.Module
+    processor: Any
+    example: dict[str, Tensor | list[str]]
+    auto_class: str = "AutoModel"
+
+
 def check_reload(
     directory: Path,
     model: torch.nn.Module,
@@ -61,45 +78,70 @@ def check_reload(
     """Load `directory` in a fresh interpreter that cannot import mmssl; every output must be the same as from memory.
 
     model, processor: those that were exported; left as they are. example: a few inputs as a user has them, under the
-    names by which the processor takes them. Code in the directory runs where its config names some. Raises NotLoadable.
+    names by which the processor takes them. Of code in the directory, only what has run in this process, too, is run
+    there (see remote_code.has_run). Raises NotLoadable.
     """
-    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    expected = reload.outputs(model, processor, example)
+    for fault in reload_faults([Exported(directory, model, processor, example, auto_class)]):
+        if fault:
+            raise fault
+
+
+def reload_faults(exports: Sequence[Exported]) -> list[NotLoadable | None]:
+    """What check_reload finds, for several directories in one fresh interpreter: importing transformers costs seconds.
+    None where all is well. A directory that ends the interpreter gets those after it a new one."""
+    faults = []
+    while len(faults) < len(exports):
+        faults += _reload(exports[len(faults) :])
+    return faults
+
+
+def _reload(exports: Sequence[Exported]) -> list[NotLoadable | None]:
+    """As reload_faults, up to and with the first directory that ends the interpreter."""
+    models = [copy.deepcopy(export.model).to("cpu", torch.float32).eval() for export in exports]
+    expected = [reload.outputs(m, e.processor, e.example) for m, e in zip(models, exports, strict=True)]
     with tempfile.TemporaryDirectory() as place:
-        tensors = {name: value.contiguous() for name, value in example.items() if torch.is_tensor(value)}
-        save_file(tensors, Path(place, reload.TENSORS))
-        texts = {name: value for name, value in example.items() if name not in tensors}
-        Path(place, reload.EXAMPLE).write_text(json.dumps(texts))
-        own_code = "auto_map" in json.loads((directory / "config.json").read_text())
+        jobs, places = [], [Path(place, f"example_{i}") for i in range(len(exports))]
+        for export, own in zip(exports, places, strict=True):
+            own.mkdir()
+            tensors = {name: value.contiguous() for name, value in export.example.items() if torch.is_tensor(value)}
+            save_file(tensors, own / reload.TENSORS)
+            texts = {name: value for name, value in export.example.items() if name not in tensors}
+            (own / reload.EXAMPLE).write_text(json.dumps(texts))
+            code = sorted(remote_code.has_run(export.directory, export.model, export.processor))
+            classes = [export.auto_class, _auto_class(export.processor)]
+            jobs.append([str(export.directory.resolve()), *classes, code, str(own)])
         program = Path(reload.__file__).read_text()
         done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                program,
-                directory.resolve(),
-                auto_class,
-                _auto_class(processor),
-                str(own_code),
-                place,
-            ],
+            [sys.executable, "-c", program],
+            input=json.dumps(jobs),
             env=_environment(place),
             cwd=place,
             capture_output=True,
             text=True,
         )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]  # killed, for memory
-            raise NotLoadable(f"{directory} was written but does not load: {said[-1]}")
-        reloaded = load_file(Path(place, reload.OUTPUTS))
+        faults = []
+        for export, wanted, own in zip(exports, expected, places, strict=True):
+            if (own / reload.OUTPUTS).exists():
+                faults.append(_difference(export.directory, wanted, load_file(own / reload.OUTPUTS)))
+                continue
+            ended = not (own / reload.ERROR).exists()  # killed, for memory
+            said = f"exit code {done.returncode}" if ended else (own / reload.ERROR).read_text()
+            faults.append(NotLoadable(f"{export.directory} was written but does not load: {said}"))
+            if ended:
+                break
+        return faults
+
+
+def _difference(directory: Path, expected: dict[str, Tensor], reloaded: dict[str, Tensor]) -> NotLoadable | None:
     if not expected:
-        raise NotLoadable(f"{directory}: the model gives no tensor that could be compared")
+        return NotLoadable(f"{directory}: the model gives no tensor that could be compared")
     for name, value in expected.items():
         if name not in reloaded or reloaded[name].shape != value.shape:
-            raise NotLoadable(f"{directory} loads as another model: {name} is missing or of another shape")
+            return NotLoadable(f"{directory} loads as another model: {name} is missing or of another shape")
         error = (reloaded[name].float() - value.float()).abs().max().item()
         if not error <= TOLERANCE * max(1.0, value.abs().max().item()):
-            raise NotLoadable(f"{directory} loads, but {name} differs by {error:.2g} from what was trained")
+            return NotLoadable(f"{directory} loads, but {name} differs by {error:.2g} from what was trained")
+    return None
 
 
 def finish(
@@ -118,41 +160,81 @@ def finish(
     model: what `method.save_pretrained` writes, in memory. example: see check_reload. trivial: what the dashed line of
     the loss curve is.
     """
-    directory = Path(args.output_dir)
-    (directory / card.METRICS).unlink(missing_ok=True)  # of an earlier end of this run: until the last line it has none
-    method.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    check_reload(directory, model, processor, example, auto_class)
-    figures.loss_curve(directory / Log.FILE, directory / "figures" / "loss.png", trivial)
-    record.figures = {"loss.png": f"Training loss; dashed, {trivial}."} | record.figures
-    card.write_card(directory, record, summary, args)
-    card.write_metrics(directory, record.results, summary, args)
+    directory, run = Path(args.output_dir), OutputDir(args.output_dir)
+    again = "the same command and --resume_from_checkpoint auto export it again"
+    saved = f"the training is saved; {again}" if args.save_steps else "nothing was saved, because --save_steps is 0"
+    with interruptible(f"the export to {directory} was not finished: {saved}"):
+        _export(method, processor, model, example, record, summary, args, trivial, auto_class, run)
     print(f"model, card and figures: {directory}")
     if args.push_to_hub:
-        print(f"uploaded to {push(directory, args.hub_model_id, args.hub_private_repo)}")
+        retry = f"python -m mmssl.hub.export push {shlex.quote(args.output_dir)} {args.hub_model_id}"
+        with interruptible(f"the upload was not finished; {directory} is complete, retry with: {retry}"):
+            print(f"uploaded to {push(directory, args.hub_model_id, args.hub_private_repo)}")
+    run.release()
+
+
+def _export(
+    method: Method,
+    processor,
+    model: torch.nn.Module,
+    example: dict[str, Tensor | list[str]],
+    record: Record,
+    summary: Summary,
+    args: TrainArgs,
+    trivial: str,
+    auto_class: str,
+    run: OutputDir,
+) -> None:
+    directory = Path(args.output_dir)
+    run.remove([card.METRICS])  # of an earlier end of this run: until the last line it has none
+    with run.writing(needed=sum(tensor.nbytes for tensor in model.state_dict().values())) as place:
+        method.save_pretrained(place)
+        processor.save_pretrained(place)
+    check_reload(directory, model, processor, example, auto_class)
+    record.figures = {"loss.png": f"Training loss; dashed, {trivial}."} | record.figures
+    with run.writing() as place:
+        figures.loss_curve(directory / Log.FILE, place / "figures" / "loss.png", trivial)
+        card.write_card(place, record, summary, args)
+    with run.writing() as place:
+        card.write_metrics(place, record.results, summary, args)
 
 
 def push(directory: Path, repository: str, private: bool = True) -> str:
-    """Upload a finished run; returns its address. `private` holds where the repository is new.
+    """Upload what a finished run has written, and nothing else that lies there, which is named; returns the address.
+    `private` holds where the repository is new.
 
     The snippets on the card name the repository from then on. Raises BadInput with the way to retry; then nothing on
     disk has changed.
     """
     if missing := [name for name in (card.METRICS, card.CARD) if not (directory / name).exists()]:
         raise BadInput(f"{directory} holds no finished run (no {missing[0]}): let the training end first")
+    files, left = OutputDir(directory).publishable()
+    if unlisted := [name for name in (card.METRICS, card.CARD) if name not in files]:
+        raise BadInput(
+            f"{directory / unlisted[0]} is not in the list of what a run of mmssl wrote there (.mmssl/manifest.json): "
+            "choose yourself what to upload, with `hf upload`"
+        )
+    if left:
+        print(f"not uploaded, because no run wrote it: {listed(left)}")
     retry = ["python", "-m", "mmssl.hub.export", "push", str(directory), repository] + ["--public"] * (not private)
     try:
         repository = _create(repository, private)
         readme = directory / card.CARD
         before = readme.read_text(encoding="utf-8")
-        readme.write_text(card.name_the_model(before, repository), encoding="utf-8")
-        try:
-            return _upload(directory, repository, "Upload the finished run")
-        except BaseException:
-            readme.write_text(before, encoding="utf-8")
-            raise
+        named = card.name_the_model(before, repository)
+        with tempfile.TemporaryDirectory() as place:
+            for name in {*files} - {card.CARD}:
+                Path(place, name).parent.mkdir(parents=True, exist_ok=True)
+                Path(place, name).symlink_to((directory / name).absolute())
+            Path(place, card.CARD).write_text(named, encoding="utf-8")
+            address = _upload(Path(place), repository, "Upload the finished run")
     except _Refused as error:
         raise BadInput(f"{error}. Everything is still in {directory}; retry with: {shlex.join(retry)}") from error
+    try:
+        durable.replace(readme, named)
+    except OSError as error:
+        raise not_written(readme, error, len(named)) from error
+    return address
 
 
 class Uploads:
@@ -161,6 +243,8 @@ class Uploads:
 
     def __init__(self, args: TrainArgs, method: Method, processor) -> None:
         """Raises BadInput where the Hub refuses."""
+        from accelerate import PartialState
+
         self.args, self.method, self.processor = args, method, processor
         self.worker, self.running = ThreadPoolExecutor(max_workers=1), Future()
         self.running.set_result(None)
@@ -213,20 +297,18 @@ def _upload(directory: Path, repository: str, message: str) -> str:
     """One commit: all of it arrives, or nothing. Other files of the repository stay."""
     return _ask(
         repository,
-        lambda: str(
-            HfApi().upload_folder(
-                folder_path=directory, repo_id=repository, ignore_patterns=PRIVATE_FILES, commit_message=message
-            )
-        ),
+        lambda: str(HfApi().upload_folder(folder_path=directory, repo_id=repository, commit_message=message)),
     )
 
 
 def _ask(repository: str, call):
+    get_session().timeout = ANSWER_TIMEOUT  # huggingface_hub waits for ever
     try:
         return call()
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = f"no answer in {ANSWER_TIMEOUT} seconds" if "Timeout" in type(error).__name__ else said
         remedy = f": {REMEDIES[status]}" if status in REMEDIES else ""
         raise _Refused(f"upload to {repository} failed ({said}){remedy}") from error
 
@@ -234,6 +316,8 @@ def _ask(repository: str, call):
 def _auto_class(processor) -> str:
     """The class by which a user loads it. AutoProcessor would miss a feature extractor alone: a Wav2Vec2 model's has a
     tokenizer too."""
+    from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
+
     kinds = {ProcessorMixin: "AutoProcessor", PreTrainedTokenizerBase: "AutoTokenizer"}
     kinds |= {ImageProcessingMixin: "AutoImageProcessor", FeatureExtractionMixin: "AutoFeatureExtractor"}
     return next(name for kind, name in kinds.items() if isinstance(processor, kind))
@@ -254,7 +338,7 @@ def main() -> None:
     command.add_argument("--public", action="store_true", help="a new repository is for everyone to see")
     given = parser.parse_args()
     try:
-        print(push(given.directory, given.repository, private=not given.public))
+        print(push(given.directory.expanduser(), given.repository, private=not given.public))
     except BadInput as error:
         sys.exit(f"error: {error}")
 

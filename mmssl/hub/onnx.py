@@ -22,6 +22,7 @@ from mmssl.arguments import Flags, command, flag
 from mmssl.errors import BadInput, first_line
 from mmssl.hub.export import TOLERANCE, NotLoadable
 from mmssl.models import pretrained
+from mmssl.training.output_dir import OutputDir
 
 INPUTS = {"image": ("pixel_values",), "text": ("input_ids", "attention_mask")}
 AXES = {"image": (0,), "text": (0, 1)}  # of the inputs, along which they may be of any size
@@ -96,10 +97,12 @@ def main(args: OnnxArgs) -> None:
     if args.output_dir is None and not Path(name).is_dir():
         raise BadInput(f"--model_name_or_path {name} is no directory here: say where to write with --output_dir")
     model, processor = pretrained.load(name, args.trust_remote_code, may_lack="pooler")
-    directory = Path(args.output_dir or Path(name) / "onnx")
+    directory = Path(args.output_dir or Path(name) / "onnx").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     for kind, encoder in encoders(model).items():
         file = directory / f"{kind}.onnx"
+        if run := OutputDir.around(file):
+            run.register([file])
         convert(encoder, _example(processor, kind, 2), AXES[kind], file)
         check(encoder, _example(processor, kind, 3), file)  # of another size than the one it was written with
         print(file)

@@ -1,20 +1,24 @@
 """What a user of an exported directory does: raw examples through its processor and its model.
 
 Imports nothing of mmssl. `export.check_reload` runs this file as a program in a fresh interpreter, where mmssl cannot
-be imported, and compares what comes out with what the same function gives in the process that trained.
+be imported, and compares what comes out with what the same function gives in the process that trained. On its standard
+input are the arguments of `reload` for each directory, as JSON.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+import traceback
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-EXAMPLE, TENSORS, OUTPUTS = "example.json", "example.safetensors", "outputs.safetensors"
+EXAMPLE, TENSORS = "example.json", "example.safetensors"
+OUTPUTS, ERROR = "outputs.safetensors", "error.txt"  # the one or the other is left for each directory
 
 
 def outputs(model: torch.nn.Module, processor, example: dict[str, Tensor | list[str]]) -> dict[str, Tensor]:
@@ -26,22 +30,52 @@ def outputs(model: torch.nn.Module, processor, example: dict[str, Tensor | list[
         return {name: value.clone() for name, value in model(**encoded).items() if torch.is_tensor(value)}
 
 
-def main(directory: str, auto_class: str, auto_processor: str, trust_remote_code: str, place: str) -> None:
-    sys.modules["mmssl"] = None  # as on a machine where it is not installed
-    sys.modules["sklearn"] = None  # transformers imports it where it can, for nothing needed here: a second saved
+def run_only() -> set[str]:
+    """From here on transformers imports a file that came with a model only where its sha256 is in the returned set."""
+    from transformers import dynamic_module_utils as dynamic
+
+    class_in_module, digests = dynamic.get_class_in_module, set()
+
+    def checked(class_name: str, module_path: str, **options) -> type:
+        file = os.path.join(dynamic.HF_MODULES_CACHE, module_path)
+        for source in (file, *dynamic.get_relative_import_files(file)):
+            with open(source, "rb") as f:
+                if hashlib.sha256(f.read()).hexdigest() not in digests:
+                    raise ImportError(f"{os.path.basename(source)} is not the code that trained this model; not run")
+        return class_in_module(class_name, module_path, **options)
+
+    dynamic.get_class_in_module = checked
+    return digests
+
+
+def reload(directory: str, auto_class: str, auto_processor: str, code: list[str], place: str) -> None:
+    """From the example in `place` to the outputs, or to the last line of the error, in `place`. code: sha256 of each
+    file of code that may run; none where the directory is to load without."""
     import transformers
 
-    trust = {"trust_remote_code": trust_remote_code == "True"}
-    auto = getattr(transformers, auto_class)
-    model = auto.from_pretrained(directory, dtype=torch.float32, use_safetensors=True, **trust).eval()
-    processor = getattr(transformers, auto_processor).from_pretrained(directory, **trust)
-    with open(os.path.join(place, EXAMPLE)) as f:
-        example = json.load(f) | load_file(os.path.join(place, TENSORS))
-    save_file(
-        {name: value.contiguous() for name, value in outputs(model, processor, example).items()},
-        os.path.join(place, OUTPUTS),
-    )
+    trust = {"trust_remote_code": bool(code)}
+    try:
+        auto = getattr(transformers, auto_class)
+        model = auto.from_pretrained(directory, dtype=torch.float32, use_safetensors=True, **trust).eval()
+        processor = getattr(transformers, auto_processor).from_pretrained(directory, **trust)
+        with open(os.path.join(place, EXAMPLE)) as f:
+            example = json.load(f) | load_file(os.path.join(place, TENSORS))
+        given = {name: value.contiguous() for name, value in outputs(model, processor, example).items()}
+        save_file(given, os.path.join(place, OUTPUTS))
+    except Exception as error:
+        with open(os.path.join(place, ERROR), "w") as f:
+            f.write("".join(traceback.format_exception_only(error)).strip().splitlines()[-1])
+
+
+def main() -> None:
+    sys.modules["mmssl"] = None  # as on a machine where it is not installed
+    sys.modules["sklearn"] = None  # transformers imports it where it can, for nothing needed here: a second saved
+    may_run = run_only()
+    for directory, auto_class, auto_processor, code, place in json.load(sys.stdin):
+        may_run.clear()
+        may_run.update(code)
+        reload(directory, auto_class, auto_processor, code, place)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -8,10 +8,10 @@ The table replaces what stands between the two marks in that file; without --int
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from mmssl import bounded_json
 from mmssl.errors import BadInput
 from mmssl.hub.table import number, readable
 
@@ -21,7 +21,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 def rows(file: Path) -> list[str]:
     """A line for each result of the run, beside its baselines. Raises BadInput where it is no metrics.json."""
     try:
-        run = json.loads(file.read_text(encoding="utf-8"))
+        run = bounded_json.read(file)
         (_, trained), *baselines = run["results"].items()
         cost = f"{run['steps']:,} steps, {run['training_seconds'] / 60:.0f} min, {run['hardware']}"
         command = run["command"]

@@ -31,7 +31,10 @@ def readable(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def number(value: float, digits: int | None = None) -> str:
+def number(value: float | None, digits: int | None = None) -> str:
+    """value: None, which metrics.json holds for a figure that could not be computed, is a dash."""
+    if value is None:
+        return "–"
     digits = digits if digits is not None else 1 if abs(value) >= 10 else 2
     return f"{value:.{digits}f}"
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 LONGEST_FP32 = 32  # keys that the matrix products win with
 LONGEST_BF16 = 512
@@ -22,6 +20,8 @@ LONGEST_BF16 = 512
 @contextmanager
 def fast_attention() -> Iterator[None]:
     """Within, what transformers calls "sdpa" is the faster of the two for each call."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
     try:
@@ -47,6 +47,8 @@ def attend(
     The interface is that of transformers' attention functions. Left to torch: another device, more keys, heads that
     share keys, and what few models ask for.
     """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     longest = LONGEST_BF16 if torch.is_autocast_enabled("cpu") else LONGEST_FP32
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)

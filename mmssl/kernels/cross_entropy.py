@@ -44,6 +44,12 @@ def cross_entropy_(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Ten
     """(loss, right): the sum of each row's cross-entropy in nats times its weight, and whether its target has the
     largest logit, (rows,) bool. Overwrites `logits`, which nobody may read afterwards; backward once.
 
-    logits: (rows, vocabulary) fp32, contiguous rows. targets: (rows,) int64. weight: (rows,) fp32.
+    logits: (rows, vocabulary) fp32, contiguous rows. targets: (rows,) int64. weight: (rows,) fp32. Raises ValueError
+    where the shapes are others; on a CPU, RuntimeError or IndexError where a target is not in the vocabulary.
     """
+    if logits.ndim != 2 or not logits.shape[1] or not targets.shape == weight.shape == logits.shape[:1]:
+        raise ValueError(
+            f"logits {tuple(logits.shape)}, targets {tuple(targets.shape)}, weight {tuple(weight.shape)}: must be "
+            "(rows, vocabulary), (rows,), (rows,)"
+        )
     return _CrossEntropy.apply(logits, targets, weight)

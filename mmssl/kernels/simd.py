@@ -47,10 +47,15 @@ def _call(builder, name: str, *values):
     return builder.call(function, values)
 
 
-def _address(context, builder, array_type, array, row, column):
+def _address(context, builder, array_type, array, row, column, lanes=1):
+    """The place of the first of `lanes` floats, which may run on into the next row."""
     view = context.make_array(array_type)(context, builder, array)
-    width = cgutils.unpack_tuple(builder, view.shape)[1]
-    return builder.gep(view.data, [builder.add(builder.mul(row, width), column)])
+    rows, width = cgutils.unpack_tuple(builder, view.shape)
+    place = builder.add(builder.mul(row, width), column)
+    if context.enable_boundscheck:  # NUMBA_BOUNDSCHECK=1, as for every other array access
+        for index, size in ((row, rows), (column, width), (builder.add(place, place.type(lanes - 1)), view.nitems)):
+            cgutils.do_boundscheck(context, builder, index, size)
+    return builder.gep(view.data, [place])
 
 
 def _matrix(array) -> bool:
@@ -63,7 +68,7 @@ def _loader(lanes: int):
             return None
 
         def emit(context, builder, signature, arguments):
-            pointer = _address(context, builder, signature.args[0], *arguments)
+            pointer = _address(context, builder, signature.args[0], *arguments, lanes)
             pointer = builder.bitcast(pointer, ir.VectorType(FLOAT, lanes).as_pointer())
             return builder.load(pointer, align=4)
 
@@ -84,7 +89,7 @@ def store(typingctx, array, row, column, vector):
 
     def emit(context, builder, signature, arguments):
         *place, value = arguments
-        pointer = _address(context, builder, signature.args[0], *place)
+        pointer = _address(context, builder, signature.args[0], *place, vector.lanes)
         builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=4)
         return context.get_dummy_value()
 

@@ -37,7 +37,6 @@ def _on_disk(function):
         return njit(nogil=True, fastmath=MATH)(function)
 
 
-@torch.compiler.disable
 def cpu_pass(
     pixel_values: Tensor,
     parameters: Tensor,
@@ -117,15 +116,17 @@ def _taps(scale, shift, source, first, weights):
     size = len(first)
     support = max(1.0, abs(scale) * source / size)  # in source pixels
     taps = min(math.ceil(2 * support), source, len(weights))
+    narrow = 1 / support
     for i in range(size):
         centre = ((scale * ((2 * i + 1) / size - 1) + shift + 1) * source - 1) / 2
         start = min(max(int(math.floor(centre - support)) + 1, 0), source - taps)
         first[i] = start
-        total = 0.0
+        total = ZERO
         for k in range(taps):
-            total += max(0.0, 1 - abs(start + k - centre) / support)
+            weights[k, i] = max(ZERO, F(1 - abs(start + k - centre) * narrow))
+            total += weights[k, i]
         for k in range(taps):
-            weights[k, i] = max(0.0, 1 - abs(start + k - centre) / support) / total
+            weights[k, i] /= total
         for k in range(taps, 2):
             weights[k, i] = 0
     return max(taps, 2)
@@ -134,44 +135,35 @@ def _taps(scale, shift, source, first, weights):
 @njit(nogil=True, fastmath=MATH)
 def _resample(image, top, down, rows, left, across, columns, line, gain, bias, out):
     """out = clamp(gain * resampled + bias, 0, 1). Returns the sum of its luma."""
+    # arrays are indexed and not cut: each view of an array costs numba two atomic counts of its references
+    width, high, wide = image.shape[2], out.shape[1], out.shape[2]
     total = ZERO
-    for y in range(out.shape[1]):
+    for y in range(high):
+        first = top[y]
+        second = min(first + np.uint32(1), np.uint32(image.shape[1] - 1))
+        a, b = down[0, y], down[1, y]
         for c in range(3):
             # rows first: neighbouring pixels are neighbours in memory
-            _weighted_rows(image[c], top[y], down, rows, y, line[c])
-            _weighted_columns(line[c], left, across, columns, gain, bias, out[c, y])
-        red, green, blue = out[0, y], out[1, y], out[2, y]
-        for x in range(len(red)):
-            total += RED * red[x] + GREEN * green[x] + BLUE * blue[x]
+            for x in range(width):
+                line[c, x] = a * F(image[c, first, x]) + b * F(image[c, second, x])
+            for k in range(2, rows):
+                row, weight = first + np.uint32(k), down[k, y]
+                for x in range(width):
+                    line[c, x] += weight * F(image[c, row, x])
+            for x in range(wide):
+                out[c, y, x] = across[0, x] * line[c, left[x]] + across[1, x] * line[c, left[x] + np.uint32(1)]
+            for k in range(2, columns):
+                for x in range(wide):
+                    out[c, y, x] += across[k, x] * line[c, left[x] + np.uint32(k)]
+        for x in range(wide):
+            red, green, blue = (
+                _clamp(gain * out[0, y, x] + bias),
+                _clamp(gain * out[1, y, x] + bias),
+                _clamp(gain * out[2, y, x] + bias),
+            )
+            out[0, y, x], out[1, y, x], out[2, y, x] = red, green, blue
+            total += RED * red + GREEN * green + BLUE * blue
     return total
-
-
-@njit(nogil=True, fastmath=MATH)
-def _weighted_rows(source, first, weights, taps, y, line):
-    width = source.shape[1]
-    above, below = source[first], source[min(first + 1, source.shape[0] - 1)]
-    a, b = weights[0, y], weights[1, y]
-    for x in range(width):
-        line[x] = a * F(above[x]) + b * F(below[x])
-    for k in range(2, taps):
-        row, a = source[first + k], weights[k, y]
-        for x in range(width):
-            line[x] += a * F(row[x])
-
-
-@njit(nogil=True, fastmath=MATH)
-def _weighted_columns(line, left, weights, taps, gain, bias, out):
-    one, two = weights[0], weights[1]
-    for x in range(len(out)):
-        out[x] = one[x] * line[left[x]] + two[x] * line[left[x] + np.uint32(1)]
-    for k in range(2, taps):
-        one = weights[k]
-        for x in range(len(out)):
-            out[x] += one[x] * line[left[x] + np.uint32(k)]
-    for x in range(len(out)):
-        value = gain * out[x] + bias
-        value = value if value > ZERO else ZERO
-        out[x] = value if value < ONE else ONE
 
 
 @njit(nogil=True, fastmath=MATH)
@@ -202,23 +194,23 @@ def _turn(source, p, out):
 def _colour(view, contrast, middle, saturation, turn, grey, fold, gain, bias):
     """Contrast, saturation, hue, grey, solarise and normalise, in place."""
     shift0, shift1, shift2 = (F(5) + SIX * turn) % SIX, (F(3) + SIX * turn) % SIX, (ONE + SIX * turn) % SIX
-    for y in range(view.shape[1]):
-        red, green, blue = view[0, y], view[1, y], view[2, y]
+    base = middle - middle * contrast
+    high, wide = view.shape[1], view.shape[2]
+    for y in range(high):
         if contrast != ONE or saturation != ONE:
-            base = middle - middle * contrast
-            for x in range(len(red)):
+            for x in range(wide):
                 r, g, b = (
-                    _clamp(contrast * red[x] + base),
-                    _clamp(contrast * green[x] + base),
-                    _clamp(contrast * blue[x] + base),
+                    _clamp(contrast * view[0, y, x] + base),
+                    _clamp(contrast * view[1, y, x] + base),
+                    _clamp(contrast * view[2, y, x] + base),
                 )
                 luma = RED * r + GREEN * g + BLUE * b
-                red[x] = _clamp(luma + saturation * (r - luma))
-                green[x] = _clamp(luma + saturation * (g - luma))
-                blue[x] = _clamp(luma + saturation * (b - luma))
+                view[0, y, x] = _clamp(luma + saturation * (r - luma))
+                view[1, y, x] = _clamp(luma + saturation * (g - luma))
+                view[2, y, x] = _clamp(luma + saturation * (b - luma))
         if turn != ZERO:
-            for x in range(len(red)):
-                r, g, b = red[x], green[x], blue[x]
+            for x in range(wide):
+                r, g, b = view[0, y, x], view[1, y, x], view[2, y, x]
                 most = r if r > g else g
                 most = most if most > b else b
                 least = r if r < g else g
@@ -226,19 +218,18 @@ def _colour(view, contrast, middle, saturation, turn, grey, fold, gain, bias):
                 chroma = most - least
                 # six times the hue, times the chroma: so nothing is divided
                 hue = g - b if most == r else (TWO * chroma + b - r if most == g else FOUR * chroma + r - g)
-                red[x] = most - _below(hue + shift0 * chroma, chroma)
-                green[x] = most - _below(hue + shift1 * chroma, chroma)
-                blue[x] = most - _below(hue + shift2 * chroma, chroma)
+                view[0, y, x] = most - _below(hue + shift0 * chroma, chroma)
+                view[1, y, x] = most - _below(hue + shift1 * chroma, chroma)
+                view[2, y, x] = most - _below(hue + shift2 * chroma, chroma)
         if grey > ZERO:
-            for x in range(len(red)):
-                luma = RED * red[x] + GREEN * green[x] + BLUE * blue[x]
-                red[x], green[x], blue[x] = luma, luma, luma
+            for x in range(wide):
+                luma = RED * view[0, y, x] + GREEN * view[1, y, x] + BLUE * view[2, y, x]
+                view[0, y, x], view[1, y, x], view[2, y, x] = luma, luma, luma
         for c in range(3):
-            row, a, b = view[c, y], gain[c], bias[c]
-            for x in range(len(row)):
-                value = row[x]
+            for x in range(wide):
+                value = view[c, y, x]
                 value = value if value < fold - value else fold - value
-                row[x] = a * value + b
+                view[c, y, x] = gain[c] * value + bias[c]
 
 
 @njit(nogil=True, fastmath=MATH, inline="always")

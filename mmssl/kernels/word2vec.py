@@ -16,6 +16,9 @@ all the time.
     width:     a multiple of LANES, so that no row ends inside a register; the columns beyond the model's are zero
     hot, private: word i < hot is row private + i for this thread; hot = 0 for one thread alone
 
+The compiled loops read and write wherever these say. So the two functions for others, `train_windows` and `exchange`,
+first look at every length, word and row, which takes less than a hundredth of the time of training on them.
+
 `mmssl.kernels.word2vec_torch.update_window` is the same mathematics in plain torch, against which this is tested.
 """
 
@@ -24,6 +27,8 @@ import math
 import numpy as np
 from numba import njit
 
+from mmssl.kernels import simd
+from mmssl.kernels.compiled import compiled
 from mmssl.kernels.simd import (
     LANES,
     SCORES,
@@ -179,12 +184,81 @@ def _prefetch_row(table, row):
         prefetch(table, row, column)
 
 
-@njit(nogil=True)
-def train_windows(words, reach, negatives, negative, inputs, outputs, hot, private, learning_rate):
+def train_windows(
+    words: np.ndarray,
+    reach: np.ndarray,
+    negatives: np.ndarray,
+    negative: int,
+    inputs: np.ndarray,
+    outputs: np.ndarray,
+    hot: int,
+    private: int,
+    learning_rate: float,
+) -> tuple[float, int]:
     """Train on every window of `words`, one after the other. Returns (summed loss, pairs of centre and context word).
 
     The loss of a pair is -log sigmoid(score) of the centre word, less log sigmoid(-score) of each of its negatives.
+    Raises ValueError where the arguments do not fit each other; then nothing has changed.
     """
+    for name, table in (("inputs", inputs), ("outputs", outputs)):
+        _check_table(name, table)
+        _check_private(name, table, hot, private)
+    if inputs.shape != outputs.shape:
+        raise ValueError(f"inputs are {inputs.shape} and outputs {outputs.shape}; they must have one shape")
+    if negative < 0:
+        raise ValueError(f"{negative} negatives; must be 0 or more")
+    needed = len(words) * negative + TARGETS - 1
+    if len(reach) != len(words) or len(negatives) < needed:
+        raise ValueError(
+            f"{len(words)} words have {len(reach)} reaches and {len(negatives)} negatives; must be {len(words)} and at "
+            f"least {needed}"
+        )
+    # a window reaches no further than the text; longer ones would only cost memory
+    reach = np.minimum(_int32("reach", reach, 0, None), len(words)).astype(np.int32)
+    words = _int32("words", words, None, len(inputs))
+    negatives = _int32("negatives", negatives[:needed], 0, len(inputs))
+    return _train_windows(
+        words, reach, negatives, int(negative), inputs, outputs, int(hot), int(private), float(learning_rate)
+    )
+
+
+def exchange(table: np.ndarray, hot: int, private: int, before: np.ndarray) -> None:
+    """Give the shared rows what a thread's private copies have learned since `before`, (hot, width), and take the
+    others' share. Raises ValueError where the arguments do not fit each other."""
+    _check_table("table", table)
+    _check_table("before", before)
+    _check_private("table", table, hot, private)
+    if before.shape != (hot, table.shape[1]):
+        raise ValueError(f"before is {before.shape}; {hot} rows of the table {table.shape} were copied")
+    _exchange(table, int(hot), int(private), before)
+
+
+def _check_table(name: str, table: np.ndarray) -> None:
+    whole = table.ndim == 2 and table.flags.c_contiguous and table.flags.writeable and table.flags.aligned
+    if not whole or table.dtype != np.float32 or table.shape[1] % LANES:
+        raise ValueError(
+            f"{name} is {table.dtype} {table.shape}; must be writable float32 (rows, n * {LANES}) without gaps"
+        )
+
+
+def _check_private(name: str, table: np.ndarray, hot: int, private: int) -> None:
+    if hot < 0 or private < 0 or private + hot > len(table):
+        raise ValueError(f"{name} has {len(table)} rows; private ones cannot be {private} to {private + hot}")
+
+
+def _int32(name: str, numbers: np.ndarray, least: int | None, beyond: int | None) -> np.ndarray:
+    """`numbers` without gaps and writable, one type for the compiled code; all in [least, beyond)."""
+    if numbers.dtype != np.int32 or numbers.ndim != 1:
+        raise ValueError(f"{name}: {numbers.dtype} of {numbers.ndim} dimensions; must be int32 of one")
+    if len(numbers) and least is not None and numbers.min() < least:
+        raise ValueError(f"{name}: {numbers.min()} is below {least}")
+    if len(numbers) and beyond is not None and numbers.max() >= beyond:
+        raise ValueError(f"{name}: {numbers.max()} is beyond the table's {beyond} rows")
+    return np.require(numbers, requirements=["C", "W", "A"])
+
+
+@compiled(simd)
+def _train_windows(words, reach, negatives, negative, inputs, outputs, hot, private, learning_rate):
     widest = max(1, reach.max()) if len(reach) else 1
     rows = _rows(words, hot, private, widest)
     context = np.zeros(2 * widest + 1, np.int64)  # the rows of the words around
@@ -258,9 +332,8 @@ def train_windows(words, reach, negatives, negative, inputs, outputs, hot, priva
     return loss + _minus_log(product, exponents, total, scratch), pairs
 
 
-@njit(nogil=True)
-def exchange(table, hot, private, before):
-    """Give the shared rows what a thread's private copies have learned since `before`, and take the others' share."""
+@compiled(simd)
+def _exchange(table, hot, private, before):
     for row in range(hot):
         for column in range(0, table.shape[1], LANES):
             mine = load(table, row + private, column)

@@ -1,5 +1,9 @@
 """Words of a text to numbers, in the order of first sight: a hash table, and the loop that cuts bytes into words and
-looks them up, compiled by numba. A word is what stands between white space, exactly as `str.split()` has it."""
+looks them up, compiled by numba. A word is what stands between white space, exactly as `str.split()` has it.
+
+What compiled code writes to has a size that follows from the text, not from an assumption about it: each number is
+written for at least one byte of its own (a word's first byte, or a line feed), so a text of n bytes has at most n.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,19 @@ import numpy as np
 try:
     from numba import njit
 
+    from mmssl.kernels.compiled import compiled
+
     COMPILED = True
 except Exception:  # no numba for this Python or processor: words are cut by str.split(), some thirty times slower
 
     def njit(**options):
         return lambda function: function
 
+    compiled = njit
     COMPILED = False
 
 SENTENCE_END = -1  # the number of a line's end
+LONGEST_WORD = 1000  # bytes; of a longer word the first ones count (word2vec.c has 100)
 
 
 class Table:
@@ -25,34 +33,41 @@ class Table:
 
     def __init__(self) -> None:
         self.size = 0
+        self.cut = 0  # occurrences of words longer than LONGEST_WORD
         self.slots = np.full(1 << 17, -1, np.int32)  # the word in each slot
         self.hashes = np.empty(1 << 16, np.uint64)  # of each word
         self.counts = np.zeros(1 << 16, np.int64)
         self.ends = np.zeros((1 << 16) + 1, np.int64)  # word i is letters[ends[i] : ends[i + 1]]
         self.letters = np.empty(1 << 20, np.uint8)
 
-    def number(self, text: np.ndarray) -> tuple[np.ndarray, int]:
-        """The words of text (uint8) as numbers, with SENTENCE_END at the line ends, and the length of its longest
-        line."""
+    def number(self, text: bytes | np.ndarray) -> tuple[np.ndarray, int]:
+        """The words of text (UTF-8) as numbers, with SENTENCE_END at the line ends, and the length in words of its
+        longest line.
+
+        A line without words has no end of its own. Only where the text begins with one is its end kept: it may be the
+        end of a line that began in the text before.
+        """
+        text = np.frombuffer(text, np.uint8)
+        text.flags.writeable = False  # one type for the compiled code, whatever the text was held in
         if not COMPILED:
             return self._number_in_python(text.tobytes())
-        ids = np.empty(len(text) // 2 + 2, np.int32)
+        ids = np.empty(len(text), np.int32)
         at = found = line = longest = 0
         while True:
-            at, found, line, longest, self.size, full = _number_words(
+            at, found, line, longest, self.size, self.cut, full = _number_words(
                 text, at, ids, found, line, longest, self.slots, self.hashes, self.counts, self.ends, self.letters,
-                self.size
+                self.size, self.cut
             )  # fmt: skip
             if not full:
                 return ids[:found], longest
-            self._grow(len(text))
+            self._grow()
 
     def words(self) -> list[bytes]:
         letters, ends = self.letters.tobytes(), self.ends[: self.size + 1].tolist()
         return [letters[a:b] for a, b in zip(ends, ends[1:], strict=False)]
 
-    def _grow(self, room: int) -> None:
-        if 2 * self.size >= len(self.slots) - 2:
+    def _grow(self) -> None:
+        if _crowded.py_func(self.slots, self.size):
             self.slots = np.full(2 * len(self.slots), -1, np.int32)
             for name in ("hashes", "counts", "ends"):
                 before = getattr(self, name)
@@ -60,19 +75,23 @@ class Table:
                 after[: len(before)] = before
                 setattr(self, name, after)
             _rehash(self.slots, self.hashes, self.size)
-        letters = np.empty(2 * len(self.letters) + room, np.uint8)
-        letters[: len(self.letters)] = self.letters
-        self.letters = letters
+        if _no_room.py_func(self.letters, self.ends, self.size):
+            letters = np.empty(2 * len(self.letters), np.uint8)
+            letters[: len(self.letters)] = self.letters
+            self.letters = letters
 
     def _number_in_python(self, text: bytes) -> tuple[np.ndarray, int]:
         if self.size == 0:
             self.known: dict[bytes, int] = {}
         ids, longest = [], 0
-        *lines, rest = text.decode().split("\n")
-        for line, end in [*((line, [SENTENCE_END]) for line in lines), (rest, [])]:
-            words = line.split()
+        *lines, rest = text.decode(errors="surrogateescape").split("\n")
+        for i, (line, ended) in enumerate([*((line, True) for line in lines), (rest, False)]):
+            words = [word.encode(errors="surrogateescape") for word in line.split()]
             longest = max(longest, len(words))
-            ids += [self.known.setdefault(word.encode(), len(self.known)) for word in words] + end
+            self.cut += sum(len(word) > LONGEST_WORD for word in words)
+            ids += [self.known.setdefault(_beginning(word), len(self.known)) for word in words]
+            if ended and (words or i == 0):
+                ids.append(SENTENCE_END)
         ids = np.array(ids, np.int32)
         counts = np.bincount(ids[ids >= 0], minlength=len(self.known))
         counts[: self.size] += self.counts[: self.size]
@@ -80,6 +99,27 @@ class Table:
         self.letters = np.frombuffer(b"".join(self.known), np.uint8)
         self.ends = np.concatenate([[0], np.cumsum([len(word) for word in self.known])]).astype(np.int64)
         return ids, longest
+
+
+def _beginning(word: bytes) -> bytes:
+    """At most LONGEST_WORD bytes, cut between two characters."""
+    end = len(word)
+    if end > LONGEST_WORD:
+        end = LONGEST_WORD
+        while end > LONGEST_WORD - 3 and 0x80 <= word[end] < 0xC0:
+            end -= 1
+    return word[:end]
+
+
+@njit(nogil=True)
+def _crowded(slots, size):
+    """True where half of the slots are taken: a search ends at an empty one."""
+    return 2 * size >= len(slots) - 2
+
+
+@njit(nogil=True)
+def _no_room(letters, ends, size):
+    return ends[size] + LONGEST_WORD > len(letters)
 
 
 @njit(nogil=True)
@@ -106,34 +146,45 @@ def _space(text, at):
     return 3 if first == 0xE3 and second == 0x80 and third == 0x80 else 0  # ideographic space
 
 
-@njit(nogil=True)
-def _number_words(text, at, ids, found, line, longest, slots, hashes, counts, ends, letters, size):
+@compiled()
+def _number_words(text, at, ids, found, line, longest, slots, hashes, counts, ends, letters, size, cut):
     """Number words from text[at] on, until the text ends or the table is full. Returns where everything stands."""
     mask = np.uint64(len(slots) - 1)
+    begun = found > 0  # False until a word or a line's end has been seen
     while at < len(text):
-        if 2 * size >= len(slots) - 2 or ends[size] + (len(text) - at) > len(letters):
-            return at, found, line, longest, size, True
+        if _crowded(slots, size) or _no_room(letters, ends, size):
+            return at, found, line, longest, size, cut, True
         space = _space(text, at)
         if space:
             if text[at] == 10:
-                ids[found] = SENTENCE_END
-                found += 1
+                if line > 0 or not begun:
+                    ids[found] = SENTENCE_END
+                    found += 1
+                    begun = True
                 longest = max(longest, line)
                 line = 0
             at += space
             continue
+        begun = True
         start = at
         key = np.uint64(14695981039346656037)  # FNV-1a
         while at < len(text) and not _space(text, at):
-            key = (key ^ np.uint64(text[at])) * np.uint64(1099511628211)
+            if at - start < LONGEST_WORD - 3:
+                key = (key ^ np.uint64(text[at])) * np.uint64(1099511628211)
             at += 1
         key ^= key >> np.uint64(32)
+        length = at - start
+        if length > LONGEST_WORD:
+            cut += 1
+            length = LONGEST_WORD
+            while length > LONGEST_WORD - 3 and 0x80 <= text[start + length] < 0xC0:  # not within a character
+                length -= 1
         slot = key & mask
         word = slots[slot]
         while word >= 0:
-            if hashes[word] == key and ends[word + 1] - ends[word] == at - start:
+            if hashes[word] == key and ends[word + 1] - ends[word] == length:
                 same = True
-                for i in range(at - start):
+                for i in range(length):
                     if letters[ends[word] + i] != text[start + i]:
                         same = False
                         break
@@ -144,18 +195,18 @@ def _number_words(text, at, ids, found, line, longest, slots, hashes, counts, en
         if word < 0:
             word = size
             slots[slot], hashes[word] = word, key
-            for i in range(at - start):
+            for i in range(length):
                 letters[ends[word] + i] = text[start + i]
-            ends[word + 1] = ends[word] + at - start
+            ends[word + 1] = ends[word] + length
             size += 1
         counts[word] += 1
         ids[found] = word
         found += 1
         line += 1
-    return at, found, line, max(longest, line), size, False
+    return at, found, line, max(longest, line), size, cut, False
 
 
-@njit(nogil=True)
+@compiled()
 def _rehash(slots, hashes, size):
     mask = np.uint64(len(slots) - 1)
     for word in range(size):

@@ -10,19 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from gensim.models import KeyedVectors
 from tokenizers.models import WordPiece
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    BertConfig,
-    ModernBertConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from mmssl.data.text import masking
 from mmssl.data.text.tokens import train_bpe, train_wordpiece
@@ -30,7 +22,12 @@ from mmssl.errors import BadInput, first_line
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Method, Output
-from mmssl.models import pretrained, word_vectors
+from mmssl.models import pretrained, remote_code, word_vectors
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 SIZES = {  # layers, width; the miniatures of Turc et al. 2019, arXiv:1908.08962, and BERT's own
     "tiny": (2, 128),
@@ -218,6 +215,8 @@ def load_vectors(args) -> KeyedVectors:
 
 def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: str) -> PreTrainedModel:
     """A model for texts of the tokenizer's model_max_length. architecture: "bert" or "modernbert". size: of SIZES."""
+    from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig
+
     layers, width = SIZES[size]
     given = {
         "vocab_size": len(tokenizer),
@@ -271,6 +270,8 @@ def from_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Any checkpoint of a masked language model, and its tokenizer, for texts of at most max_length tokens. Raises
     BadInput where `name` is none."""
+    from transformers import AutoModelForMaskedLM
+
     model, tokenizer = pretrained.load(name, trust_remote_code, auto_class=AutoModelForMaskedLM)
     check_tokenizer(tokenizer, f"--model_name_or_path {name}")
     if len(tokenizer) > model.config.vocab_size:
@@ -286,10 +287,14 @@ def from_pretrained(
 
 def load_tokenizer(name: str, max_length: int) -> PreTrainedTokenizerBase:
     """A checkpoint's tokenizer, for a model from scratch. Raises BadInput where it cannot serve."""
+    from transformers import AutoTokenizer
+
+    pretrained.read_configs(name, f"--tokenizer_name {name}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a damaged file can raise
         raise BadInput(f"--tokenizer_name {name}: {first_line(error)}") from error
+    remote_code.drop(None, tokenizer)
     check_tokenizer(tokenizer, f"--tokenizer_name {name}")
     tokenizer.model_max_length = max_length
     return tokenizer
@@ -297,6 +302,8 @@ def load_tokenizer(name: str, max_length: int) -> PreTrainedTokenizerBase:
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raises BadInput, beginning with `name`, where it cannot serve."""
+    from transformers import PreTrainedTokenizerBase
+
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
         raise BadInput(f"{name}: a {type(tokenizer).__name__}, not a tokenizer of the tokenizers library")
     for what in ("mask", "cls", "sep", "pad"):

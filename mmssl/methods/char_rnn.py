@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from mmssl.data.text import characters
 from mmssl.distributed import gather
@@ -22,6 +22,10 @@ from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
 from mmssl.models import pretrained
 from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 SIZES = ("vocabulary", "cell", "hidden_size", "num_hidden_layers", "skip_connections", "embedding_size",
          "tie_word_embeddings", "dropout")  # fmt: skip
@@ -122,6 +126,8 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, **sizes) -> CharRNNForCausa
 
 def from_pretrained(name: str, trust_remote_code: bool) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]:
     """Our own export, to go on from. Raises BadInput where `name` is none."""
+    from transformers import AutoModelForCausalLM
+
     model, tokenizer = pretrained.load(name, trust_remote_code, auto_class=AutoModelForCausalLM)
     if model.config.model_type != CharRNNConfig.model_type:
         raise BadInput(f"--model_name_or_path {name} is a {type(model).__name__}, not a character RNN of this project")

@@ -12,19 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    CLIPModel,
-    PreTrainedModel,
-)
 
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 SNIPPETS = {
     "Which text belongs to a picture": """
@@ -137,6 +138,8 @@ class CLIP(Method):
         temperature: float | None = None,
         patch_dropout: float = 0.0,
     ) -> None:
+        from transformers import CLIPModel
+
         super().__init__()
         self.model, self.views, self.kind = model, views, loss
         if temperature is not None:
@@ -222,6 +225,8 @@ class CLIP(Method):
 
     @property
     def card(self) -> Card:
+        from transformers import CLIPModel
+
         alone = VISION_SNIPPET if isinstance(self.model, CLIPModel) else {}
         return Card(
             about="CLIP: embed images and texts in one space, where each image is nearest to its own text. A "

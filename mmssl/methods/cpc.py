@@ -10,13 +10,15 @@ so that the loss begins at log(candidates); every candidate is scored, none is d
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
 
+from mmssl.arguments import TrainArgs, flag
 from mmssl.data.text import sentences
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
@@ -25,6 +27,10 @@ from mmssl.method import Card, Method, Output, read_heads
 from mmssl.models import pretrained, word_vectors
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
+
 
 AUDIO_SNIPPETS = {
     "Features of a recording": """
@@ -76,6 +82,21 @@ with torch.no_grad():
 
 NEGATIVES = ("within", "across", "speaker", "all")
 HIDDEN = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
+
+
+@dataclass
+class CpcArgs(TrainArgs):
+    """Flags of both recipes."""
+
+    model_name_or_path: str | None = flag(None, "continue from this CPC: an earlier run, a directory or a Hub id")
+    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(0.01, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse(("gradient_checkpointing",), "a recurrent network")
 
 
 def within(prediction: Tensor, encoded: Tensor, frames: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -248,6 +269,8 @@ class CPC(Method):
 
 def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
     """As the flags of recipes/cpc_audio.py have it: new, or from a checkpoint."""
+    from transformers import Wav2Vec2FeatureExtractor
+
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.trust_remote_code, CpcAudioConfig.model_type)
     config = CpcAudioConfig(

@@ -10,24 +10,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    ViTConfig,
-    ViTImageProcessorPil,
-    ViTMAEConfig,
-    ViTMAEForPreTraining,
-    ViTMAEModel,
-    ViTModel,
-)
 
 from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Card, Method, Output
+from mmssl.models import pretrained, remote_code
+
+if TYPE_CHECKING:
+    from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, ViTMAEModel, ViTModel
+
 
 MASK = 1 << 16  # where the mask's draws begin among those of an image: far behind its view's
 PRETRAINING = "pretraining"  # the folder of encoder and decoder, to continue from
@@ -187,6 +183,8 @@ class MAE(Method):
 def to_vit(encoder: ViTMAEModel) -> ViTModel:
     """The same encoder without masking. A pooler that changes nothing: AutoModel expects one, and a missing one would
     be made up at random."""
+    from transformers import ViTConfig, ViTModel
+
     same = {name: getattr(encoder.config, name) for name in SAME_IN_VIT}
     vit = ViTModel(ViTConfig(**same, hidden_dropout_prob=0.0, pooler_act="linear"))
     vit.load_state_dict(encoder.state_dict(), strict=False)
@@ -208,6 +206,8 @@ def from_scratch(
     size: Size, image_size: int, patch_size: int, mask_ratio: float = 0.75, norm_pix_loss: bool = True
 ) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
     """A new model and its image processor. Raises BadInput where the sizes do not fit together."""
+    from transformers import ViTImageProcessorPil, ViTMAEConfig, ViTMAEForPreTraining
+
     if not 0 < patch_size <= image_size or image_size % patch_size:
         fitting = [side for side in range(2, image_size) if image_size % side == 0]
         raise BadInput(
@@ -268,17 +268,24 @@ def sine_cosine_positions(side: int, width: int) -> Tensor:
 
 def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
     """Our own export, or any checkpoint of a ViTMAE, with its decoder. Raises BadInput where `name` is none."""
+    from transformers import AutoConfig, AutoImageProcessor, ViTMAEForPreTraining
+
     flag = f"--model_name_or_path {name}"
     try:
+        pretrained.read_configs(name, flag)
         kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         folder = {} if kind == "vit_mae" else {"subfolder": PRETRAINING}
         model, report = ViTMAEForPreTraining.from_pretrained(
             name, **folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
+    except BadInput:
+        raise
     except Exception as error:  # whatever a missing or damaged file can raise
         raise BadInput(f"{flag} is no MAE with its decoder: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"{flag} lacks {len(missing)} weights of a MAE, {missing[0]} first")
+    pretrained.check_finite(model, flag)
+    remote_code.drop(model, processor)
     model.config.mask_ratio = check_mask_ratio(mask_ratio, model.vit.embeddings.patch_embeddings.num_patches)
     return model, processor

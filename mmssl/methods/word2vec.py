@@ -17,10 +17,10 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from gensim.models import KeyedVectors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,8 +30,13 @@ from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.word2vec_torch import asked, masked_loss, update_batch
 from mmssl.method import Card, Method, Output
+from mmssl.models import word_vectors
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 from mmssl.models.word_vectors import take_over
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
+
 
 try:
     from mmssl.kernels import word2vec as kernel
@@ -223,10 +228,12 @@ class Word2Vec(Method):
 
     def keyed_vectors(self) -> KeyedVectors:
         """The word vectors as gensim knows them."""
+        from gensim.models import KeyedVectors
+
         vectors = KeyedVectors(self.dimension)
         vectors.add_vectors(self.words, self.inputs.detach().cpu().contiguous().numpy())
-        for word, count in zip(self.words, self.counts.tolist(), strict=True):
-            vectors.set_vecattr(word, "count", count)
+        vectors.allocate_vecattrs(["count"], [np.int64])  # at once: word for word takes a second
+        vectors.expandos["count"][:] = self.counts
         return vectors
 
     @property
@@ -261,7 +268,7 @@ class Word2Vec(Method):
         sentence_transformers.write_static_embedding(directory)
         vectors = self.keyed_vectors()
         vectors.save_word2vec_format(directory / "vectors.bin", fvocab=directory / "counts.txt", binary=True)
-        vectors.save_word2vec_format(directory / "vectors.txt", binary=False)
+        word_vectors.write_text(directory / "vectors.txt", self.words, vectors.vectors)
         (directory / "pretraining").mkdir(exist_ok=True)
         save_file(
             {"outputs": self.outputs.detach().cpu().contiguous()}, directory / "pretraining" / "outputs.safetensors"

@@ -6,11 +6,34 @@ Weights come from safetensors only, never from a pickle. Code that lies beside t
 from __future__ import annotations
 
 import json
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import tqdm
 from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from mmssl.errors import BadInput
+from mmssl import bounded_json
+from mmssl.distributed import rank
+from mmssl.errors import BadInput, first_line
+from mmssl.models import remote_code
+
+# of a checkpoint, and of the whole model that an export may have beside its encoder
+JSON_FILES = [
+    folder + name
+    for folder in ("", "pretraining/")
+    for name in (
+        "config.json", "generation_config.json", "model.safetensors.index.json", "adapter_config.json",
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+        "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json",
+    )
+]  # fmt: skip
+HUB_TIMEOUT = 10  # seconds
+PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load(
@@ -23,10 +46,15 @@ def load(
     """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler").
     auto_class: what to load it with. flag: what named it.
 
-    Raises BadInput where a file is missing or damaged, where the weights are not those that config.json describes, and
-    where the tokenizer has no vocabulary: transformers would fill such gaps with random weights and empty vocabularies.
+    Raises BadInput where a file is missing or damaged, where the weights are not those that config.json describes or
+    are not finite, and where the tokenizer has no vocabulary: transformers would fill such gaps with random weights and
+    empty vocabularies.
     """
-    flag, trust = f"{flag} {name}", {"trust_remote_code": trust_remote_code}
+    flag = f"{flag} {name}"
+    folder = read_configs(name, flag, trust_remote_code)
+    own = remote_code.is_ours(_model_type(folder))  # then our class, and not the directory's copy of its code
+    trust_remote_code &= not own
+    trust = {"trust_remote_code": trust_remote_code}
     try:
         model, report = auto_class.from_pretrained(
             name,
@@ -40,9 +68,18 @@ def load(
     except Exception as error:  # whatever a damaged file can raise
         said = str(error).splitlines()[0] if str(error) else ""
         if "trust_remote_code" in str(error):
-            said = "it comes with code of its own; read that code, then add --trust_remote_code to run it"
+            said = (
+                "its tokenizer or processor is code of its own, which an export of this project never has"
+                if own
+                else "it comes with code of its own; read that code, then add --trust_remote_code to run it"
+            )
         if "safetensors" in type(error).__module__:
             said = f"model.safetensors is cut off or damaged ({said}); copy or download it again"
+        if pickle := _pickle(name):
+            said = (
+                f"no model.safetensors; {pickle} is not read: it is a pickle, which can run code. Convert it, in a "
+                f"process of its own that reads tensors only, with: {convert_command(name)}"
+            )
         if isinstance(error, json.JSONDecodeError):
             said = f"one of its JSON files is cut off or damaged ({said}); copy or download it again"
         raise BadInput(f"{flag}: {said or type(error).__name__}") from error
@@ -53,10 +90,91 @@ def load(
             f"{flag}: its weights are not those of the {type(model).__name__} that its config.json describes: "
             f"{len(wrong)} are missing or of another shape, {wrong[0]} first"
         )
+    check_finite(model, flag)
     tokenizer = getattr(processor, "tokenizer", processor)
     if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise BadInput(f"{flag}: its tokenizer has no vocabulary; is tokenizer.json missing?")
+    if not trust_remote_code:
+        remote_code.drop(model, processor)
     return model, processor
+
+
+def check_finite(model: PreTrainedModel, flag: str) -> None:
+    """Raises BadInput, beginning with `flag`, where a weight is NaN or infinite."""
+    for name, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise BadInput(f"{flag}: its weight {name} holds NaN or infinite values; its training diverged")
+
+
+def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
+    """The folder with the JSON files of `name`, a directory or a Hub id, before any library parses them. One sentence
+    on stderr names the code that they name and that is not run.
+
+    Raises BadInput, beginning with `flag`, where one is damaged or nested too deeply, or where there is no checkpoint.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            ask_hub(name)
+            folder = Path(snapshot_download(name, allow_patterns=JSON_FILES, tqdm_class=_Quiet))
+        except Exception as error:  # whatever the Hub, or the way to it, says
+            raise BadInput(f"{flag}: no such directory, and the Hub gave: {said_by_hub(error)}") from error
+    try:
+        for file in (folder / file for file in JSON_FILES):
+            if file.is_file():
+                bounded_json.check(file)
+        foreign = remote_code.named(folder) + remote_code.named(folder / "pretraining")
+    except bounded_json.NotJson as error:
+        raise BadInput(f"{flag}: {error}") from error
+    if foreign and not trust_remote_code and rank() == 0:
+        print(
+            f"warning: {flag} names code of its own ({'; '.join(foreign)}). It is not run, and not written into what "
+            "this run leaves",
+            file=sys.stderr,
+        )
+    return folder
+
+
+def ask_hub(name: str) -> list[str]:
+    """The files of a repository; none with HF_HUB_OFFLINE. Before any download: where the Hub does not answer, this
+    raises after HUB_TIMEOUT seconds, while downloads try again for minutes without a word."""
+    return [] if HF_HUB_OFFLINE else [s.rfilename for s in HfApi().model_info(name, timeout=HUB_TIMEOUT).siblings or []]
+
+
+def said_by_hub(error: Exception) -> str:
+    """One sentence, with what helps where the Hub gave no answer."""
+    answered = HF_HUB_OFFLINE or isinstance(error, (HfHubHTTPError, HFValidationError))
+    advice = "" if answered else f" (no answer in {HUB_TIMEOUT} s). If it was downloaded before, set HF_HUB_OFFLINE=1"
+    return f"{type(error).__name__}: {first_line(error)}{advice}"
+
+
+class _Quiet(tqdm):
+    """No progress bar for a handful of small files."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options | {"disable": True})
+
+
+def convert_command(name: str) -> str:
+    output = "" if Path(name).is_dir() else " --output DIRECTORY"
+    return f"python -m mmssl.hub.convert {name}{output}"
+
+
+def _model_type(folder: Path):
+    file = folder / "config.json"
+    content = bounded_json.read(file) if file.is_file() else {}
+    return content.get("model_type") if isinstance(content, dict) else None
+
+
+def _pickle(name: str) -> str | None:
+    """The pickle that holds the weights of `name`, where no safetensors file does."""
+    try:
+        files = [file.name for file in Path(name).iterdir()] if Path(name).is_dir() else ask_hub(name)
+    except Exception:  # then the first message is the better one
+        return None
+    if any(file.endswith(".safetensors") and "/" not in file for file in files):
+        return None
+    return next((file for file in sorted(files) if any(fnmatch(file, pattern) for pattern in PICKLES)), None)
 
 
 def _processor(name: str, trust: dict[str, bool]):

@@ -4,28 +4,45 @@ encoders put side by side."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    VisionTextDualEncoderModel,
-    VisionTextDualEncoderProcessor,
-)
 
+from mmssl.arguments import Flags, flag
 from mmssl.data.images.decoding import shape
 from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput, first_line
 from mmssl.models import pretrained
 
-SIZES = ("image_size", "patch_size", "vision_width", "vision_layers", "text_width", "text_layers", "projection_dim",
-         "vocab_size")  # fmt: skip
+if TYPE_CHECKING:
+    from transformers import (
+        CLIPModel,
+        CLIPProcessor,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        ProcessorMixin,
+        VisionTextDualEncoderModel,
+        VisionTextDualEncoderProcessor,
+    )
+
+
+@dataclass
+class TowerArgs(Flags):
+    """Sizes of a new model."""
+
+    image_size: int = flag(72, "pixels a side", at_least=1, at_most=2048)
+    patch_size: int = flag(12, "pixels a side", at_least=1, at_most=2048)
+    vision_width: int = flag(192, "width of the image encoder; 64 to a head", at_least=64, at_most=16384)
+    vision_layers: int = flag(4, "layers of the image encoder", at_least=1, at_most=200)
+    text_width: int = flag(128, "width of the text encoder; 64 to a head", at_least=64, at_most=16384)
+    text_layers: int = flag(1, "layers of the text encoder", at_least=1, at_most=200)
+    projection_dim: int = flag(128, "width of the shared space", at_least=1, at_most=16384)
+    vocab_size: int = flag(2300, "size of the vocabulary learned from the captions", at_least=2, at_most=10**6)
+
+
+SIZES = tuple(f.name for f in fields(TowerArgs))
 
 
 def build(args, captions: Callable[[], list[str]]) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -52,6 +69,8 @@ def from_scratch(
     projection_dim: int,
 ) -> tuple[CLIPModel, CLIPProcessor]:
     """A CLIPModel with 64 to an attention head and four times the width in its MLPs, and its processor."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+
     for name, width in (("vision_width", vision_width), ("text_width", text_width)):
         if width % 64:
             raise BadInput(f"--{name} {width} is not a multiple of 64, the width of one attention head")
@@ -74,6 +93,8 @@ def from_scratch(
 
 def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Any checkpoint with two towers. Raises BadInput where `name` is none."""
+    from transformers import ProcessorMixin
+
     flag = f"--model_name_or_path {name}"
     model, processor = pretrained.load(name, trust_remote_code)
     if not isinstance(getattr(model, "logit_scale", None), nn.Parameter) or not isinstance(processor, ProcessorMixin):
@@ -86,6 +107,8 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
 def from_towers(vision: str, text: str) -> tuple[VisionTextDualEncoderModel, VisionTextDualEncoderProcessor]:
     """Two pretrained encoders, or a tower each of two CLIPs, with new projections on top. Raises BadInput where one
     does not load."""
+    from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
+
     images, images_processor = pretrained.load(vision, may_lack="pooler", flag="--vision_model_name_or_path")
     texts, texts_processor = pretrained.load(text, may_lack="pooler", flag="--text_model_name_or_path")
     try:

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from gensim.models import KeyedVectors
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput
+from mmssl.models import pretrained
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
+    from transformers import PreTrainedTokenizerFast
 
 
 def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
     """Vectors to go on from, and their outputs where there are any: our own export (a directory or a Hub id), or a
     word2vec file, text or binary (.bin), also .gz, as gensim, fastText and GloVe with a header write it. Raises
     BadInput."""
+    from gensim.models import KeyedVectors
+
     path = Path(path)
     if not path.exists() and len(path.parts) == 2:
         try:
+            pretrained.ask_hub(str(path))
             path = Path(snapshot_download(str(path), allow_patterns=["vectors.bin", "pretraining/*"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise BadInput(f"{path}: no such file or directory, and the Hub gave: {first_line(error)}") from error
+        except Exception as error:  # whatever the Hub, or the way to it, says
+            said = pretrained.said_by_hub(error)
+            raise BadInput(f"{path}: no such file or directory, and the Hub gave: {said}") from error
     outputs = path / "pretraining" / "outputs.safetensors"
     file = path / "vectors.bin" if path.is_dir() else path
     if not file.is_file():
@@ -39,7 +45,26 @@ def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
             f"{file} is not in word2vec format: {error}. From gensim: "
             "model.wv.save_word2vec_format('vectors.bin', binary=True)"
         ) from error
+    if not np.isfinite(vectors.vectors).all():
+        word = vectors.index_to_key[int((~np.isfinite(vectors.vectors)).any(1).argmax())]
+        raise BadInput(f"{file}: vectors that are NaN or infinite, that of {word!r} first")
     return vectors, load_file(outputs)["outputs"] if outputs.exists() else None
+
+
+def write_text(file: Path, words: list[str], table: np.ndarray) -> None:
+    """word2vec's text format, as gensim's save_word2vec_format(binary=False) writes it, in half of its time. table:
+    (words, dim) float32; each number is the shortest that reads back as the same."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    with open(file, "wb") as f:
+        f.write(f"{len(words)} {table.shape[1]}\n".encode())
+        for start in range(0, len(words), 10_000):  # rows: in memory as text at once
+            rows = table[start : start + 10_000]
+            ends = pa.array(range(0, rows.size + 1, rows.shape[1]), pa.int32())
+            numbers = pc.binary_join(pa.ListArray.from_arrays(ends, pc.cast(pa.array(rows.ravel()), pa.string())), " ")
+            lines = pc.binary_join_element_wise(pa.array(words[start : start + 10_000]), numbers, " ")
+            f.write(("\n".join(lines.to_pylist()) + "\n").encode())
 
 
 def with_words(words: list[str], counts: np.ndarray, more: list[str]) -> tuple[list[str], np.ndarray]:
@@ -61,6 +86,8 @@ def take_over(table: Tensor, words: list[str], vectors: KeyedVectors, values: Te
 
 def say_taken_over(known: int, of: int, name: str) -> None:
     """One line for those who gave --init_vectors `name`. Raises BadInput where none of its words is known."""
+    from accelerate import PartialState
+
     if not known:
         raise BadInput(f"--init_vectors {name}: it has none of the {of:,} words")
     if PartialState().is_main_process:
@@ -70,6 +97,8 @@ def say_taken_over(known: int, of: int, name: str) -> None:
 def tokenizer(words: list[str], plain: bool) -> PreTrainedTokenizerFast:
     """Words to rows of the table, as `data.corpus` cuts them: at white space; with `plain`, lower-cased letters and
     digits."""
+    from transformers import PreTrainedTokenizerFast
+
     table = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate([*words, "<unk>", "<pad>"])}, unk_token="<unk>")
     )

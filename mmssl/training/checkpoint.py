@@ -15,24 +15,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl.errors import BadInput
+from mmssl import bounded_json
+from mmssl.errors import BadInput, first_line
 from mmssl.training import durable, random_state
+from mmssl.training.output_dir import OF_A_CHECKPOINT, OutputDir
 
-CHECKPOINTS = "checkpoints"
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+CPU = torch.device("cpu")
 FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # of an optimizer: what a resumed run may set anew
 # flags that do not touch what the weights become
 HARMLESS = {
@@ -58,16 +63,25 @@ def save(
     Raises BadInput where the disk fails (full, read-only), NonFinite where a weight is not finite. What was there
     before stays whole.
     """
+    from accelerate.utils import gather_object
+
     for name, parameter in method.named_parameters():
         if not parameter.isfinite().all():
             raise NonFinite(f"{name} is not finite after step {step}; not saved. {last_good(directory)}")
     final, partial = directory / f"step_{step:08d}", directory / f"partial_{step:08d}"
+    run = OutputDir(directory.parent)
+    names = ["method.safetensors", "state.json", "SHA256SUMS"]
+    names += [f"optimizer_{i}.safetensors" for i in range(len(optimizers))]
+    names += [f"buffers_{i}.safetensors" for i in range(accelerator.num_processes)]
     own_buffers = _differing_buffers(method)
     random_states = gather_object([random_state.of_everything(accelerator.device)])
 
     def write_shared() -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        run.remove([partial])  # of a save that was cut short
+        run.register(place / name for place in (partial, final) for name in names)
+        partial.mkdir(parents=True, exist_ok=True)
+        if foreign := [path.name for path in partial.iterdir()]:
+            raise BadInput(f"{partial} holds {', '.join(foreign)}, which no run wrote: move it away")
         durable.save_tensors(partial / "method.safetensors", method.state_dict())
         for i, optimizer in enumerate(optimizers):
             durable.save_tensors(partial / f"optimizer_{i}.safetensors", _tensors(method, optimizer))
@@ -82,7 +96,12 @@ def save(
         durable.write(partial / "state.json", json.dumps(state))
         sums = "".join(f"{durable.sha256(file)}  {file.name}\n" for file in sorted(partial.iterdir()))
         durable.write(partial / "SHA256SUMS", sums)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():  # of the run before it was taken up again at an earlier step
+            run.remove([final])
+            if final.exists():
+                foreign = ", ".join(path.name for path in final.iterdir())
+                raise BadInput(f"it holds {foreign}, which no run wrote: move it away")
+            run.register(final / name for name in names)
         partial.rename(final)
         durable.sync_directory(directory)
 
@@ -91,70 +110,104 @@ def save(
         try:
             if by_all or accelerator.is_main_process:
                 write()
-        except (OSError, SafetensorError) as error:  # a full disk is the one or the other
+        except (OSError, SafetensorError, BadInput) as error:  # a full disk is one of the first two
             failure = str(error)
         if failures := [f for f in gather_object([failure]) if f]:
-            shutil.rmtree(partial, ignore_errors=True)
+            if accelerator.is_main_process:
+                with suppress(OSError):
+                    run.remove([partial])
             raise BadInput(
                 f"checkpoint {final} could not be written: {failures[0]}. {last_good(directory)} Free space in that "
                 "place, then continue with --resume_from_checkpoint auto."
             )
 
 
+def _fault(state: object, path: Path, device: torch.device, check: Callable[[dict], object]) -> str | None:
+    """What of state.json could not be gone back to, beyond its checksum: another version may have written it."""
+    try:
+        check(state["progress"])
+        for i, groups in enumerate(state["groups"]):
+            if not all(isinstance(group, dict) for group in groups):
+                raise BadInput("groups of an optimizer are not what this version writes")
+            if not (path / f"optimizer_{i}.safetensors").is_file():
+                return f"optimizer_{i}.safetensors is missing"
+        for of_process in state["random_states"]:
+            random_state.check(of_process, device)
+    except BadInput as error:
+        return f"state.json: {error}"
+    except Exception as error:  # whatever a field of another type makes of itself
+        return f"state.json cannot be read: {type(error).__name__}: {first_line(error)}"
+    return None
+
+
 def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], accelerator: Accelerator) -> dict:
     """Restore method, optimizers and random states from `path`; returns the `progress` that was saved."""
-    state = json.loads((path / "state.json").read_text())
-    weights = load_file(path / "method.safetensors")
+    state = bounded_json.read(path / "state.json")
     own = path / f"buffers_{accelerator.process_index}.safetensors"
-    if own.exists():
-        weights |= load_file(own)
+    try:
+        weights = load_file(path / "method.safetensors") | (load_file(own) if own.exists() else {})
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
     _check_names(path, method, weights)
     method.load_state_dict(weights)
     if len(state["groups"]) != len(optimizers):
         raise BadInput(f"{path} holds {len(state['groups'])} optimizers, the run {len(optimizers)}: another method")
     for i, (optimizer, groups) in enumerate(zip(optimizers, state["groups"], strict=True)):
-        _restore(method, optimizer, load_file(path / f"optimizer_{i}.safetensors"), groups)
+        try:
+            _restore(method, optimizer, load_file(path / f"optimizer_{i}.safetensors"), groups)
+        except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+            raise BadInput(f"{path}: the state of optimizer {i} does not fit ({first_line(error)})") from error
     if accelerator.process_index < len(state["random_states"]):
         random_state.set_everything(state["random_states"][accelerator.process_index], accelerator.device)
     return state["progress"]
 
 
-def find(resume: str | None, directory: Path) -> Path | None:
+def find(
+    resume: str | None, directory: Path, device: torch.device = CPU, check: Callable[[dict], object] = dict
+) -> Path | None:
     """The checkpoint to resume from: "auto" is the newest whole one in `directory`, if any; else `resume` itself.
 
     A damaged one is named on stderr, and the one before it is taken; a damaged path given by name, or nothing but
-    damaged ones, is an error.
+    damaged ones, is an error. check: raises where the `progress` that was saved is not of the form that is needed.
     """
     if resume is None:
         return None
     if resume != "auto":
-        if (fault := damage(Path(resume))) is not None:
+        if (fault := damage(Path(resume), device, check)) is not None:
             raise BadInput(f"--resume_from_checkpoint {resume}: {fault}")
         return Path(resume)
     written = complete_checkpoints(directory)
     for path in reversed(written):
-        if (fault := damage(path)) is None:
+        if (fault := damage(path, device, check)) is None:
             return path
         print(f"checkpoint {path} is damaged ({fault}); trying the one before it", file=sys.stderr, flush=True)
     if written:
-        raise BadInput(f"every checkpoint in {directory} is damaged; begin anew with --overwrite_output_dir")
+        raise BadInput(
+            f"every checkpoint in {directory} is damaged; begin anew with --overwrite_output_dir, without "
+            "--resume_from_checkpoint"
+        )
     return None
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None where every file has its recorded checksum."""
+def damage(path: Path, device: torch.device = CPU, check: Callable[[dict], object] = dict) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None where every file has its recorded checksum and state.json
+    holds what `load` and `check` need."""
     try:
         sums = (path / "SHA256SUMS").read_text()
     except (OSError, UnicodeDecodeError):
         return "no readable SHA256SUMS: not a checkpoint, or not written to the end"
     recorded = dict(reversed(line.split("  ", 1)) for line in sums.split("\n") if "  " in line)
-    present = {file.name for file in path.iterdir()} - {"SHA256SUMS"}
+    present = {file.name for pattern in OF_A_CHECKPOINT for file in path.glob(pattern)} - {"SHA256SUMS"}
     for name in sorted({"state.json", "method.safetensors"} | present | recorded.keys()):
-        if not (path / name).exists():
+        if not (path / name).is_file():
             return f"{name} is missing"
         if durable.sha256(path / name) != recorded.get(name):
             return f"{name} is not what was written"
-    return None
+    try:
+        state = bounded_json.read(path / "state.json")
+    except ValueError as error:
+        return f"state.json is no JSON: {first_line(error)}"
+    return _fault(state, path, device, check)
 
 
 def surroundings(accelerator: Accelerator) -> dict[str, int | str]:
@@ -202,13 +255,13 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 def prune(directory: Path, step: int, keep: int) -> None:
     """Delete all but the newest `keep` up to `step`, the one just written; what an interrupted save left; and what lies
-    after `step`: checkpoints too damaged to resume from, or those of a run that was taken up again before them."""
+    after `step`: checkpoints too damaged to resume from, or those of a run that was taken up again before them. Only
+    files that the run wrote."""
     checkpoints = complete_checkpoints(directory)
     later = [path for path in checkpoints if path.name > f"step_{step:08d}"]
     kept = [path for path in checkpoints if path not in later][-keep:]
-    for path in [*checkpoints, *directory.glob("partial_*")]:
-        if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+    old = {path for path in [*checkpoints, *directory.glob("partial_*")] if path not in kept}
+    OutputDir(directory.parent).remove([*old, directory / f"partial_{step:08d}"])  # that one is in the manifest alone
 
 
 def _parameter_names(method: nn.Module, optimizer: Optimizer) -> list[str]:
@@ -234,6 +287,12 @@ def _restore(method: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
         if parameter in position:  # else it has been frozen since
             state.setdefault(position[parameter], {})[key] = tensor
     now = optimizer.state_dict()["param_groups"]
+    for new, old in zip(now, groups, strict=False):
+        if other := sorted(old.keys() - new.keys()):
+            raise BadInput(
+                f"the checkpoint is of another optimizer than {type(optimizer).__name__}, one with {', '.join(other)}. "
+                "Resume with the optimizer, and the torch, of the run that wrote it."
+            )
     if len(groups) == len(now):
         now = [new | old | {k: new[k] for k in FROM_FLAGS if k in new} for new, old in zip(now, groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": now})
@@ -241,6 +300,8 @@ def _restore(method: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
 
 def _differing_buffers(module: nn.Module) -> dict[str, Tensor]:
     """This process's buffers that are not, bit for bit, those of process 0."""
+    from accelerate.utils import gather_object
+
     saved = module.state_dict().keys()
     buffers = {name: b.detach().cpu().contiguous() for name, b in module.named_buffers() if name in saved}
     digests = {name: hashlib.sha256(_bytes(b)).hexdigest() for name, b in buffers.items()}

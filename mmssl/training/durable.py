@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -23,11 +24,25 @@ def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
         os.fsync(f.fileno())
 
 
-def write(file: Path, content: str) -> None:
-    with open(file, "w") as f:
-        f.write(content)
+def write(file: Path, content: str | bytes) -> None:
+    with open(file, "wb") as f:
+        f.write(content.encode() if isinstance(content, str) else content)
         f.flush()
         os.fsync(f.fileno())
+
+
+def replace(file: Path, content: str | bytes) -> None:
+    """Write `file` whole: on a full disk, or after a power cut, the one before stays. Its folder is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        write(partial, content)
+        partial.chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:
@@ -45,3 +60,10 @@ def sha256(file: Path) -> str:
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _umask() -> int:
+    """Python reads it only by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
@@ -12,19 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.arguments import TrainArgs
 from mmssl.device import precision
+from mmssl.errors import not_written
 from mmssl.method import Method, Output
-from mmssl.training import monitor
-from mmssl.training.checkpoint import CHECKPOINTS, NonFinite, last_good
+from mmssl.training import durable, monitor
+from mmssl.training.checkpoint import NonFinite, last_good
+from mmssl.training.output_dir import CHECKPOINTS, OutputDir
 from mmssl.training.summary import Summary
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 MUST_BE_FINITE = ("loss", "grad_norm")
 
@@ -46,15 +51,25 @@ class Log:
         self.features: Tensor | None = None
         self.watch = monitor.CollapseWatch()
         self.started, self.samples_before = 0.0, run.samples_seen
-        if accelerator.is_main_process:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            _keep_lines_until(self.file, run.step)
-        if args.report_to != "none":  # tensorboard takes no lists
-            flags = {k: str(v) if isinstance(v, list) else v for k, v in vars(args).items() if v is not None}
-            accelerator.init_trackers("mmssl", config=flags)
+        self.resumed_at, self.is_open, self.held_back = run.step, False, []
         self.bar = tqdm(
             total=total, initial=run.step, unit="step", dynamic_ncols=True, disable=not accelerator.is_main_process
         )
+
+    def take_up(self) -> None:
+        """The log of the run that is resumed, up to where it is resumed; on the main process."""
+        OutputDir(self.directory).register([self.FILE])
+        _keep_lines_until(self.file, self.resumed_at)
+
+    def open(self) -> None:
+        """The run has begun: from here on lines are written, first those held back. Before, no file is touched."""
+        self.is_open, args, self.tracked_before = True, self.args, self._tracked()
+        if args.report_to != "none":  # tensorboard takes no lists
+            flags = {k: str(v) if isinstance(v, list) else v for k, v in vars(args).items() if v is not None}
+            self.accelerator.init_trackers("mmssl", config=flags)
+            self._adopt_tracked()
+        for line in self.held_back:
+            self._write(line)
 
     def opening(self, method: Method, samples: int, resumed_from: Path | None) -> None:
         """What is about to be trained, and where. samples: in one optimizer step of all processes."""
@@ -151,12 +166,24 @@ class Log:
         self.bar.close()
         for tracker in self.accelerator.trackers:
             tracker.finish()
+        self._adopt_tracked()
+
+    def _tracked(self) -> set[Path]:
+        return {path for path in (self.directory / "logs").rglob("*") if path.is_file()}
+
+    def _adopt_tracked(self) -> None:
+        """A tracker's files have names that are new each time, and known once they are there."""
+        if self.accelerator.is_main_process and self.is_open and (new := self._tracked() - self.tracked_before):
+            OutputDir(self.directory).adopt(new)
 
     def _write(self, line: dict) -> None:
+        if not self.is_open:
+            self.held_back.append(line)
+            return
         if self.accelerator.is_main_process:
             try:
                 with open(self.file, "a") as f:
-                    f.write(json.dumps(line) + "\n")
+                    f.write(bounded_json.dumps(line) + "\n")
             except OSError as error:  # the training is worth more than this line
                 self.warn(f"{self.file} could not be written: {error}")
         if self.accelerator.trackers:
@@ -164,6 +191,8 @@ class Log:
 
     def _refuse_non_finite(self, rows: list[dict[str, float]]) -> None:
         """Count the steps that were skipped while that is allowed; else name step and samples, and stop."""
+        from accelerate.utils import gather_object
+
         run, allowed = self.run, self.args.max_skipped_steps
         for i, row in enumerate(rows):
             what = [name for name in MUST_BE_FINITE if not math.isfinite(row.get(name, 0.0))]
@@ -187,11 +216,13 @@ class Log:
 
 
 def read(file: Path) -> list[dict]:
-    """The lines of a log.jsonl, but for those that a kill or a full disk cut in two."""
+    """The lines of a log.jsonl, but for those that a kill or a full disk cut in two; none where there is no file."""
     lines = []
+    if not file.exists():
+        return lines
     for text in file.read_text(errors="replace").splitlines():
         with suppress(ValueError):
-            line = json.loads(text)
+            line = bounded_json.loads(text)
             if isinstance(line, dict) and "step" in line:
                 lines.append(line)
     return lines
@@ -200,9 +231,8 @@ def read(file: Path) -> list[dict]:
 def _keep_lines_until(file: Path, step: int) -> None:
     """Drop what a killed run logged after the checkpoint that it now resumes from; also the evaluation at that step,
     which came after the save and comes again."""
-    if not file.exists():
-        return
     kept = [line for line in read(file) if line["step"] < step or (line["step"] == step and "epoch" in line)]
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    partial.replace(file)
+    try:
+        durable.replace(file, "".join(bounded_json.dumps(line) + "\n" for line in kept))
+    except OSError as error:
+        raise not_written(file, error, file.stat().st_size) from error

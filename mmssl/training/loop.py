@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,43 +16,45 @@ from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    GradientAccumulationPlugin,
-    broadcast_object_list,
-    set_seed,
-)
 from torch.optim import Optimizer
 
 from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
 from mmssl.device import best_device, precision
 from mmssl.distributed import alone, share_batch_norm
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, first_line
 from mmssl.kernels.attention import fast_attention
 from mmssl.method import Method, Output
 from mmssl.training import checkpoint, steps
 from mmssl.training.log import Log
 from mmssl.training.optim import schedule, set_learning_rate
+from mmssl.training.output_dir import CHECKPOINTS, OutputDir
 from mmssl.training.signals import Signals, parting_words
 from mmssl.training.summary import Summary
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+MEETING = "start it with `accelerate launch`, or unset MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK"
 
 
 def start(args: TrainArgs) -> None:
     """What comes before anything costly: the processes, the output directory, the seed. Every recipe's first line."""
+    from accelerate import PartialState
+    from accelerate.utils import set_seed
+
     _refuse_sharding()
     # the others wait while one evaluates; NCCL's own patience is ten minutes
-    state = PartialState(cpu=best_device(args.use_cpu).type == "cpu", timeout=timedelta(hours=6))
-    args.check_output_dir()
-    state.wait_for_everyone()  # nobody may delete what another has yet to check
-    if args.overwrite_output_dir and not args.resume_from_checkpoint and state.is_main_process:
-        shutil.rmtree(args.output_dir, ignore_errors=True)
-    state.wait_for_everyone()
+    _refuse_environment()
+    try:
+        state = PartialState(cpu=best_device(args.use_cpu).type == "cpu", timeout=timedelta(hours=6))
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(f"the processes of this run did not find each other ({first_line(error)}): {MEETING}") from error
+    _on_main_process(lambda: OutputDir(args.output_dir).check(args))
     atexit.register(state.destroy_process_group)
     set_seed(args.seed)  # equal on all processes: they must build equal weights
 
@@ -75,12 +77,14 @@ def train(
     Raises NonFinite; BadInput, also where a checkpoint cannot be written; SystemExit on SIGTERM or SIGINT, after
     saving (with several processes at the next logging step, where they agree).
     """
+    from accelerate.utils import broadcast_object_list, set_seed
+
     accelerator = _accelerator(args)
     per_step, single = args.gradient_accumulation_steps, accelerator.num_processes == 1
     global_batch = loader.batch_size * accelerator.num_processes
     samples = global_batch * per_step
     total = total_steps(loader, args)
-    checkpoints, bare = Path(args.output_dir, checkpoint.CHECKPOINTS), method
+    checkpoints, bare = Path(args.output_dir, CHECKPOINTS), method
     if args.torch_compile:
         bare.compile()
     share_batch_norm(bare)
@@ -94,10 +98,16 @@ def train(
 
     run, differences = Summary(), []
     # one process looks for all: reading every byte of a checkpoint once is enough
-    found = [checkpoint.find(args.resume_from_checkpoint, checkpoints) if accelerator.is_main_process else None]
-    if found := broadcast_object_list(found)[0]:
+    found = None
+
+    def find() -> None:
+        nonlocal found
+        found = checkpoint.find(args.resume_from_checkpoint, checkpoints, accelerator.device, _progress)
+
+    _on_main_process(find)
+    if found := broadcast_object_list([found])[0]:
         progress = checkpoint.load(found, bare, optimizers, accelerator)
-        run = Summary(**progress["summary"])
+        run = _progress(progress)
         differences = checkpoint.differences(progress, args, accelerator, loader.streaming)
     if args.max_skipped_steps:
         step = steps.skip_non_finite(step)
@@ -122,6 +132,14 @@ def train(
                     "--per_device_train_batch_size"
                 )
             run.epoch, run.samples = run.epoch + 1, 0
+
+    def begin() -> None:
+        def write() -> None:
+            OutputDir(args.output_dir).begin(args, found)
+            log.take_up()
+
+        _on_main_process(write)
+        log.open()
 
     def assess() -> None:
         if evaluate is None:
@@ -153,6 +171,8 @@ def train(
     with fast_attention(), Signals() as signals, closing(data()) as steps_of_data:
         if run.step == 0 or run.step >= total or _due(run.step, args.eval_steps):
             assess()
+        if run.step >= total:
+            begin()
         method.train()
         log.start_clock()
         while run.step < total:
@@ -161,6 +181,8 @@ def train(
             factor = schedule(run.step, total, args.warmup_steps, args.lr_scheduler_type)
             set_learning_rate(optimizers, factor)
             output = step(method, micro_batches, optimizers, accelerator, args.max_grad_norm)
+            if not log.is_open:  # a run that fails before it has learned anything leaves all as it was
+                begin()
             run.step += 1
             run.samples += samples
             run.samples_seen += samples
@@ -185,6 +207,20 @@ def train(
     return run
 
 
+def _progress(saved: dict) -> Summary:
+    """Where the run stood. Raises BadInput where a version that knows other fields saved it."""
+    values, known = saved["summary"], Summary()
+    for name, value in values.items():
+        if name not in vars(known):
+            raise BadInput(f"a later version of mmssl wrote it: {name} is not known to this one")
+        kind = (int, float, type(None)) if name == "trivial_loss" else type(getattr(known, name))
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise BadInput(f"{name} is {value!r}, no {type(getattr(known, name)).__name__}")
+    if not isinstance(saved["args"], dict):
+        raise BadInput("args are no flags")
+    return Summary(**values)
+
+
 def total_steps(loader: Loader, args: TrainArgs) -> int:
     """Optimizer steps of the whole run."""
     if args.max_steps > 0:
@@ -199,6 +235,10 @@ def total_steps(loader: Loader, args: TrainArgs) -> int:
 
 
 def _accelerator(args: TrainArgs) -> Accelerator:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+
     AcceleratorState._reset_state()  # one process may train twice, the second time in another precision
     return Accelerator(
         cpu=best_device(args.use_cpu).type == "cpu",
@@ -215,6 +255,34 @@ def _accelerator(args: TrainArgs) -> Accelerator:
             )
         ],
     )
+
+
+def _on_main_process(check: Callable[[], None]) -> None:
+    """What it refuses, all processes refuse: none may wait for one that has left."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    refused = None
+    if PartialState().is_main_process:
+        try:
+            check()
+        except BadInput as error:
+            refused = error
+    if said := broadcast_object_list([refused and str(refused)])[0]:
+        raise refused or BadInput(said)
+
+
+def _refuse_environment() -> None:
+    """What a launcher leaves there; without this look a wrong address is tried for hours."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        value = os.environ.get(name, "0")
+        if not value.isdecimal() or int(value) > 65535:
+            raise BadInput(f"{name} is {value!r} in the environment, no number that it can be: {MEETING}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (address := os.environ.get("MASTER_ADDR")):
+        try:
+            socket.getaddrinfo(address, None)
+        except (OSError, UnicodeError) as error:
+            raise BadInput(f"MASTER_ADDR is {address!r}, which has no address ({error}): {MEETING}") from error
 
 
 def _refuse_sharding() -> None:

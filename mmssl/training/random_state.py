@@ -42,5 +42,16 @@ def set_everything(state: dict, device: torch.device) -> None:
     set_torch(tuple(_bytes(state[name]) if state[name] else None for name in ("torch", "device")), device)
 
 
+def check(state: dict, device: torch.device) -> None:
+    """Raises what a state that `set_everything` cannot go back to makes the generators raise. Moves none of ours."""
+    version, internal, gauss = state["python"]
+    random.Random().setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.RandomState().set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.Generator().set_state(_bytes(state["torch"]))
+    if device.type != "cpu" and state["device"]:
+        torch.Generator(device).set_state(_bytes(state["device"]))
+
+
 def _bytes(text: str) -> Tensor:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -1,13 +1,19 @@
-"""SIGTERM and SIGINT (preemption, Ctrl-C): the step is finished and a checkpoint saved before the run leaves."""
+"""SIGTERM, SIGHUP, SIGUSR1 (preemption, a closed terminal, Slurm's warning) and SIGINT (Ctrl-C): the step is finished
+and a checkpoint saved before the run leaves; while it exports, it says how to continue."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LEAVE = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Signals:
-    """Notes SIGTERM and SIGINT instead of dying: the step ends, a checkpoint is saved. A second Ctrl-C kills."""
+    """Notes a signal to leave instead of dying: the step ends, a checkpoint is saved. A second Ctrl-C kills."""
 
     COPIES = 2.0  # seconds: one Ctrl-C arrives from the terminal, and again from the launcher
 
@@ -15,7 +21,7 @@ class Signals:
         self.received, self.at = 0, 0.0
 
     def __enter__(self) -> Signals:
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.before = {number: signal.signal(number, self._note) for number in LEAVE}
         return self
 
     def __exit__(self, *exception) -> None:
@@ -27,6 +33,22 @@ class Signals:
             self.received, self.at = number, time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self.at > self.COPIES:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible(how_to_continue: str) -> Iterator[None]:
+    """A signal to leave ends the block at once, with this sentence: SystemExit. What the block cleans up, it does."""
+
+    def leave(number: int, frame) -> None:
+        print(f"{signal.Signals(number).name}: {how_to_continue}", file=sys.stderr, flush=True)
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in LEAVE}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parting_words(number: int, step: int, saved: bool) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -18,6 +18,10 @@ from mmssl.distributed import has_batch_norm, unwrap
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
 from mmssl.training import random_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 Batch = dict[str, Tensor]
 

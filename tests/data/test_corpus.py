@@ -31,7 +31,7 @@ def test_words_are_numbered_by_frequency_and_sentences_end_in_minus_one(tmp_path
     c = load(tmp_path / "a.txt", tmp_path / "cache")
     assert c.words[:2] == ["the", "cat"] and c.counts[:2].tolist() == [3, 2]
     assert list(c.sentences()) == lines(TEXT)
-    assert (c.ids == -1).sum() == 4 and c.ids.dtype == np.int32 and c.total == 10
+    assert (c.ids == -1).sum() == 3 and c.ids.dtype == np.int32 and c.total == 10
 
 
 def test_white_space_is_what_str_split_says(tmp_path):
@@ -113,6 +113,14 @@ def test_bytes_that_are_not_utf8_are_named_with_file_and_line(tmp_path):
     (tmp_path / "latin.txt").write_bytes("first\nsecond caf\xe9\n".encode("latin1"))
     with pytest.raises(BadInput, match=r"latin\.txt, line 2: byte 0xe9 is not UTF-8"):
         load(tmp_path / "latin.txt", tmp_path / "cache")
+
+
+def test_a_column_that_is_not_utf8_is_named(tmp_path):
+    ends, letters = np.array([0, 5, 7], np.int32), b"right\xff\xfe"
+    column = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(ends), pa.py_buffer(letters)])
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match=r"a\.parquet: Invalid UTF8 sequence at string index 1; the column must hold"):
+        load(tmp_path / "a.parquet", tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import multiprocessing
+import resource
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
+from mmssl.data.atomic import OURS
 from mmssl.data.images import decoded, decoding
 from mmssl.data.images.decoded import Decoded
 from mmssl.errors import BadInput
@@ -115,6 +117,7 @@ def test_what_a_killed_run_left_is_not_taken_for_the_whole(tmp_path, home):
     whole = Decoded(data, "image", PROCESSOR).pixels.clone()
     (array,) = arrays(home)
     array.parent.rename(f"{array.parent}.mmssl-partial")
+    Path(f"{array.parent}.mmssl-partial", OURS).touch()
     np.load(f"{array.parent}.mmssl-partial/pixels.npy", mmap_mode="r+")[:] = 0
     assert torch.equal(Decoded(data, "image", PROCESSOR).pixels, whole)
     assert [p.name for p in (home / "decoded").iterdir() if p.is_dir()] == [array.parent.name]
@@ -143,3 +146,31 @@ def test_an_array_that_does_not_fit_on_the_disk_is_refused_before_it_is_begun(tm
     with pytest.raises(BadInput, match="--streaming"):
         Decoded(data.select(np.zeros(rows, dtype=np.int64)), "image", huge)
     assert not arrays(home) and not list((home / "decoded").glob("*partial"))
+
+
+@pytest.mark.parametrize("harm", ["cut short", "gone", "of another shape", "no list of the broken"])
+def test_a_damaged_array_is_named_with_the_remedy(tmp_path, home, harm):
+    data = write_images(tmp_path / "a")
+    Decoded(data, "image", PROCESSOR)
+    (array,) = arrays(home)
+    if harm == "cut short":
+        array.write_bytes(array.read_bytes()[:-100])
+    elif harm == "gone":
+        array.unlink()
+    elif harm == "of another shape":
+        np.save(array, np.zeros((2, 3, 16, 16), np.uint8))
+    else:
+        (array.parent / "broken.json").write_text("[")
+    with pytest.raises(BadInput, match=f"{array.parent} is damaged .*: remove that folder, and it is made again"):
+        Decoded(data, "image", PROCESSOR)
+
+
+def test_a_disk_that_fills_while_decoding_is_said_and_leaves_nothing(tmp_path, home):
+    data, limits = write_images(tmp_path / "a"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        with pytest.raises(BadInput, match="could not be written .*MB are free"):
+            Decoded(data, "image", PROCESSOR)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [path for path in (home / "decoded").iterdir() if path.is_dir()]

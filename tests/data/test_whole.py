@@ -1,10 +1,12 @@
+import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import OURS, once, reading, whole
 from mmssl.errors import BadInput
 
 
@@ -14,6 +16,7 @@ def test_nothing_stays_of_a_block_that_failed_or_was_killed(tmp_path):
         raise KeyError
     assert not list(tmp_path.iterdir())
     place.mkdir()  # as a kill leaves it
+    (place / OURS).touch()
     (place / "half").write_text("")
     with whole(tmp_path / "data") as place:
         (place / "all").write_text("")
@@ -45,3 +48,48 @@ def test_runs_that_begin_at_once_make_it_once(tmp_path):
     with ThreadPoolExecutor(3) as runs:
         assert all(runs.map(run, range(3)))
     assert len(made) == 1
+
+
+def test_a_folder_of_the_users_under_the_name_of_a_partial_one_stays(tmp_path):
+    (tmp_path / "data.mmssl-partial").mkdir()
+    (tmp_path / "data.mmssl-partial" / "mine").write_text("mine")
+    with pytest.raises(BadInput, match="data.mmssl-partial is in the way"), whole(tmp_path / "data"):
+        raise AssertionError
+    assert (tmp_path / "data.mmssl-partial" / "mine").read_text() == "mine"
+
+
+@contextmanager
+def full_disk(n: int):
+    """No file of this process may grow beyond n bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_said_with_path_and_space_and_leaves_nothing(tmp_path):
+    with (
+        full_disk(1000),
+        pytest.raises(BadInput, match=r"data could not be written \(.*too large\): .* MB are free. Free space there"),
+        whole(tmp_path / "data") as place,
+    ):
+        (place / "numbers").write_bytes(bytes(2000))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["data.lock", "data"])
+def test_what_is_in_the_way_of_a_cache_is_named(tmp_path, name):
+    if name == "data":
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(BadInput, match=rf"{name} (is in the way|is no folder)"):
+        once(tmp_path / "data", lambda directory: directory.mkdir())
+
+
+def test_a_file_that_is_gone_from_a_cache_is_named_with_the_remedy(tmp_path):
+    said = "is damaged .*numbers.*: remove that folder, and it is made again"
+    with pytest.raises(BadInput, match=said), reading(tmp_path):
+        (tmp_path / "numbers").read_bytes()

@@ -52,8 +52,8 @@ def test_perfect_features_find_everything_at_rank_1():
     assert all(value == (1 if "rank" in name else 100) for name, value in values.items())
 
 
-@pytest.mark.parametrize("features", [torch.ones(50, 4), torch.full((50, 4), torch.nan)], ids=["all alike", "NaN"])
-def test_features_that_tell_nothing_find_nothing(features):
+def test_features_that_are_all_alike_find_nothing():
+    features = torch.ones(50, 4)
     values = retrieval(features, features, torch.arange(50))
     assert all(value >= 25 if "rank" in name else value == 0 for name, value in values.items())
 

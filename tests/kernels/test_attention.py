@@ -1,5 +1,8 @@
 import pytest
 import torch
+from generated import fast
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -89,3 +92,17 @@ def test_of_a_model_only_within(monkeypatch):
         torch.testing.assert_close(within, before, rtol=1e-5, atol=1e-6)
     assert len(calls) == 2
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+
+
+@fast
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.booleans(), st.booleans())
+def test_any_shape_gives_what_torch_gives(batch, queries, keys, width, causal, masked):
+    draw = torch.Generator().manual_seed(batch + 10 * queries + 100 * keys)
+    shapes = [(batch, HEADS, length, width) for length in (queries, keys, keys)]
+    inputs = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    mask = None
+    if masked:
+        mask = torch.rand(batch, 1, queries, keys, generator=draw) < 0.6
+        mask[..., 0] = True
+    expected, _ = sdpa_attention_forward(nn.Module(), *inputs, mask, is_causal=causal)
+    torch.testing.assert_close(attention.attend(nn.Module(), *inputs, mask, is_causal=causal)[0], expected)

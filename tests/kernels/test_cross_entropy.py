@@ -1,6 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from generated import fast
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmssl.kernels import cross_entropy
 from mmssl.kernels.cross_entropy import cross_entropy_
@@ -46,3 +49,29 @@ def test_logits_are_overwritten_by_their_gradient():
     cross_entropy_(logits, torch.tensor([0, 1, 2, 3]), torch.ones(4))
     expected = before.softmax(1) - F.one_hot(torch.tensor([0, 1, 2, 3]), 9)
     torch.testing.assert_close(logits, expected)
+
+
+@fast
+@given(st.integers(0, 20), st.integers(1, 40), st.integers(1, 100), st.integers(0, 2**31))
+def test_any_number_of_rows_and_words_gives_torchs_loss(rows, words, at_once, seed):
+    draw = torch.Generator().manual_seed(seed)
+    logits, weight = 5 * torch.randn(rows, words, generator=draw), torch.rand(rows, generator=draw)
+    targets = torch.randint(words, (rows,), generator=draw)
+    expected = (F.cross_entropy(logits, targets, reduction="none") * weight).sum()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cross_entropy.AT_ONCE, "cpu", at_once)
+        loss, right = cross_entropy_(logits.clone(), targets, weight)
+    torch.testing.assert_close(loss, expected)
+    assert right.tolist() == (logits.gather(1, targets[:, None])[:, 0] == logits.amax(1)).tolist()
+
+
+@pytest.mark.parametrize(("targets", "weight"), [(1, 4), (4, 1), (5, 4)])
+def test_shapes_that_would_be_stretched_are_refused(targets, weight):
+    with pytest.raises(ValueError, match=r"logits \(4, 9\)"):
+        cross_entropy_(torch.zeros(4, 9), torch.zeros(targets, dtype=torch.int64), torch.ones(weight))
+
+
+@pytest.mark.parametrize("target", [-1, 9])
+def test_a_target_beyond_the_vocabulary_is_an_error(target):
+    with pytest.raises((RuntimeError, IndexError)):
+        cross_entropy_(torch.zeros(1, 9), torch.tensor([target]), torch.ones(1))

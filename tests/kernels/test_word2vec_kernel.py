@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from generated import fast
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mmssl.data.text.skip_grams import SPARE, Draws, draw, keep_probability, noise_pool
+from mmssl.errors import BadInput
 from mmssl.kernels.word2vec_torch import update_window
 from mmssl.methods.word2vec import LANES
 
@@ -23,8 +27,8 @@ def draws(negative, n=60, seed=0):
     return draw(ids, np.ones(WORDS + 1, np.float32), 4, noise, negative, rng)
 
 
-def by_the_definition(draws, negative, learning_rate):
-    inputs, outputs = map(torch.from_numpy, tables())
+def by_the_definition(draws, negative, learning_rate, start=tables):
+    inputs, outputs = map(torch.from_numpy, start())
     words, total, pairs = draws.words.tolist(), 0.0, 0
     for at, centre in enumerate(words):
         if centre < 0:
@@ -144,3 +148,121 @@ def test_noise_words_run_on_from_the_start_of_a_pool_that_is_too_short():
     )
     assert len(d.negatives) == 500 + SPARE
     assert (np.diff(d.negatives) % 7 == 1).all()
+
+
+def test_a_pool_of_one_noise_word_is_enough_and_of_none_is_refused():
+    ids, keep = np.zeros(10, np.int32), np.ones(2, np.float32)
+    d = draw(ids, keep, 1, np.zeros(1, np.int32), 5, np.random.default_rng(0))
+    assert (d.negatives == 0).all() and len(d.negatives) == 50 + SPARE
+    with pytest.raises(BadInput, match="the pool of noise words is empty"):
+        draw(ids, keep, 1, np.zeros(0, np.int32), 5, np.random.default_rng(0))
+    for counts in ([], [0, 0]):
+        with pytest.raises(BadInput, match="no noise words"):
+            noise_pool(np.array(counts, np.int64), np.random.default_rng(0))
+
+
+def test_no_noise_word_is_beyond_the_vocabulary_where_the_last_step_is_rounded_up():
+    class Last:  # of all that a generator may draw
+        permutation = staticmethod(np.asarray)
+
+        @staticmethod
+        def random():
+            return 1 - 2**-53
+
+    for counts in ([3], [5, 2], [5, 2, 0]):
+        assert noise_pool(np.array(counts), Last(), 2**12).max() == np.flatnonzero(counts)[-1]
+
+
+@pytest.mark.parametrize("ids", [[0, 2], [-2]])
+def test_ids_that_the_vocabulary_lacks_are_refused(ids):
+    with pytest.raises(BadInput, match="for a vocabulary of 2 words"):
+        draw(np.array(ids, np.int32), np.ones(3, np.float32), 5, np.zeros(9, np.int32), 5, np.random.default_rng(0))
+
+
+@st.composite
+def any_text(draw_one):
+    """(draws, negative, words of the vocabulary, registers of a row): also no text, one word, windows of all of it."""
+    vocabulary, negative = draw_one(st.integers(1, 6)), draw_one(st.integers(0, 5))
+    words = draw_one(st.lists(st.integers(-1, vocabulary - 1), max_size=30))
+    word, reach = st.integers(0, vocabulary - 1), draw_one(st.sampled_from([0, 1, 3, 40, 2**31 - 1]))
+    reaches = draw_one(st.lists(st.integers(0, reach), min_size=len(words), max_size=len(words)))
+    needed = len(words) * negative + SPARE
+    negatives = draw_one(st.lists(word, min_size=needed, max_size=needed))
+    parts = (np.array(part, np.int32) for part in (words, reaches, negatives))
+    return Draws(*parts), negative, vocabulary, draw_one(st.integers(1, 3))
+
+
+def start_of(vocabulary, registers):
+    rng = np.random.default_rng(0)
+    return [rng.normal(0, 0.3, (vocabulary, registers * LANES)).astype(np.float32) for _ in range(2)]
+
+
+@fast
+@given(any_text(), st.booleans())
+@example((Draws(*np.zeros((2, 1), np.int32), np.zeros(SPARE, np.int32)), 0, 1, 1), True)
+def test_every_text_makes_the_update_of_the_plain_form(text, private):
+    d, negative, vocabulary, registers = text
+    hot = vocabulary if private else 0
+    inputs, outputs = (np.concatenate([t, t[:hot]]) for t in start_of(vocabulary, registers))
+    before = [table[:hot].copy() for table in (inputs, outputs)]
+    total, pairs = kernel.train_windows(d.words, d.reach, d.negatives, negative, inputs, outputs, hot, vocabulary, 0.02)
+    for table, rows in zip((inputs, outputs), before, strict=True):
+        kernel.exchange(table, hot, vocabulary, rows)
+    expected_inputs, expected_outputs, expected_total, expected_pairs = by_the_definition(
+        d, negative, 0.02, lambda: start_of(vocabulary, registers)
+    )
+    np.testing.assert_allclose(inputs[:vocabulary], expected_inputs, atol=1e-4)
+    np.testing.assert_allclose(outputs[:vocabulary], expected_outputs, atol=1e-4)
+    assert pairs == expected_pairs and total == pytest.approx(expected_total, rel=1e-4, abs=1e-6)
+
+
+@fast
+@given(any_text(), st.integers(6, 14))
+def test_any_number_of_negatives_stays_within_the_tables(text, negative):
+    d, _, vocabulary, registers = text
+    noise = np.resize(d.negatives, len(d.words) * negative + SPARE)
+    inputs, outputs = start_of(vocabulary, registers)
+    total, _ = kernel.train_windows(d.words, d.reach, noise, negative, inputs, outputs, 0, 0, 0.001)
+    expected_inputs, expected_outputs, expected_total, _ = by_the_definition(
+        Draws(d.words, d.reach, noise), negative, 0.001, lambda: start_of(vocabulary, registers)
+    )
+    np.testing.assert_allclose(inputs, expected_inputs, atol=5e-3)  # in groups: the same to first order
+    np.testing.assert_allclose(outputs, expected_outputs, atol=5e-3)
+    assert total == pytest.approx(expected_total, rel=1e-2, abs=1e-6)
+
+
+WRONG = {
+    "a word beyond the table": ({"words": np.array([0, WORDS], np.int32)}, "words: 12 is beyond the table's 12 rows"),
+    "a noise word beyond it": ({"negatives": np.full(15, WORDS, np.int32)}, "negatives: 12 is beyond"),
+    "a negative noise word": ({"negatives": np.full(15, -1, np.int32)}, "negatives: -1 is below 0"),
+    "too little noise": (
+        {"negatives": np.zeros(14, np.int32)},
+        "14 negatives; must be 2 and at least 15",
+    ),
+    "a reach too few": ({"reach": np.ones(1, np.int32)}, "2 words have 1 reaches"),
+    "a negative reach": ({"reach": np.full(2, -1, np.int32)}, "reach: -1 is below 0"),
+    "fewer than no negatives": ({"negative": -1}, "-1 negatives"),
+    "words of another type": ({"words": np.zeros(2, np.int64)}, "words: int64 of 1 dimensions"),
+    "rows that end inside a register": (
+        {"inputs": np.zeros((WORDS, LANES + 1), np.float32)},
+        "must be writable float32",
+    ),
+    "tables of another type": ({"outputs": np.zeros((WORDS, WIDTH))}, "outputs is float64"),
+    "tables of two sizes": ({"outputs": np.zeros((WORDS, LANES), np.float32)}, "must have one shape"),
+    "a table with gaps": ({"inputs": np.zeros((WORDS, 2 * WIDTH), np.float32)[:, :WIDTH]}, "without gaps"),
+    "private rows beyond it": ({"hot": 2, "private": WORDS - 1}, "private ones cannot be 11 to 13"),
+    "negative private rows": ({"hot": -1}, "private ones cannot be"),
+}
+
+
+@pytest.mark.parametrize(("changed", "said"), WRONG.values(), ids=WRONG)
+def test_arguments_that_do_not_fit_are_refused(changed, said):
+    right = {"words": np.zeros(2, np.int32), "reach": np.ones(2, np.int32), "negatives": np.zeros(15, np.int32)}
+    right |= {"negative": 5, "inputs": tables()[0], "outputs": tables()[1], "hot": 0, "private": 0}
+    with pytest.raises(ValueError, match=said):
+        kernel.train_windows(**right | changed, learning_rate=0.1)
+
+
+def test_an_exchange_with_copies_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="3 rows of the table"):
+        kernel.exchange(tables()[0], 3, 4, np.zeros((2, WIDTH), np.float32))

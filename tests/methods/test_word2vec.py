@@ -126,6 +126,13 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, options):
     assert torch.equal(whole.inputs, resumed.inputs) and torch.equal(whole.outputs, resumed.outputs)
 
 
+@pytest.mark.parametrize("options", [{}, {"threads": 2}, {"batched": True}])
+def test_a_vocabulary_of_one_word_can_be_trained_on(options):
+    method = Word2Vec(["only"], np.array([7]), 4, window=20, **options)
+    output = method.train_on(torch.zeros(1, 7, dtype=torch.int32), 0.1)
+    assert output.loss.isfinite() and method.inputs.isfinite().all()
+
+
 def test_two_runs_on_one_thread_are_equal_and_another_seed_is_not(tmp_path):
     one, two, other = (trained(tmp_path / str(i), max_steps=3, seed=s)[0] for i, s in enumerate((0, 0, 1)))
     assert torch.equal(one.inputs, two.inputs) and not torch.equal(one.inputs, other.inputs)
@@ -256,3 +263,11 @@ def train_and_compare(directory, batched):
 def test_two_processes_end_with_one_table_that_has_learned(tmp_path, batched):
     job = Processes(train_and_compare, tmp_path / "run", batched, log=tmp_path / "log.txt", world=2)
     assert job.succeed().count("RESULT 2 True 1.0") == 2
+
+
+def test_the_text_file_holds_the_numbers_that_gensim_would_write(tmp_path):
+    words = ["a", '"', "日本", "\x00"]
+    table = np.array([[0, -1.5, 1e-30], [1 / 3, 3e38, -1e-45], [123456789, 1e16, 0.1], [-0.0, 1e-5, 65504]], np.float32)
+    word_vectors.write_text(tmp_path / "ours.txt", words, table)
+    read = KeyedVectors.load_word2vec_format(tmp_path / "ours.txt")
+    assert read.index_to_key == words and (read.vectors == table).all()

@@ -7,21 +7,24 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.data import draws, sources
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import once, reading, whole
 from mmssl.data.audio import waves
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
+
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ def load(names: str, column: str | None = None, speaker: str | None = None) -> d
     names: what `sources.load` takes; several with commas between them, of which the first gives the test data and the
     others their recordings alone. Raises BadInput where a column is missing.
     """
+    import datasets
+
     parts = [sources.load(name) for name in names.split(",")]
     for name, data in zip(names.split(","), parts, strict=True):
         for part, rows in data.items():
@@ -53,6 +58,9 @@ def load(names: str, column: str | None = None, speaker: str | None = None) -> d
 
 
 def _named(flag: str, rows: datasets.Dataset, column: str | None, speaker: str | None) -> datasets.Dataset:
+    import datasets
+    import pyarrow as pa
+
     for name, of in ((column, "--audio_column"), (speaker, "--speaker_column")):
         if name is not None and name not in rows.column_names:
             raise BadInput(f"{flag}: {of} {name}: no such column among {', '.join(rows.column_names)}")
@@ -97,9 +105,12 @@ class Recordings(Dataset):
                 _decode(data, sampling_rate, place, what)
 
         directory = once(sources.home() / "decoded" / _digest(data, sampling_rate), decode)
-        found = json.loads((directory / "rows.json").read_text())
-        lengths = torch.tensor(found["lengths"], dtype=torch.int64)
-        unusable = {int(row): why for row, why in found["unusable"].items()}
+        with reading(directory):
+            found = bounded_json.read(directory / "rows.json")
+            lengths = torch.tensor(found["lengths"], dtype=torch.int64)
+            unusable = {int(row): why for row, why in found["unusable"].items()}
+            if (size := (directory / "samples.int16").stat().st_size) != 2 * lengths.sum():
+                raise ValueError(f"samples.int16 holds {size:,} bytes, not {2 * lengths.sum().item():,}")
         short = [row for row, n in enumerate(found["lengths"]) if n < shortest and row not in unusable]
         unusable |= {row: f"{_path(data, row)} is shorter than {shortest / sampling_rate:.2f} s" for row in short}
         self.unusable = dict(sorted(unusable.items()))
@@ -189,6 +200,8 @@ def _path(data: datasets.Dataset, row: int) -> str:
 
 def _digest(data: datasets.Dataset, sampling_rate: int) -> str:
     """Changes with the rows, the files that they point to, and the rate."""
+    import pyarrow.compute as pc
+
     digest = hashlib.sha256(f"{data._fingerprint} {sampling_rate} int16".encode())
     stored = data.data.column("audio")
     for path in pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes"))).to_pylist():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from math import gcd
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 
 from mmssl.errors import BadInput, first_line
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def read(data: datasets.Dataset, column: str, sampling_rate: int, max_seconds: float) -> list[np.ndarray | str]:
@@ -17,6 +20,8 @@ def read(data: datasets.Dataset, column: str, sampling_rate: int, max_seconds: f
     column: datasets.Audio, or {bytes, path}, or paths; WAV, FLAC, OGG, MP3. sampling_rate: in Hz. Raises BadInput
     without soundfile.
     """
+    import datasets
+
     try:
         import soundfile
     except ImportError as error:

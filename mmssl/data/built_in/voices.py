@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Value
-from scipy.signal import lfilter
 
 from mmssl.data.audio import parquet
 from mmssl.errors import BadInput
@@ -81,6 +80,8 @@ def pitch_and_tract(speaker: int) -> tuple[float, float]:
 
 
 def _vowel(rng: np.random.Generator, pitch: float, tract: float, vowel: str) -> np.ndarray:
+    from scipy.signal import lfilter
+
     n = int(rng.uniform(0.15, 0.3) * RATE)
     # the pitch falls or rises a little, and trembles
     hertz = pitch * rng.uniform(0.94, 1.06) * np.linspace(1, rng.uniform(0.85, 1.1), n)

@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Dataset
-
 from mmssl.data.atomic import whole
 from mmssl.errors import BadInput
 
@@ -54,6 +52,8 @@ def articles() -> Iterator[tuple[str, str]]:
 
 def build(directory: Path) -> None:
     """Write train.parquet, test.parquet and README.md: a dataset that `load_dataset` reads."""
+    from datasets import Dataset
+
     rows = [{"title": title, "text": text} for title, text in articles()]
     parts = {
         "train": [row for i, row in enumerate(rows) if i % HELD_OUT],

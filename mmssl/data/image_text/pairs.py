@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import ProcessorMixin
 
 from mmssl.data import draws
 from mmssl.data.images.decoded import Decoded, try_decode
@@ -19,6 +18,11 @@ from mmssl.data.sources import Data
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import ProcessorMixin
+
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +117,8 @@ class Pairs(Dataset):
 
 def all_captions(data: Data, column: str, rows_of_a_stream: int = 10_000) -> list[str]:
     """Every caption (of the first rows of a stream): what a tokenizer is trained on."""
+    import datasets
+
     values = data[column] if isinstance(data, datasets.Dataset) else (r[column] for r in data.take(rows_of_a_stream))
     return [text for value in values for text in clean(value)]
 

@@ -12,20 +12,24 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from mmssl import bounded_json
 from mmssl.data import sources
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
 from mmssl.data.images.decoding import undecoded
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
+
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +52,13 @@ class Decoded:
 
         directory = once(sources.home() / "decoded" / _digest(raw, column, processor), decode)
         # "c": torch wants memory that it could write to; what were written would stay in this process
-        self.pixels: Tensor = torch.from_numpy(np.load(directory / "pixels.npy", mmap_mode="c"))
-        self.broken = {int(row): why for row, why in json.loads((directory / "broken.json").read_text()).items()}
+        with reading(directory):
+            pixels = np.load(directory / "pixels.npy", mmap_mode="c")
+            broken = bounded_json.read(directory / "broken.json")
+            if pixels.shape != shape:
+                raise ValueError(f"pixels.npy holds {pixels.shape}, not {shape}")
+            self.broken = {int(row): why for row, why in broken.items()}
+        self.pixels: Tensor = torch.from_numpy(pixels)
 
 
 def try_decode(image, processor) -> np.ndarray | str:
@@ -84,10 +93,14 @@ class _Decoder(Dataset):
 
 
 def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...], directory: Path, what: str) -> None:
-    np.lib.format.open_memmap(directory / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+    file = directory / "pixels.npy"
+    np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # else a write to the map kills the process where the disk is full
+        with open(file, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, file.stat().st_size)
     # processes, not threads: on small images the interpreter's lock costs two threads more than they win
     workers = 0 if len(raw) < ALONE else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
-    decoder = _Decoder(raw, column, processor, directory / "pixels.npy")
+    decoder = _Decoder(raw, column, processor, file)
     chunks = DataLoader(decoder, batch_size=None, num_workers=workers)
     broken: dict[int, str] = {}
     with tqdm(total=len(raw), desc=f"decoding {what}", unit="image", disable=not workers) as bar:
@@ -99,6 +112,8 @@ def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...
 
 def _digest(raw: datasets.Dataset, column: str, processor) -> str:
     """Changes with the rows, the files that they point to, and what the processor does."""
+    import pyarrow.compute as pc
+
     digest = hashlib.sha256(f"{raw._fingerprint} {column} {processor.to_json_string()}".encode())
     stored = raw.data.column(column)
     paths = pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datasets
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from mmssl.errors import BadInput
@@ -14,6 +13,8 @@ Data = datasets.Dataset | datasets.IterableDataset
 
 def undecoded(data: Data, column: str) -> Data:
     """The same rows, with {bytes, path} in the image column. Raises BadInput where it cannot hold images."""
+    import pyarrow as pa
+
     try:
         return data.cast_column(column, datasets.Image(decode=False))
     except (TypeError, ValueError, pa.ArrowException) as error:

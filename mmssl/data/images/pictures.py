@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import datasets
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -16,6 +16,10 @@ from mmssl.data import draws, sources
 from mmssl.data.image_text.pairs import image_column, report_unusable
 from mmssl.data.images.decoded import Decoded
 from mmssl.data.images.decoding import as_rgb, undecoded
+
+if TYPE_CHECKING:
+    import datasets
+
 
 LOOKED_AT = 64  # pictures, to find the size that most of them have
 LARGEST = 224  # px: pictures are made no larger than this by default
@@ -52,6 +56,15 @@ class Source:
         processor = scaled(processor, args.decode_size) if args.decode_size else processor
         train = Pictures(self.train, processor, self.column, args.seed)
         return train, Pictures(self.held_out, processor, self.column, args.seed, what="held-out images")
+
+
+def described(train: Pictures, held_out: Pictures) -> dict:
+    """What `pretrain` says and shows of the data."""
+    return {
+        "trained_on": f"{len(train):,} images, without labels",
+        "held_out": f"{len(held_out):,} images",
+        "example": {"images": held_out.pixels[held_out.rows[:4]]},
+    }
 
 
 def find(args: PictureArgs) -> Source:

@@ -181,9 +181,10 @@ class Views(nn.Module):
         constants = {
             "mean": torch.tensor(mean, dtype=torch.float32),
             "std": torch.tensor(std, dtype=torch.float32),
-            "low": ranges[:, None, :, 0],  # (views, 1, amounts), as all that follow
+            "low": ranges[:, None, :, 0],  # (views, 1, amounts)
             "span": ranges[:, None, :, 1] - ranges[:, None, :, 0],
             "chances": chances[:, None],
+            "crops": torch.tensor([[view.scale is not None] for view in self.views]),
             "streams": torch.arange(len(self.views))[:, None, None] * STREAMS_PER_VIEW
             + torch.arange(len(AMOUNTS) + len(EVENTS)),
         }
@@ -225,7 +226,7 @@ class Views(nn.Module):
         area, ratio, x, y, angle, zoom, shift_x, shift_y, *colours, sigma = amounts
         happens = drawn[..., len(AMOUNTS) :] < self.chances
         flip, jitter, grey, blur, solarise = happens.unbind(2)
-        ratio, zoom = ratio.exp() * (height / width), zoom.exp()
+        ratio, zoom = ratio.exp() * torch.where(self.crops, height / width, 1.0), zoom.exp()
         # width and height of the crop, as shares of the image's
         wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         mirror = 1 - 2 * flip.float()
@@ -255,8 +256,13 @@ class Views(nn.Module):
             )
         size = view.shape(*pixel_values.shape[2:])
         radius = min(size) // 20 if view.blur > 0 else 0  # the kernel's 2 r + 1 pixels are 10 % of the side
-        form = _cpu_pass() if pixel_values.device.type == "cpu" else tensor_form
+        form = _on_cpu if pixel_values.device.type == "cpu" else tensor_form
         return form(pixel_values, parameters, size, view.moves, radius, self.mean, self.std)
+
+
+@torch.compiler.disable  # a compiled model calls it as it is
+def _on_cpu(*arguments) -> Tensor:
+    return _cpu_pass()(*arguments)
 
 
 @cache

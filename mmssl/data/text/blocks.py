@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
 from mmssl.data import sources
 from mmssl.errors import BadInput
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
 BLOCK = 1 << 24  # bytes
+SPACE = re.compile(  # what str.split() splits at, in UTF-8
+    rb"[\t-\r\x1c- ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
+)
 TABLES = (".csv", ".json", ".jsonl")  # which `datasets` reads
 
 Source = str | Path | Sequence[str | Path] | Dataset | IterableDataset
 
 
 def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, bytes]]]:
-    """(what identifies the text, its blocks: where it is from and UTF-8 that begins and ends between two words).
+    """(what identifies the text, its blocks: where it is from and UTF-8 that begins and ends between two words, or in a
+    file without white space for a whole block between two characters).
 
     source, column: as in `corpus.load`. Raises BadInput: no such file, a broken one, no column of text, bytes that are
     not UTF-8 (file and line named).
@@ -50,18 +57,19 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
 
 
 def file_blocks(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:
+    import pyarrow.parquet as pq
+
     if path.suffix == ".parquet":
         with pq.ParquetFile(path) as file:
             column = text_column(str(path), file.schema_arrow, column)
             batches = (batch.column(0) for batch in file.iter_batches(1 << 14, columns=[column]))
-            yield from ((str(path), block) for block in in_blocks(map(_as_lines, batches)))
+            yield from ((str(path), block) for block in in_blocks(_as_lines(path, batch) for batch in batches))
         return
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         lines, rest, ended = 0, b"", True
         while read := _read(path, file):
             block = rest + read
-            # a character of several bytes must not be cut, nor a word; a line only where it fills the block
-            cut = block.rfind(b"\n") + 1 or block.rfind(b" ") + 1
+            cut = _last_break(block)
             block, rest = block[:cut], block[cut:]
             _check_utf8(path, block, lines)
             lines, ended = lines + block.count(b"\n"), block.endswith(b"\n")
@@ -69,6 +77,27 @@ def file_blocks(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:
         if rest or not ended:
             _check_utf8(path, rest, lines)
             yield str(path), rest + b"\n"
+
+
+def _last_break(block: bytes) -> int:
+    """Where a block is cut: after its last line; else, for a line that fills it, after its last word; else, so that no
+    text is held in memory whole, after its last complete character."""
+    if cut := block.rfind(b"\n") + 1 or block.rfind(b" ") + 1:
+        return cut
+    for space in SPACE.finditer(block):
+        cut = space.end()
+    return cut or len(block) - _begun_character(block)
+
+
+def _begun_character(block: bytes) -> int:
+    """Bytes at the end of a block that are a character whose rest has yet to be read, 0 to 3."""
+    for back in range(1, min(3, len(block)) + 1):
+        first = block[-back]
+        if first >= 0xC0:
+            return back if back < (2 if first < 0xE0 else 3 if first < 0xF0 else 4) else 0
+        if first < 0x80:
+            break
+    return 0
 
 
 def _read(path: Path, file) -> bytes:
@@ -90,17 +119,21 @@ def _check_utf8(path: Path, block: bytes, lines: int) -> None:
 
 
 def _table_blocks(name: str, dataset: Dataset | IterableDataset, column: str | None) -> Iterator[tuple[str, bytes]]:
+    import pyarrow as pa
+
     if isinstance(dataset, Dataset):
         column = text_column(name, dataset.data.schema, column)
         rows = dataset.select_columns(column).with_format("arrow").iter(1 << 14)
-        texts = (_as_lines(chunk) for table in rows for chunk in table.column(0).chunks)
+        texts = (_as_lines(name, chunk) for table in rows for chunk in table.column(0).chunks)
     else:
         column = column or "text"
-        texts = (_as_lines(pa.array(rows[column], pa.large_string())) for rows in dataset.iter(1000))
+        texts = (_as_lines(name, pa.array(rows[column], pa.large_string())) for rows in dataset.iter(1000))
     return ((name, block) for block in in_blocks(texts))
 
 
 def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
+    import pyarrow as pa
+
     strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
     column = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else None)
     if column not in strings:
@@ -111,8 +144,15 @@ def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
     return column
 
 
-def _as_lines(texts: pa.Array) -> memoryview | bytes:
-    """Texts joined by line ends. A text of None is an empty line."""
+def _as_lines(name: str | Path, texts: pa.Array) -> memoryview | bytes:
+    """Texts joined by line ends. A text of None is an empty line. Raises BadInput where one is not UTF-8."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        texts.validate(full=True)  # Arrow reads a column of strings without looking at their bytes
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{name}: {error}; the column must hold UTF-8") from error
     texts = pc.fill_null(texts.cast(pa.large_string()), "")
     lines = pc.binary_join_element_wise(texts, pa.scalar("", pa.large_string()), pa.scalar("\n", pa.large_string()))
     _, ends, letters = lines.buffers()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from datasets import Dataset as Documents
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mmssl.data import draws
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    from datasets import Dataset as Documents
+    from transformers import PreTrainedTokenizerFast
+
 
 BETWEEN_DOCUMENTS = "\n\n"
 CODE_POINTS = 0x110000
@@ -29,6 +33,9 @@ def join(documents: Documents) -> str:
 def tokenizer(text: str, vocabulary: str) -> PreTrainedTokenizerFast:
     """One token for each of the `characters` that occur in `text`, in the order of their code points; or for each of
     the 256 `bytes` of UTF-8, of which any text consists."""
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     if vocabulary == "bytes":
         letters = [letter for _, letter in sorted(bytes_to_unicode().items())]
         table = Tokenizer(models.BPE({token: i for i, token in enumerate([*letters, UNKNOWN, PADDING])}, merges=[]))
@@ -52,6 +59,8 @@ def tokenizer(text: str, vocabulary: str) -> PreTrainedTokenizerFast:
 
 def encode(text: str, tokenizer: PreTrainedTokenizerFast, vocabulary: str) -> np.ndarray:
     """(symbols,) of the smallest unsigned type: what `tokenizer` gives, a hundred times as fast."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     known = tokenizer.get_vocab()
     kind = np.min_scalar_type(len(known))
     if vocabulary == "bytes":

@@ -1,6 +1,7 @@
 """Text as word2vec reads it: a vocabulary, and one flat int32 array of word ids with -1 at the end of each sentence.
 
-A word is what stands between white space, exactly as `str.split()` has it; a sentence is a line. The bytes are cut into
+A word is what stands between white space, exactly as `str.split()` has it, of at most LONGEST_WORD bytes; a sentence is
+a line, and empty lines are none. The bytes are cut into
 words and looked up in a hash table by compiled code, several blocks at once; the array is written to disk block by
 block and read back memory-mapped, so that a corpus may be larger than memory. It is kept on disk: the same text with
 the same settings is read from there the next time.
@@ -17,20 +18,24 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from mmssl import bounded_json
 from mmssl.data import sources
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import once, reading, whole
 from mmssl.data.text.blocks import Source, in_blocks, open_blocks
 from mmssl.errors import BadInput
-from mmssl.kernels.word_table import SENTENCE_END, Table
+from mmssl.kernels.word_table import LONGEST_WORD, SENTENCE_END, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 DROPPED = -2  # a word that is too rare
 LONG_LINE = 1_000_000  # words
-FORMAT = 1  # of the files on disk
+FORMAT = 2  # of the files on disk
 
 Say = Callable[[str], None]
 
@@ -40,7 +45,7 @@ class Corpus:
     """
     words:  the vocabulary, most frequent first.
     counts: (words,) int64.
-    ids:    (tokens,) int32, memory-mapped; SENTENCE_END after each line.
+    ids:    (tokens,) int32, memory-mapped; SENTENCE_END after each line that has words.
     total:  words of the text, the dropped ones among them.
     """
 
@@ -112,11 +117,14 @@ def from_args(args) -> Corpus:
 
 def read(directory: Path) -> Corpus:
     """A corpus that `build` has written."""
-    total = json.loads((directory / "corpus.json").read_text())["total"]
-    words = (directory / "words.txt").read_bytes().decode().split("\n")
-    return Corpus(
-        words, np.load(directory / "counts.npy"), np.memmap(directory / "ids.int32", np.int32, mode="r"), total
-    )
+    with reading(directory):
+        about = bounded_json.read(directory / "corpus.json")
+        words = (directory / "words.txt").read_bytes().decode().split("\n")
+        counts, ids = np.load(directory / "counts.npy"), np.memmap(directory / "ids.int32", np.int32, mode="r")
+        # every occurrence of a word that is kept, and the ends of sentences
+        if not len(words) == len(counts) == about["words"] or len(ids) < counts.sum():
+            raise ValueError("words.txt, counts.npy or ids.int32 is cut short")
+        return Corpus(words, counts, ids, about["total"])
 
 
 def build(
@@ -136,6 +144,8 @@ def build(
         tables, pieces, longest = _number(blocks, place / "provisional.int32", plain, threads or os.cpu_count() or 1)
         words, counts, renumber = _vocabulary(tables, min_count, max_words)
         total = int(sum(table.counts[: table.size].sum() for table in tables))
+        if cut := sum(table.cut for table in tables):
+            say(f"{cut:,} of {total:,} words are longer than {LONGEST_WORD:,} bytes; their beginnings are taken")
         if longest > LONG_LINE:
             say(f"the longest line has {longest:,} words; it is one sentence, and windows run through it unbroken")
         _renumber(place / "provisional.int32", place / "ids.int32", pieces, renumber)
@@ -170,18 +180,25 @@ def _number(blocks, file: Path, plain: bool, threads: int) -> tuple[list[Table],
         free.put(i)
 
     def number(block: tuple[str, bytes]) -> tuple[int, np.ndarray, int]:
-        text = _plain(block[1]) if plain else np.frombuffer(block[1], np.uint8)
+        text = _plain(block[1]) if plain else block[1]
         i = free.get()
-        ids, longest = tables[i].number(text)
-        free.put(i)
+        try:
+            ids, longest = tables[i].number(text)
+        finally:
+            free.put(i)  # else the other threads would wait for it for ever
         return i, ids, longest
 
     pieces, longest = [], 0
+    ended = True  # whether the line before is complete: then a line feed ends nothing
     with open(file, "wb") as f, ThreadPoolExecutor(threads) as pool:
         for i, ids, line in _ahead(pool, number, blocks, threads):
+            if ended and len(ids) and ids[0] == SENTENCE_END:
+                ids = ids[1:]
             f.write(ids.data)
             pieces.append((i, len(ids)))
             longest = max(longest, line)
+            if len(ids):
+                ended = ids[-1] == SENTENCE_END
     return tables, pieces, longest
 
 
@@ -196,11 +213,14 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, n: int
         yield waiting.popleft().result()
 
 
-def _plain(text: bytes) -> np.ndarray:
+def _plain(text: bytes) -> pa.Buffer:
     """Lower-cased, with everything but letters, digits and line ends turned to spaces."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     lower = pc.utf8_lower(pa.scalar(text.decode(), pa.large_string()))
     words = pc.replace_substring_regex(lower, r"[^\pL\pM\pN\n]+", " ")
-    return np.frombuffer(words.as_buffer(), np.uint8)
+    return words.as_buffer()
 
 
 # ---------------------------------------------------------------- from provisional to final numbers

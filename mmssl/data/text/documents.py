@@ -12,9 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
 from datasets import Dataset, Features, IterableDataset, Value
-from datasets.exceptions import DatasetGenerationError
 
 from mmssl.data import sources
 from mmssl.data.text.blocks import file_blocks, text_column
@@ -47,6 +45,8 @@ def load(
 
     Raises BadInput: no such file, bytes that are not UTF-8 (file and line named), no column of text, no text at all.
     """
+    from accelerate import PartialState
+
     with PartialState().main_process_first():
         files = _text_files(name)
         if files and column:
@@ -138,6 +138,8 @@ def _is_text(path: Path) -> bool:
 
 def _read(files: list[str], whole: bool, streaming: bool) -> sources.Data:
     # size and time: what is kept on disk answers for these files only
+    from datasets.exceptions import DatasetGenerationError
+
     states = [f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in files]
     given = {"files": files, "states": states, "whole": whole}
     if streaming:

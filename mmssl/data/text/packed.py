@@ -10,17 +10,21 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from mmssl.data import draws, sources
-from mmssl.data.atomic import once, whole
+from mmssl.data.atomic import once, reading, whole
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
 
 FORMAT = 1  # of the files on disk
 AT_ONCE = 256  # documents
@@ -95,9 +99,14 @@ def number(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[
                 begins_word.write(begins.data)
 
     directory = once(sources.home() / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24], write)
-    if (directory / "tokens").stat().st_size == 0:
-        raise BadInput("the text holds no tokens: the tokenizer drops every character of it")
-    return np.memmap(directory / "tokens", np.int32, "r"), np.memmap(directory / "begins_word", bool, "r")
+    with reading(directory):
+        if (directory / "tokens").stat().st_size == 0:
+            raise BadInput("the text holds no tokens: the tokenizer drops every character of it")
+        tokens = np.memmap(directory / "tokens", np.int32, "r")
+        begins_word = np.memmap(directory / "begins_word", bool, "r")
+        if len(tokens) != len(begins_word):
+            raise ValueError(f"tokens holds {len(tokens):,}, begins_word {len(begins_word):,}")
+    return tokens, begins_word
 
 
 def stream(data: datasets.IterableDataset, tokenizer: PreTrainedTokenizerBase, length: int) -> datasets.IterableDataset:

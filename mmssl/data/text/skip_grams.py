@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.data.text.corpus import SENTENCE_END
+from mmssl.errors import BadInput
 
 SPARE = 5  # the kernel reads a full register of noise words
 
@@ -31,7 +32,14 @@ class Draws:
 def draw(
     ids: np.ndarray, keep: np.ndarray, window: int, noise: np.ndarray, negative: int, rng: np.random.Generator
 ) -> Draws:
-    """ids: (n,) int32. keep: see `keep_probability`. noise: a shuffled pool, read on from a random place."""
+    """ids: (n,) int32. keep: see `keep_probability`. noise: a shuffled pool, read on from a random place.
+
+    Raises BadInput: an id beyond the vocabulary, no noise to draw from.
+    """
+    if len(ids) and (ids.max() >= len(keep) - 1 or ids.min() < SENTENCE_END):
+        raise BadInput(f"word ids from {ids.min()} to {ids.max()} for a vocabulary of {len(keep) - 1:,} words")
+    if not len(noise):
+        raise BadInput("the pool of noise words is empty")
     words = ids[rng.random(len(ids), dtype=np.float32) < keep[ids]]
     reach = rng.integers(1, window, len(words), dtype=np.int32, endpoint=True)
     start, needed = int(rng.integers(len(noise))), len(words) * negative + SPARE
@@ -56,10 +64,13 @@ def noise_pool(counts: np.ndarray, rng: np.random.Generator, size: int = 2**22, 
     """(size,) int32: words drawn from counts ** 3/4 (section 2.2), in random order.
 
     Drawn at even steps of the cumulative distribution, from a random start: each word's share is right to one in
-    `size`.
+    `size`. Raises BadInput where no word has been counted.
     """
     cumulative = np.cumsum(counts.astype(np.float64) ** power)
+    if not len(cumulative) or not cumulative[-1] > 0:
+        raise BadInput(f"no noise words: {len(counts)} words, and none occurs")
     steps = (np.arange(size) + rng.random()) / size * cumulative[-1]
+    steps = np.minimum(steps, np.nextafter(cumulative[-1], 0))  # rounding must not lead beyond the last word
     return rng.permutation(np.searchsorted(cumulative, steps, side="right").astype(np.int32))
 
 

@@ -7,6 +7,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import BertTokenizer, CLIPTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mmssl.data import draws
 from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def train_clip_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int = 77) -> PreTrainedTokenizerBase:
@@ -27,6 +30,8 @@ def train_clip_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int 
     token is the end of text, where CLIP pools: it would cut the text off.) Left to itself the trainer finds the latter
     in random order, so that each process, and each resumed run, would number its tokens differently.
     """
+    from transformers import CLIPTokenizer
+
     ends = sorted(letter + "</w>" for letter in ByteLevel.alphabet())
     trained = CLIPTokenizer().train_new_from_iterator(texts, vocab_size, new_special_tokens=ends, show_progress=False)
     learned = json.loads(trained.backend_tokenizer.to_str())["model"]
@@ -49,6 +54,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> P
     Left to itself the trainer numbers the letters that go on with a word (##a) in random order, and with them decides
     between equally frequent pairs: they are given to it, in order.
     """
+    from transformers import BertTokenizer
+
     backend = BertTokenizer(model_max_length=max_length).backend_tokenizer
     letters: Counter[str] = Counter()
     for text in texts:
@@ -71,6 +78,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> P
 def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
     """Byte-level byte-pair encoding (case and every byte kept, nothing unknown) learned from `texts`, with BERT's
     special tokens around a text; equal texts give equal ids."""
+    from transformers import PreTrainedTokenizerFast
+
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     # the mask takes the blank before it along, as a token of the text would

@@ -20,6 +20,7 @@ from mmssl.data import sources
 from mmssl.data.images.views import WHOLE, View, Views
 from mmssl.data.labelled import Labelled
 from mmssl.errors import BadInput, first_line
+from mmssl.evaluation.finite import finite
 from mmssl.methods.bert import longest
 from mmssl.methods.mae import to_vit
 from mmssl.models import pretrained
@@ -137,12 +138,12 @@ def features(
     """(examples, width) fp32 on the CPU: of the last layer alone, or with layers="all" of the embeddings and every one.
 
     Computed once for a model and data, and kept in MMSSL_HOME/features, which may be deleted. Raises BadInput where the
-    model cannot take the inputs.
+    model cannot take the inputs, and where a feature is not finite.
     """
     file = sources.home() / "features" / f"{_identity(encoder, data, layers)}.safetensors"
     if cached and file.exists():
         found = load_file(file)
-        return [found[str(i)] for i in range(len(found))]
+        return [finite(found[str(i)], f"features, layer {i + 1} of {len(found)}") for i in range(len(found))]
     device, inputs = next(encoder.parameters()).device, data.inputs
     batches, rows = data.batches(batch_size), []
     was_training = encoder.training
@@ -160,6 +161,8 @@ def features(
     encoder.train(was_training)
     back = torch.cat(batches).argsort()
     result = [torch.cat(parts)[back] for parts in zip(*rows, strict=True)]
+    for i, one in enumerate(result):
+        finite(one, f"features of a {type(encoder.model).__name__}, layer {i + 1} of {len(result)}")
     if cached:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")

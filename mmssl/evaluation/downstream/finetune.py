@@ -11,12 +11,10 @@ import copy
 import math
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -26,8 +24,15 @@ from mmssl.data.labelled import Labelled
 from mmssl.data.loader import Loader
 from mmssl.evaluation.downstream import linear_probe
 from mmssl.evaluation.downstream.encoder import Encoder, features
+from mmssl.evaluation.finite import finite
 from mmssl.method import Method, Output
 from mmssl.training.loop import train
+from mmssl.training.output_dir import OutputDir
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
 
 
 class Classifier(Method):
@@ -126,6 +131,7 @@ def finetune(
             warmup_steps=0.1, save_steps=0, seed=seed, logging_steps=50, use_cpu=use_cpu,
         )  # fmt: skip
         train(classifier, Loader(train_data, batch_size, seed=seed), args, [optimizer])
+        OutputDir(place).release()
     return predict(classifier, test_data, batch_size=max(64, batch_size))
 
 
@@ -136,7 +142,7 @@ def predict(classifier: Classifier, data: Labelled, batch_size: int) -> Tensor:
     device, batches, found = classifier.head.weight.device, data.batches(batch_size), []
     for some in batches:
         inputs = {name: value.to(device) for name, value in data.inputs.__getitems__(some.tolist()).items()}
-        found.append(classifier.logits(**inputs).argmax(1).cpu())
+        found.append(finite(classifier.logits(**inputs), "logits of the fine-tuned classifier").argmax(1).cpu())
     return torch.cat(found)[torch.cat(batches).argsort()]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse.linalg
 from scipy import sparse
 
 NEIGHBOURS = 20
@@ -42,6 +41,8 @@ def knn(
 
 def unit_rows(x: Matrix) -> Matrix:
     """Rows of length 1; rows of zeros stay."""
+    import scipy.sparse.linalg
+
     if sparse.issparse(x):
         return sparse.diags_array(1 / np.maximum(scipy.sparse.linalg.norm(x, axis=1), 1e-12)) @ x
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

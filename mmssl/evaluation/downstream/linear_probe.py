@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from mmssl.evaluation.downstream.knn import Matrix
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths, of features of unit deviation
 VALIDATION = 0.2  # share of the labels on which the strength is chosen
@@ -31,6 +32,9 @@ def fit(train: Matrix, label: np.ndarray, seed: int = 0) -> Pipeline:
     With fewer than five labels in a class nothing can be set aside, and C is 1 / width. Warns where the solver did not
     converge.
     """
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler(with_mean=not hasattr(train, "tocsr"))
     train = scaler.fit_transform(train)
     c = choose_c(train, label, seed) if np.bincount(label)[np.unique(label)].min() >= 5 else 1 / train.shape[1]
@@ -39,6 +43,8 @@ def fit(train: Matrix, label: np.ndarray, seed: int = 0) -> Pipeline:
 
 def choose_c(train: Matrix, label: np.ndarray, seed: int) -> float:
     """The smallest of the best strengths. From strong to weak, each begun where the last one ended."""
+    from sklearn.model_selection import train_test_split
+
     rows, held = train_test_split(np.arange(len(label)), test_size=VALIDATION, stratify=label, random_state=seed)
     model, scores = None, []
     for c in CS:
@@ -50,6 +56,9 @@ def choose_c(train: Matrix, label: np.ndarray, seed: int) -> float:
 
 
 def _fit(x: Matrix, y: np.ndarray, c: float, begin: LogisticRegression | None = None) -> LogisticRegression:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=c, tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=begin is not None)
     if begin is not None:
         model.coef_, model.intercept_, model.classes_ = begin.coef_.copy(), begin.intercept_.copy(), begin.classes_

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from transformers.utils import logging as transformers_logging
 
 from mmssl.arguments import TrainArgs
 from mmssl.data import labelled
@@ -34,6 +32,8 @@ class Probed(Evaluation):
 
     def __init__(self, evaluation: Evaluation, args: TrainArgs, method: Method, processor) -> None:
         """Raises BadInput where the data has no labels, or no column that the encoder reads."""
+        from accelerate import PartialState
+
         self.evaluation, self.processor, self.data, self.units = evaluation, processor, None, evaluation.units
         name = args.probe_dataset or (args.dataset if args.dataset in LABELLED else NONE)
         if name != NONE:
@@ -85,6 +85,8 @@ class Probed(Evaluation):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars of saving and loading inside the bar of the training, and no list of the heads left behind."""
+    from transformers.utils import logging as transformers_logging
+
     shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

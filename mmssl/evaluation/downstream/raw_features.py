@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from mmssl.data.labelled import Images, Labelled, Texts
 from mmssl.evaluation.downstream.knn import Matrix
@@ -39,6 +38,8 @@ def _pixels(data: Labelled) -> np.ndarray:
 
 def _log_mel(data: Labelled) -> np.ndarray:
     """Mean and deviation over time of each band, and of its change from frame to frame."""
+    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
     rate = data.inputs.extractor.sampling_rate
     frame, hop = int(0.025 * rate), int(0.010 * rate)  # 25 ms every 10 ms
     length = 2 ** int(np.ceil(np.log2(frame)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -11,14 +10,13 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
-from mmssl import figures
+from mmssl import bounded_json, figures
 from mmssl.data import labelled
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
 from mmssl.device import best_device
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, not_written
 from mmssl.evaluation.downstream import encoder as encoders
 from mmssl.evaluation.downstream.few_shot import few_shot
 from mmssl.evaluation.downstream.finetune import finetune
@@ -26,6 +24,8 @@ from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.linear_probe import linear_probe
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.hub import card
+from mmssl.training import durable
+from mmssl.training.output_dir import OutputDir
 
 AUGMENTATIONS = {
     "crop": replace(CROP, scale=(0.5, 1.0)),
@@ -169,8 +169,11 @@ class Transfer:
 
 def main(args) -> None:
     """Compute, print, draw, and write down: `results.json` in output_dir, and the checkpoint's card."""
+    from accelerate import PartialState
+
     PartialState(cpu=best_device(args.use_cpu).type == "cpu")
-    transfer = Transfer(args)
+    transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
+    OutputDir(directory).register(["results.json"])
     table = transfer.run()
     columns = [OURS, UNTRAINED, transfer.raw_name, CHANCE]
     title = (
@@ -179,12 +182,12 @@ def main(args) -> None:
     )
     print(title)
     print_table(table, columns)
-    directory = Path(args.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
     drawn = draw(table, columns, transfer, directory)
-    (directory / "results.json").write_text(
-        json.dumps({"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}, indent=2)
-    )
+    found = {"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}
+    try:
+        durable.replace(directory / "results.json", bounded_json.dumps(found, indent=2))
+    except OSError as error:
+        raise not_written(directory / "results.json", error) from error
     name = Path(args.model_name_or_path)
     if (name / card.CARD).exists():
         said = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)

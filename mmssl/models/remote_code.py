@@ -1,0 +1,116 @@
+"""Code that comes with a checkpoint: which files name some, how it is kept out of what we write, and which is known.
+
+A config.json names classes in `auto_map`, as "module.Class", or as "user/repository--module.Class" of the Hub. With
+trust_remote_code, transformers imports them. Configs of tokenizers and processors can do the same. Built-in
+architectures load without them, but the key stays in the object, and `save_pretrained` would write it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from transformers import (
+    CONFIG_MAPPING,
+    FeatureExtractionMixin,
+    GenerationConfig,
+    ImageProcessingMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from mmssl import bounded_json
+from mmssl.training.durable import sha256
+
+OUR_FILES = ("char_rnn.py", "cpc_audio.py", "cpc_text.py", "word2vec.py")  # travel with an export
+KEYS = ("auto_map", "custom_pipelines", "custom_generate")
+# what save_pretrained writes from the attributes of
+WRITTEN = (PreTrainedConfig, GenerationConfig, ImageProcessingMixin, FeatureExtractionMixin, ProcessorMixin)
+
+
+def is_ours(model_type) -> bool:
+    """True for an architecture of mmssl.models: it is built from the class here, never from a copy in a directory."""
+    known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
+    return known and CONFIG_MAPPING[model_type].__module__.startswith("mmssl.models.")
+
+
+def named(folder: Path) -> list[str]:
+    """["config.json: evil.Model", ...], the code that the JSON files of a checkpoint name. Left out is what mmssl
+    writes for its own architectures."""
+    found = []
+    for file in _configs(folder):
+        content = bounded_json.read(file)
+        kind = content.get("model_type") if isinstance(content, dict) else None
+        ours = CONFIG_MAPPING[kind].__module__.rpartition(".")[2] if is_ours(kind) else None
+        found += [f"{file.name}: {name}" for name in _references(content) if name.partition(".")[0] != ours]
+    return list(dict.fromkeys(found))
+
+
+def drop(model: PreTrainedModel | None, processor) -> None:
+    """Forget the code that the checkpoint named, so that `save_pretrained` does not pass it on."""
+    parts = [] if model is None else [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    for part in parts:
+        _drop(part.config)
+        _drop(part.generation_config if part.can_generate() else None)
+    _drop(processor)
+
+
+def has_run(directory: Path, model: PreTrainedModel, processor) -> set[str]:
+    """sha256 of each file of code that may run when `directory` is loaded again; empty where it names no such code.
+
+    Those are mmssl/models, the files that define `model` and `processor`, and what transformers has imported from
+    checkpoints into this process, which it does under --trust_remote_code only. Known by content: neither the name of
+    a file nor a key in a config is a reason to trust it.
+    """
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    wanted = {name.partition(".")[0] for file in _configs(directory) for name in _references(bounded_json.read(file))}
+    of_objects = {type(o).__module__ for o in (model, getattr(model, "config", None), processor)}
+    imported = {name for name in sys.modules if name.startswith("transformers_modules.")}
+    files = {Path(__file__).parent / name for name in OUR_FILES}
+    for name in (of_objects | imported) - {"__main__"}:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and not name.startswith("transformers."):
+            files |= {Path(file), *map(Path, get_relative_import_files(file))}
+    known = {sha256(file) for file in files if file.is_file()}
+    here = (directory / f"{module}.py" for module in wanted)
+    found = any(file.is_file() and sha256(file) in known for file in here)
+    return known if found or (imported and any("--" in module for module in wanted)) else set()
+
+
+def _configs(folder: Path) -> list[Path]:
+    """Its JSON files but for the largest, which name no code."""
+    return [file for file in sorted(folder.glob("*.json")) if file.name not in ("tokenizer.json", "vocab.json")]
+
+
+def _references(content) -> list[str]:
+    """Strings "module.Class" below any of KEYS, at any depth."""
+    if isinstance(content, list):
+        return [name for value in content for name in _references(value)]
+    if not isinstance(content, dict):
+        return []
+    mine = [name for key in KEYS for name in _strings(content.get(key)) if "." in name]
+    return mine + [name for key, value in content.items() if key not in KEYS for name in _references(value)]
+
+
+def _strings(value) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [name for part in parts for name in _strings(part)]
+
+
+def _drop(value) -> None:
+    if isinstance(value, PreTrainedTokenizerBase):  # not all of its attributes: one is the vocabulary
+        value._auto_map = None
+        return _drop(value.init_kwargs)
+    if isinstance(value, WRITTEN):
+        return _drop(vars(value))
+    if isinstance(value, dict):
+        for key in KEYS:
+            if isinstance(value.get(key), (str, dict, list, tuple)):  # a number is one of a label or of a token
+                del value[key]
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        _drop(part)
