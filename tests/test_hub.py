@@ -52,6 +52,12 @@ FAMILIES = {  # a family joins by one line
         "processor([Image.open(place + '/figures/example.png')] * 2)",
         go_on="--model_name_or_path user/mae --dataset user/emoji --per_device_train_batch_size 16",
     ),
+    "simclr": Family(
+        "--per_device_train_batch_size 16",
+        "processor([Image.open(place + '/figures/example.png')] * 2)",
+        go_on="--model_name_or_path user/simclr --dataset user/emoji --per_device_train_batch_size 16",
+        slow=True,
+    ),
     "char_rnn": Family(
         "--hidden_size 16 --embedding_size 8 --chunk_length 16 --per_device_train_batch_size 4",
         "processor(['A text', 'and another one'], padding=True)",

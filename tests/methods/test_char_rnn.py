@@ -181,8 +181,8 @@ def test_the_text_generation_pipeline_works_without_mmssl(trained):
         ("--dataset={place}/empty.txt", "empty.txt: no text in it: empty, or nothing but white space"),
         ("--dataset={place}/latin.txt", "latin.txt, line 2: byte 0xf6 is not UTF-8"),
         ("--dataset={place}/text.txt --chunk_length=9999", "too few for 4 streams of --chunk_length 9999"),
-        ("--dataset={place}/text.txt --forget=1", "--forget is 1.0; it must be a probability below 1"),
-        ("--model_name_or_path={place}/run --cell=gru", "--cell has no effect with a checkpoint to start from"),
+        ("--dataset={place}/text.txt --forget=1", "--forget is 1.0; it must be below 1"),
+        ("--model_name_or_path={place}/run --cell=gru", "--cell has no effect with --model_name_or_path"),
         ("--dataset={place}/greek.txt --model_name_or_path={place}/run", "does not know 100% of the characters"),
     ],
 )
