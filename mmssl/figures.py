@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmssl import durable
 from mmssl.errors import not_written
-from mmssl.training import durable
 from mmssl.training.log import read
 from mmssl.training.output_dir import OutputDir
 

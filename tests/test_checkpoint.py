@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from small import Small, adam
 from torch import nn
 
+from mmssl import durable
 from mmssl.errors import BadInput
-from mmssl.training import checkpoint, durable
+from mmssl.training import checkpoint
 
 
 @pytest.fixture

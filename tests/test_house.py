@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mmssl"
 
 # a module imports from its own room and from those above it in this list, never from those below
 ROOMS = [
     "errors",  # what a user can mend
+    "arguments",  # flags, and how a recipe becomes a command
+    "device",  # where it runs
+    "durable",  # files that survive a power cut
+    "bounded_json",  # JSON that cannot end the process
     "kernels",  # fast arithmetic on tensors and arrays
     "distributed",  # other processes
     "method",  # the seam between a method and the loop
-    "arguments",  # flags, and how a recipe becomes a command
     "data",  # from files to batches
     "models",  # encoders and their tokenizers
     "training",  # the loop and what it keeps
@@ -72,3 +79,41 @@ def test_imports_go_downwards_only():
 
 def test_no_module_imports_itself_through_others():
     TopologicalSorter(imports()).prepare()  # raises CycleError, which lists the circle
+
+
+# ---------------------------------------------------------------- recipes
+
+RECIPES = PACKAGE.parent / "recipes"
+IMAGES = ("mae", "simclr")  # recipes of methods on images alone
+HEAVY = ("transformers.modeling_utils", "transformers.tokenization_utils_base", "torch._dynamo", "accelerate",
+         "datasets", "pyarrow", "pandas", "matplotlib", "sklearn", "scipy", "numba", "gensim")  # fmt: skip
+NAMES = sorted(path.stem for path in RECIPES.glob("*.py"))
+
+
+def below_the_docstring(name: str) -> list[str]:
+    text = (RECIPES / f"{name}.py").read_text(encoding="utf-8")
+    return text.splitlines()[ast.parse(text).body[0].end_lineno :]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_short(name):
+    assert len(below_the_docstring(name)) <= (70 if name in IMAGES else 150)
+
+
+def test_no_six_lines_stand_in_two_recipes():
+    seen: dict[tuple[str, ...], str] = {}
+    for name in NAMES:
+        lines = [line.strip() for line in below_the_docstring(name) if line.strip()]
+        for six in zip(*(lines[i:] for i in range(6)), strict=False):
+            assert seen.setdefault(six, name) == name, f"{name} and {seen[six]} both hold\n" + "\n".join(six)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_slow_to_import_is_not_imported_before_it_is_needed(name):
+    program = (
+        "import runpy, sys\n"
+        f"runpy.run_path({str(RECIPES / name) + '.py'!r}, run_name='imported')\n"
+        f"print([module for module in {HEAVY} if module in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "[]\n", ran.stdout + ran.stderr

@@ -17,12 +17,11 @@ from pathlib import Path
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmssl import bounded_json
+from mmssl import bounded_json, durable
 from mmssl.arguments import TrainArgs
 from mmssl.device import best_device, precision
 from mmssl.errors import not_written
 from mmssl.hub.table import number, readable, results_table
-from mmssl.training import durable
 from mmssl.training.output_dir import METRICS, OutputDir
 from mmssl.training.summary import Summary
 

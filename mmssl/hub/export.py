@@ -29,14 +29,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mmssl import figures
+from mmssl import durable, figures
 from mmssl.arguments import TrainArgs
 from mmssl.errors import BadInput, not_written
 from mmssl.hub import card, reload
 from mmssl.hub.card import Record  # recipes say export.Record
 from mmssl.method import Method
 from mmssl.models import remote_code
-from mmssl.training import durable
 from mmssl.training.log import Log
 from mmssl.training.output_dir import OutputDir, listed
 from mmssl.training.signals import interruptible

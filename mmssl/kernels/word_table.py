@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mmssl.kernels import SENTENCE_END
+
 try:
     from numba import njit
 
@@ -23,7 +25,7 @@ except Exception:  # no numba for this Python or processor: words are cut by str
     compiled = njit
     COMPILED = False
 
-SENTENCE_END = -1  # the number of a line's end
+
 LONGEST_WORD = 1000  # bytes; of a longer word the first ones count (word2vec.c has 100)
 
 

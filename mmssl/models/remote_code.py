@@ -13,7 +13,7 @@ from pathlib import Path
 import transformers  # its classes are imported when they are first named
 
 from mmssl import bounded_json
-from mmssl.training.durable import sha256
+from mmssl.durable import sha256
 
 OUR_FILES = ("char_rnn.py", "cpc_audio.py", "cpc_text.py", "word2vec.py")  # travel with an export
 KEYS = ("auto_map", "custom_pipelines", "custom_generate")

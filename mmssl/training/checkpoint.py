@@ -28,9 +28,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl import bounded_json
+from mmssl import bounded_json, durable
 from mmssl.errors import BadInput, first_line
-from mmssl.training import durable, random_state
+from mmssl.training import random_state
 from mmssl.training.output_dir import OF_A_CHECKPOINT, OutputDir
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mmssl import bounded_json
+from mmssl import bounded_json, durable
 from mmssl.arguments import TrainArgs
 from mmssl.device import precision
 from mmssl.errors import not_written
 from mmssl.method import Method, Output
-from mmssl.training import durable, monitor
+from mmssl.training import monitor
 from mmssl.training.checkpoint import NonFinite, last_good
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
 from mmssl.training.summary import Summary

@@ -23,9 +23,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from mmssl import bounded_json
+from mmssl import bounded_json, durable
 from mmssl.errors import BadInput, first_line, not_written
-from mmssl.training import durable
 
 CHECKPOINTS, METRICS, OURS = "checkpoints", "metrics.json", ".mmssl"
 FOLDERS = (CHECKPOINTS, "figures", "logs", "pretraining", OURS)

@@ -27,12 +27,12 @@ from mmssl.data import sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.text.blocks import in_blocks, open_blocks
 from mmssl.errors import BadInput
-from mmssl.kernels.word_table import LONGEST_WORD, SENTENCE_END, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from mmssl.data.text.blocks import Source
+    from mmssl.kernels.word_table import Table
 
 
 DROPPED = -2  # a word that is too rare
@@ -58,6 +58,8 @@ class Corpus:
 
     def sentences(self) -> Iterator[list[str]]:
         """The lines again, as lists of words, without the dropped ones."""
+        from mmssl.kernels import SENTENCE_END
+
         rest = np.empty(0, np.int32)
         for start in range(0, len(self.ids), 1 << 20):
             piece = np.concatenate([rest, self.ids[start : start + (1 << 20)]])
@@ -142,6 +144,8 @@ def build(
 
     blocks: (where it is from, text as UTF-8); each begins and ends between two words.
     """
+    from mmssl.kernels.word_table import LONGEST_WORD
+
     with whole(directory) as place:
         tables, pieces, longest = _number(blocks, place / "provisional.int32", plain, threads or os.cpu_count() or 1)
         words, counts, renumber = _vocabulary(tables, min_count, max_words)
@@ -176,6 +180,8 @@ def join_phrases(
 def _number(blocks, file: Path, plain: bool, threads: int) -> tuple[list[Table], list[tuple[int, int]], int]:
     """Write the provisional numbers of all blocks. Returns the tables, (table, length) of each block, the longest
     line."""
+    from mmssl.kernels import SENTENCE_END, Table
+
     tables = [Table() for _ in range(threads)]
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for i in range(threads):
@@ -252,6 +258,8 @@ def _vocabulary(tables: list[Table], min_count: int, max_words: int | None) -> t
 
 
 def _renumber(provisional: Path, final: Path, pieces: list[tuple[int, int]], renumber: list[np.ndarray]) -> None:
+    from mmssl.kernels import SENTENCE_END
+
     lookup = [np.append(numbers, np.int32(SENTENCE_END)) for numbers in renumber]  # -1 selects the last
     with open(provisional, "rb") as before, open(final, "wb") as after:
         for table, length in pieces:

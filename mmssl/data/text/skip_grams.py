@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmssl.data.text.corpus import SENTENCE_END
 from mmssl.errors import BadInput
+from mmssl.kernels import SENTENCE_END
 
 SPARE = 5  # the kernel reads a full register of noise words
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmssl import bounded_json, figures
+from mmssl import bounded_json, durable, figures
 from mmssl.data import labelled
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
 from mmssl.device import best_device
@@ -24,7 +24,6 @@ from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.linear_probe import linear_probe
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.hub import card
-from mmssl.training import durable
 from mmssl.training.output_dir import OutputDir
 
 AUGMENTATIONS = {
