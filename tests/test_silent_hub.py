@@ -1,5 +1,6 @@
 """A Hub that takes the connection and never answers ends in a sentence, soon."""
 
+import json
 import os
 import socket
 import subprocess
@@ -23,8 +24,11 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_hub_that_never_answers_ends_in_a_sentence(command, tmp_path):
-    for name in ("metrics.json", "README.md"):
+    names = ["metrics.json", "README.md"]
+    for name in names:
         (tmp_path / name).write_text("{}")
+    (tmp_path / ".mmssl").mkdir()
+    (tmp_path / ".mmssl" / "manifest.json").write_text(json.dumps({"files": names}))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         held = []
         threading.Thread(target=lambda: [held.append(silent.accept()) for _ in range(99)], daemon=True).start()
