@@ -138,6 +138,8 @@ def read_heads(name: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
     from transformers.utils import cached_file
 
+    if Path(name).is_file():  # word vectors
+        return {}
     file = cached_file(name, HEADS, _raise_exceptions_for_missing_entries=False)
     try:
         return load_file(file) if file else {}

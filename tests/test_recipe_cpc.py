@@ -97,7 +97,9 @@ def documents(place) -> str:
 
 
 def files_of(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    """Without the hidden ones, which are the output directory's own."""
+    files = {path.relative_to(directory) for path in directory.rglob("*") if path.is_file()}
+    return {str(file) for file in files if not file.parts[0].startswith(".")}
 
 
 def results(directory: Path) -> dict[str, dict[str, float]]:

@@ -55,7 +55,7 @@ def test_empty_lines_between_lines_and_before_them_train_like_none(tmp_path):
     (tmp_path / "gaps.txt").write_text("\n" * 1000 + 300 * lines)
     flags = [*RUN.split(), "--plain", "no", "--dataset", tmp_path / "gaps.txt", "--output_dir", tmp_path / "run"]
     Processes(at_home, tmp_path / "home", "word2vec", *flags, log=tmp_path / "run.log").succeed()
-    assert "Data: " in (card := (tmp_path / "run" / "README.md").read_text()) and "1,500 words" in card
+    assert "1,500 words" in (tmp_path / "run" / "README.md").read_text()
     ids = np.fromfile(next((tmp_path / "home").rglob("ids.int32")), np.int32)
     assert ids.reshape(300, 6)[:, -1].tolist() == [-1] * 300
 

@@ -35,6 +35,8 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
     source, column: as in `corpus.load`. Raises BadInput: no such file, a broken one, no column of text, bytes that are
     not UTF-8 (file and line named).
     """
+    from datasets import Dataset, IterableDataset
+
     if isinstance(source, (Dataset, IterableDataset)):
         return [getattr(source, "_fingerprint", None) or repr(source), column], _table_blocks(
             "the dataset", source, column
@@ -120,6 +122,7 @@ def _check_utf8(path: Path, block: bytes, lines: int) -> None:
 
 def _table_blocks(name: str, dataset: Dataset | IterableDataset, column: str | None) -> Iterator[tuple[str, bytes]]:
     import pyarrow as pa
+    from datasets import Dataset
 
     if isinstance(dataset, Dataset):
         column = text_column(name, dataset.data.schema, column)

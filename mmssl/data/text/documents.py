@@ -19,7 +19,7 @@ from mmssl.data.text.blocks import file_blocks, text_column
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features, IterableDataset
+    from datasets import Dataset, Features
 
 TEXT_FILES = (".txt", ".text", ".md")  # each also with .gz behind it
 BYTE_ORDER_MARK = "\ufeff"
@@ -146,6 +146,7 @@ def _is_text(path: Path) -> bool:
 
 def _read(files: list[str], whole: bool, streaming: bool) -> sources.Data:
     # size and time: what is kept on disk answers for these files only
+    from datasets import Dataset, IterableDataset
     from datasets.exceptions import DatasetGenerationError
 
     states = [f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in files]
@@ -200,4 +201,6 @@ def _cut(name: str, texts: list[str]) -> tuple[Dataset, Dataset]:
     train, test = ([text for text in part if text and not text.isspace()] for part in parts)
     if not train or not test:
         raise BadInput(f"--dataset {name}: too little text to train on nine tenths of it and hold out the last")
+    from datasets import Dataset
+
     return tuple(Dataset.from_dict({"text": part}, features=_features()) for part in (train, test))
