@@ -40,8 +40,8 @@ def loads(text: str):
 
 
 def dumps(value, indent: int | None = None) -> str:
-    """`json.dumps`, with null for numbers that are NaN or infinite."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    """`json.dumps`, with null for numbers that are NaN or infinite, and as a string what JSON has no form for."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=str)
 
 
 def _finite(value):

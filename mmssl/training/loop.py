@@ -149,7 +149,11 @@ def train(
             # an evaluation must not move the random numbers of the training
             with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast(), alone():
                 bare.eval()
-                run.evaluations.append({"step": run.step, **evaluate(bare)})
+                if run.step < total:
+                    values = evaluate(bare)
+                else:  # what was trained is still to be exported
+                    values = run.attempt("the last evaluation", lambda: evaluate(bare), {})
+                run.evaluations.append({"step": run.step, **values})
                 bare.train()
             log.evaluation(run.evaluations[-1])
         accelerator.wait_for_everyone()
