@@ -1,4 +1,4 @@
-"""The run, written once: from data, method, optimizer and evaluation to a directory that loads and is described."""
+"""The whole run, once for all recipes: train, evaluate, export, check that the export loads, write the model card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmssl.method import Method, Output
     from mmssl.training.summary import Summary
 
-__all__ = ["pretrain", "start"]  # a recipe begins with the one and ends with the other
+__all__ = ["pretrain", "start"]  # a recipe begins with start() and ends with pretrain()
 
 
 def pretrain(
@@ -40,15 +40,16 @@ def pretrain(
     step: Callable[..., Output] = steps.standard,
     base_model: str | None = None,
 ) -> Summary:
-    """Train; then, on the main process, export, prove that the export loads, draw, describe and print.
+    """Train. Then, on the main process, export the model, check that the export loads, draw figures, write the model
+    card and print the results.
 
-    processor: the tokenizer, image processor or feature extractor that users load beside the encoder. data, collate,
-    shuffle: see `Loader`. trained_on, held_out: how much data, in words: "1,437 images"; "" where none was held out.
-    example: a few inputs as a user has them, under the names by which the processor takes them; pixels are (images, 3,
-    height, width) uint8. base_model: the directory or Hub id that the training starts from; heads that a run of ours
-    left there are continued.
+    processor: the tokenizer, image processor or feature extractor that users load with the encoder. data, collate,
+    shuffle: see `Loader`. trained_on, held_out: the amount of data in words: "1,437 images"; held_out is "" if there is
+    none. example: a few raw inputs, under the processor's argument names; pixels are (images, 3, height, width) uint8.
+    base_model: the directory or Hub id that training starts from; if one of our runs wrote it, its heads are loaded
+    too.
 
-    Raises what `train` raises, and NotLoadable where the export does not give back what was trained.
+    Raises what `train` raises, and NotLoadable if the reloaded export does not give the outputs of the trained model.
     """
     from accelerate import PartialState
 

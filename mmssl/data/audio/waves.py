@@ -1,4 +1,4 @@
-"""Recordings, each decoded once, at one sampling rate."""
+"""Decodes recordings, and resamples them to one sampling rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read(data: datasets.Dataset, column: str, sampling_rate: int, max_seconds: float) -> list[np.ndarray | str]:
-    """(samples,) float32 of each row, mono, at most max_seconds of it; a string is what is wrong with that row.
+    """For each row, (samples,) float32, mono, cut to max_seconds; or a string that says why it cannot be read.
 
     column: datasets.Audio, or {bytes, path}, or paths; WAV, FLAC, OGG, MP3. sampling_rate: in Hz. Raises BadInput
     without soundfile.
@@ -45,12 +45,12 @@ def read(data: datasets.Dataset, column: str, sampling_rate: int, max_seconds: f
                 raise BadInput("holds samples that are not finite")
             common = gcd(rate, sampling_rate)
             if rate != sampling_rate:
-                from scipy.signal import resample_poly  # half a second, which other data is spared
+                from scipy.signal import resample_poly  # here: the import takes half a second
 
                 wave = resample_poly(wave, sampling_rate // common, rate // common).astype(np.float32)
             waves.append(wave)
         except BadInput as error:
             waves.append(f"{name} {error}".strip())
-        except Exception as error:  # whatever a decoder can raise on a broken file
+        except Exception as error:  # decoders raise many kinds on a corrupt file
             waves.append(f"{name} {type(error).__name__}: {first_line(error)}".strip())
     return waves

@@ -1,4 +1,4 @@
-"""Image–text pairs: every image decoded once, every caption tokenised once, captions drawn anew in each epoch."""
+"""Image–text pairs: every image decoded once, every caption tokenised once, captions drawn again in each epoch."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "jpeg", "picture", "photo")
 CAPTION_COLUMNS = ("captions", "caption", "text", "txt", "sentences", "sentence", "title", "description")
-MAX_UNUSABLE = 0.1  # share of the rows; beyond it the data set itself must be wrong
+MAX_UNUSABLE = 0.1  # fraction of the rows; above it the data set itself must be wrong
 
 
 def columns(data: Data, image: str | None, caption: str | None) -> tuple[str, str]:
-    """The names of the image and the caption column: those given, else the first with a usual name."""
+    """The names of the image and caption columns: those given, else the first with a usual name."""
     return image_column(data, image), _column(data, caption, CAPTION_COLUMNS, "caption")
 
 
@@ -52,12 +52,12 @@ def _column(data: Data, given: str | None, usual: Sequence[str], what: str) -> s
 
 
 class Pairs(Dataset):
-    """Images, decoded once (see decoded.py), and their captions, tokenised once.
+    """Images, decoded once (see images/decoded.py), and their captions, tokenised once.
 
-    rows:     (images,) of the source that can be used
+    rows:     (images,) the rows of the source that can be used
     pixels:   (rows of the source, 3, height, width) uint8: image i is pixels[rows[i]]
     captions: the texts of each image, at least one
-    tokens:   all of them, one after the other; those of image i are first[i] to first[i + 1]
+    tokens:   all captions in one list; those of image i are first[i] to first[i + 1]
     """
 
     def __init__(
@@ -74,11 +74,12 @@ class Pairs(Dataset):
         captions_per_image: int = 1,
         what: str = "images",
     ) -> None:
-        """first_caption: probability of drawing an image's first caption, otherwise any of them. word_dropout: share of
-        the words left out, never all of a caption; word_noise: replaced by pieces of words. captions_per_image: drawn
-        at a time, each changed separately. All four are for training.
+        """first_caption: probability of drawing an image's first caption; otherwise any of them is drawn. word_dropout:
+        fraction of the words that is left out, never all of a caption. word_noise: fraction of the words that is
+        replaced by random pieces of words. captions_per_image: captions drawn at a time, each altered separately. All
+        four are for training.
 
-        Raises BadInput when nothing is left, or when more than a tenth of the rows cannot be used.
+        Raises BadInput if there are no rows, or if more than a tenth of them cannot be used.
         """
         self.epoch, self.first_caption, self.seeds = 0, first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
@@ -96,16 +97,16 @@ class Pairs(Dataset):
         self.tokens = Tokens([text for captions in self.captions for text in captions], processor.tokenizer, max_length)
 
     def set_epoch(self, epoch: int) -> None:
-        """Another draw of captions."""
+        """Each epoch draws other captions."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, size, size) uint8; input_ids, attention_mask: (batch, tokens), or, of several
-        captions per image, (batch, captions, tokens); key: (batch,) int64, what an image's
-        views are drawn from; index: (batch,), rows of the source."""
+        """pixel_values: (batch, 3, size, size) uint8; input_ids, attention_mask: (batch, tokens), or, with several
+        captions per image, (batch, captions, tokens); key: (batch,) int64, from which an image's views are drawn;
+        index: (batch,), rows of the source."""
         chosen = torch.tensor(indices)
         count, texts = self.first[chosen + 1] - self.first[chosen], []
         for seed in self.seeds:
@@ -117,7 +118,7 @@ class Pairs(Dataset):
 
 
 def all_captions(data: Data, column: str, rows_of_a_stream: int = 10_000) -> list[str]:
-    """Every caption (of the first rows of a stream): what a tokenizer is trained on."""
+    """All captions, to train a tokenizer on; from a stream, those of its first rows."""
     import datasets
 
     values = data[column] if isinstance(data, datasets.Dataset) else (r[column] for r in data.take(rows_of_a_stream))
@@ -131,10 +132,10 @@ def clean(value: str | Sequence[str] | None) -> list[str]:
 
 
 class StreamedPairs:
-    """The same batches from a stream: decoded and tokenised as they come, in the loader's workers.
+    """The batches of `Pairs` from a stream: decoded and tokenised as they arrive, in the loader's workers.
 
-    `rows` is the stream to give to the Loader, this object its collate_fn. Rows that cannot be used are left out, the
-    first few named; when they are more than a tenth of the many that were read, BadInput ends the run.
+    Give the Loader `rows` as its dataset and this object as its collate_fn. Rows that cannot be used are left out, and
+    the first NAMED of them are named. If, after MANY rows, they are more than a tenth, BadInput ends the run.
     """
 
     BUFFER = 1000  # rows that a shuffle chooses from
@@ -189,7 +190,7 @@ class StreamedPairs:
             drawn = _draw_captions(places, count, self.first_caption, seed, self.epoch).tolist()
             captions = [row["texts"][number] for row, number in zip(rows, drawn, strict=True)]
             tokens = Tokens(captions, self.processor.tokenizer, self.max_length)
-            # rows of this batch alone are numbered from 0: the place of the first makes the draw the batch's own
+            # the rows are numbered from 0 in every batch: adding the first one's place gives each batch its own draw
             texts.append(tokens.altered(torch.arange(len(rows)), *self.words, seed + int(places[0]), self.epoch))
         pixels = torch.from_numpy(np.stack([np.asarray(row["pixels"], dtype=np.uint8) for row in rows]))
         key = draws.draw(places, self.seeds[0], self.epoch)
@@ -197,7 +198,7 @@ class StreamedPairs:
 
 
 def seeds(seed: int, n: int) -> list[int]:
-    """`seed`, and n - 1 others far from it (of which draws.draw sees the last 32 bits)."""
+    """`seed` and n - 1 others far from it. They differ in the low 32 bits, the only ones that draws.draw uses."""
     return [seed ^ (number << 20) for number in range(n)]
 
 
@@ -206,22 +207,23 @@ def _texts(texts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
 
 
 def _draw_captions(images: Tensor, count: Tensor, first_caption: float, seed: int, epoch: int) -> Tensor:
-    """Which of its `count` captions each image shows in this epoch: with probability first_caption, the first."""
+    """(images,) which of its `count` captions each image gets in this epoch: the first with probability first_caption,
+    otherwise a random one. images, count: (images,) int64."""
     drawn = draws.draw(images, seed, epoch) % count
     drawn[draws.share(images, ~seed, epoch) < first_caption] = 0
     return drawn
 
 
 def report_unusable(silent: list[str], broken: list[str], total: int, final: bool = False) -> None:
-    """What cannot be used is announced and counted, never swallowed. Raises BadInput where it is too much."""
+    """Log how many rows cannot be used, and why. Raises BadInput if they are too many."""
     found = ((broken, "images that cannot be decoded"), (silent, "images without a caption"))
-    said = " and ".join(
+    left_out = " and ".join(
         f"{len(rows)} {what} ({'; '.join(rows[:3])}{'; ...' if len(rows) > 3 else ''})" for rows, what in found if rows
     )
     unusable = len(silent) + len(broken)
     if total == 0:
         raise BadInput("the data has no rows")
     if unusable > MAX_UNUSABLE * total:
-        raise BadInput(f"of {total} rows, {said}: too many to leave out; mend them or remove them")
-    if said and final and rank() == 0:
-        logger.warning("left out of %d rows: %s", total, said)
+        raise BadInput(f"of {total} rows, {left_out}: too many to leave out; repair or remove them")
+    if left_out and final and rank() == 0:
+        logger.warning("left out of %d rows: %s", total, left_out)

@@ -1,6 +1,6 @@
-"""Every image of a data set, decoded once into one array on disk, mapped into memory.
+"""All images of a data set, decoded once into one memory-mapped array on disk.
 
-The array is shared by all processes of a machine and found again by the next run. Its name is a digest of all that it
+The array is shared by all processes of a machine and reused by the next run. Its name is a digest of everything it
 depends on (the data, the files that it points to, the image processor), so it is never out of date. It may be deleted.
 """
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK = 64  # images that a worker decodes at a time
-ALONE = 2000  # images that are decoded before two workers have started
+ALONE = 2000  # images; fewer are decoded sooner than workers would have started
 
 
 class Decoded:
-    """pixels: (rows, 3, height, width) uint8, all zero where a row is broken.  broken: row -> what is wrong with it."""
+    """pixels: (rows, 3, height, width) uint8, zeros for a corrupt row. broken: corrupt row -> what is wrong with it."""
 
     def __init__(self, data: datasets.Dataset, column: str, processor, what: str = "images") -> None:
-        """Raises BadInput where `column` holds no images, or where the array does not fit on the disk."""
+        """Raises BadInput if `column` holds no images, or if the array does not fit on the disk."""
         raw = undecoded(data, column)
         shape = (len(raw), 3, *decoding.shape(processor))
 
@@ -51,7 +51,7 @@ class Decoded:
                 _decode(raw, column, processor, shape, place, what)
 
         directory = once(sources.home() / "decoded" / _digest(raw, column, processor), decode)
-        # "c": torch wants memory that it could write to; what were written would stay in this process
+        # "c" is copy-on-write: torch needs writable memory, and a write must not reach the file
         with reading(directory):
             pixels = np.load(directory / "pixels.npy", mmap_mode="c")
             broken = bounded_json.read(directory / "broken.json")
@@ -62,18 +62,18 @@ class Decoded:
 
 
 def try_decode(image, processor) -> np.ndarray | str:
-    """The pixels, or what is wrong with them."""
+    """(3, height, width) uint8, or a string that says what is wrong."""
     if image is None:
         return "no image"
     try:
         return decoding.decode(image, processor)
-    except Exception as error:  # whatever a decoder can raise on a broken file
+    except Exception as error:  # decoders raise many kinds on a corrupt file
         name = image if isinstance(image, str) else image.get("path")
         return f"{name + ' ' if name else ''}{type(error).__name__}: {error}"
 
 
 class _Decoder(Dataset):
-    """Item i decodes the i-th chunk of rows into the array on disk, and is what was broken there."""
+    """Getting item i decodes the i-th chunk of rows into the array on disk; the item is {row: what is wrong}."""
 
     def __init__(self, raw: datasets.Dataset, column: str, processor, file: Path) -> None:
         self.raw, self.column, self.processor, self.file = raw, column, processor, file
@@ -95,23 +95,23 @@ class _Decoder(Dataset):
 def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...], directory: Path, what: str) -> None:
     file = directory / "pixels.npy"
     np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # else a write to the map kills the process where the disk is full
+    if hasattr(os, "posix_fallocate"):  # otherwise writing to the map on a full disk kills the process
         with open(file, "r+b") as f:
             os.posix_fallocate(f.fileno(), 0, file.stat().st_size)
-    # processes, not threads: on small images the interpreter's lock costs two threads more than they win
+    # processes, not threads: on small images two threads lose more to the interpreter's lock than they gain
     workers = 0 if len(raw) < ALONE else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
     decoder = _Decoder(raw, column, processor, file)
     chunks = DataLoader(decoder, batch_size=None, num_workers=workers)
     broken: dict[int, str] = {}
     with tqdm(total=len(raw), desc=f"decoding {what}", unit="image", disable=not workers) as bar:
-        for some in chunks:
-            broken |= some
+        for broken_of_chunk in chunks:
+            broken |= broken_of_chunk
             bar.update(min(CHUNK, len(raw) - bar.n))
     (directory / "broken.json").write_text(json.dumps(broken))
 
 
 def _digest(raw: datasets.Dataset, column: str, processor) -> str:
-    """Changes with the rows, the files that they point to, and what the processor does."""
+    """A digest of the rows, the files that they point to, and the processor's settings."""
     import pyarrow.compute as pc
 
     digest = hashlib.sha256(f"{raw._fingerprint} {column} {processor.to_json_string()}".encode())

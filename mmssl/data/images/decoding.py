@@ -1,4 +1,4 @@
-"""Images: decoded once to uint8; see views.py for what is then done to them."""
+"""Decodes images to uint8. views.py then crops and augments them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def undecoded(data: Data, column: str) -> Data:
-    """The same rows, with {bytes, path} in the image column. Raises BadInput where it cannot hold images."""
+    """The same rows, with {bytes, path} in the image column. Raises BadInput if it cannot hold images."""
     import datasets
     import pyarrow as pa
 
@@ -27,9 +27,10 @@ def undecoded(data: Data, column: str) -> Data:
 
 
 def as_rgb(image: Image.Image | dict | bytes | str) -> Image.Image:
-    """Turned upright, transparency composited on white. A dict is what `datasets.Image(decode=False)` gives.
+    """The image in RGB, rotated upright, its transparency composited on white. A dict is what
+    `datasets.Image(decode=False)` gives.
 
-    Raises what Pillow raises (OSError, ValueError, SyntaxError, Image.DecompressionBombError) where it cannot read it.
+    Raises what Pillow raises on an unreadable image: OSError, ValueError, SyntaxError, Image.DecompressionBombError.
     """
     if not isinstance(image, Image.Image):
         import datasets
@@ -43,17 +44,19 @@ def as_rgb(image: Image.Image | dict | bytes | str) -> Image.Image:
 
 
 def decode(image: Image.Image | dict | bytes | str, processor) -> np.ndarray:
-    """(3, height, width) uint8: what the image processor of a checkpoint makes of it, short of rescaling to floats.
+    """(3, height, width) uint8: the output of a checkpoint's image processor before it rescales to floats.
 
-    So training sees, to the bit, the pixels that a user of the exported processor will show the model.
+    Training thus sees exactly the pixels that users of the exported processor give the model.
     """
     pixels = processor(as_rgb(image), do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
     return pixels.astype(np.uint8, copy=False)
 
 
 def shape(processor) -> tuple[int, int]:
-    """(height, width) of what an image processor of transformers leaves. Raises BadInput where it is not fixed."""
+    """(height, width) of the output of a transformers image processor. Raises BadInput if it is not fixed."""
     wide, high = (decode(Image.new("RGB", size), processor).shape for size in ((64, 48), (48, 64)))
     if wide != high or len(wide) != 3:
-        raise BadInput(f"{type(processor).__name__} gives images of several shapes, {wide} and {high}; one is needed")
+        raise BadInput(
+            f"{type(processor).__name__} gives images of several shapes, {wide} and {high}; it must give one"
+        )
     return wide[1:]
