@@ -219,7 +219,7 @@ def _caption_table(root: Path, table: Path, images: list[Path]) -> Dataset:
             continue
         if len(row) < 2:
             raise BadInput(f"{table}, line {number}: no {delimiter!r} between a file name and its caption: {row[0]!r}")
-        # a missing file is reported later, with the images that cannot be decoded. An unquoted comma is part of the text
+        # a missing file is reported later, with the images that cannot be decoded. An unquoted comma is text
         image = by_name.get(row[0], root / row[0])
         captions.setdefault(image, []).append(delimiter.join(row[1:]).strip())
     if not captions:

@@ -233,7 +233,7 @@ def test_a_column_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"b\.parquet: --speaker_column who: no such column among audio"):
         load(f"{table},{parquet(tmp_path / 'b.parquet')}", speaker="who")
     datasets.Dataset.from_dict({"noise": ["a"], "audio": [1]}).to_parquet(tmp_path / "c.parquet")
-    with pytest.raises(BadInput, match=r"the column audio is Value\('int64'\): no recordings, no paths"):
+    with pytest.raises(BadInput, match=r"the column audio is Value\('int64'\), not recordings or paths"):
         load(str(tmp_path / "c.parquet"))
     datasets.Dataset.from_dict({"noise": ["a"]}).to_parquet(tmp_path / "d.parquet")
     with pytest.raises(BadInput, match="no audio column among noise: name it with --audio_column"):

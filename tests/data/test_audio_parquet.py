@@ -45,7 +45,7 @@ def test_a_path_says_what_its_pattern_names(pattern, path, said):
 
 @pytest.mark.parametrize("path", ["x_mary_1.wav", "1_mary.wav", "", "1_mary_1_b.wav"])
 def test_a_path_that_does_not_fit_is_named(path):
-    with pytest.raises(BadInput, match="does not fit the pattern {digit:d}"):
+    with pytest.raises(BadInput, match="does not match the pattern {digit:d}"):
         parquet.fields("{digit:d}_{speaker}_{take:d}", path)
 
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_named_and_left_out_and_too_much_of_it_refused(tm
 def test_nothing_is_written_over_and_an_empty_part_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(BadInput, match="holds something already: remove it, or choose another folder"):
+        with pytest.raises(BadInput, match="already exists and is not empty: remove it, or choose another folder"):
             parquet.write(place, {"train": [row("a.wav")]}, {}, CARD)
     with pytest.raises(BadInput, match="there is no recording for the test part"):
         parquet.write(tmp_path / "out", {"train": [row("a.wav")], "test": []}, {}, CARD)

@@ -146,7 +146,7 @@ def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
     ("flags", "said"),
     [
         ("--mode linaer", "invalid choice: 'linaer'"),
-        ("--labels 200%", "--labels 200%: give a share of the training labels"),
+        ("--labels 200%", "--labels 200%: give a percentage of the training labels"),
         ("--seeds 0", "--seeds is 0; it must be 1 or more"),
         ("--ways 1", "--ways is 1; it must be 2 or more"),
         ("--mode few_shot --ways 5", "only 2 classes have more than 1 test examples"),
