@@ -100,8 +100,8 @@ def test_repeated_and_leaked_lines_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "a.txt: no text in it"),
-        (b" \n\t\n", "a.txt: no text in it"),
+        (b"", "a.txt: no text: empty"),
+        (b" \n\t\n", "a.txt: no text: empty"),
         (b"x", "too little text"),
         ("first\nsecond caf\xe9\n".encode("latin1"), r"a\.txt, line 2: byte 0xe9 is not UTF-8"),
     ],
@@ -116,7 +116,7 @@ def test_a_missing_file_and_an_unclear_column_are_named(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(BadInput, match=r"b\.txt: no such file"):
         documents.load(f"{tmp_path}/a.txt,{tmp_path}/b.txt")
-    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is running text, which has no columns"):
+    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is plain text, which has no columns"):
         documents.load(str(tmp_path / "a.txt"), "body")
     pq.write_table(pa.table({"title": ["a"], "body": ["b"]}), tmp_path / "a.parquet")
     with pytest.raises(BadInput, match="which column holds the text.*--text_column; there are title, body"):
@@ -124,7 +124,7 @@ def test_a_missing_file_and_an_unclear_column_are_named(tmp_path):
     pq.write_table(pa.table({"text": [" ", None]}), tmp_path / "blank.parquet")
     with pytest.raises(BadInput, match="the train data holds no text"):
         documents.load(str(tmp_path / "blank.parquet"))
-    with pytest.raises(BadInput, match="between commas only text files"):
+    with pytest.raises(BadInput, match="a list with commas takes only text files"):
         documents.load(f"{tmp_path}/a.txt,{tmp_path}/a.parquet")
 
 

@@ -85,7 +85,7 @@ def test_what_is_in_the_way_of_a_cache_is_named(tmp_path, name):
         (tmp_path / name).touch()
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(BadInput, match=rf"{name} (is in the way|is no folder)"):
+    with pytest.raises(BadInput, match=rf"{name} (is in the way|is not a folder)"):
         once(tmp_path / "data", lambda directory: directory.mkdir())
 
 
