@@ -146,7 +146,7 @@ def test_a_link_to_a_run_overwrites_the_run_that_it_leads_to(tmp_path):
 def test_a_link_that_leads_nowhere_is_said(tmp_path, target):
     (tmp_path / "link").symlink_to(target)
     for place in ("link", "link/run"):
-        with pytest.raises(BadInput, match="link is a link that leads nowhere"):
+        with pytest.raises(BadInput, match="link is a broken link"):
             run(tmp_path / place)
 
 
@@ -179,7 +179,7 @@ def test_a_run_that_the_user_has_deleted_by_hand_is_not_in_the_way(tmp_path):
 def test_a_run_of_an_earlier_version_is_resumed_and_never_overwritten(tmp_path):
     run(tmp_path, max_steps=5)
     (tmp_path / ".mmssl" / "manifest.json").unlink()
-    refused(tmp_path, "kept no list of its files", overwrite_output_dir=True)
+    refused(tmp_path, "holds a run without a list of its files", overwrite_output_dir=True)
     run(tmp_path, resume_from_checkpoint="auto", save_total_limit=1)
     assert [path.name for path in complete_checkpoints(tmp_path / "checkpoints")] == ["step_00000010"]
 
@@ -198,7 +198,9 @@ def test_a_manifest_that_names_files_elsewhere_deletes_none_of_them(tmp_path):
 def test_a_damaged_manifest_is_said(tmp_path):
     finished(tmp_path)
     (tmp_path / ".mmssl" / "manifest.json").write_text("[")
-    refused(tmp_path, "manifest.json, the list of what the run wrote, cannot be read", overwrite_output_dir=True)
+    refused(
+        tmp_path, "manifest.json, the list of the files that the run wrote, cannot be read", overwrite_output_dir=True
+    )
 
 
 def test_what_a_user_puts_among_checkpoints_stays(tmp_path):

@@ -1,4 +1,4 @@
-"""What a run was: its length, its losses, its evaluations, its warnings."""
+"""Summary of a run: its length, losses, evaluations and warnings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Summary:
-    """What a run was. `evaluations` begins with the untrained model (step 0) and ends with the trained one."""
+    """Summary of a run. The first of `evaluations` is that of the untrained model (step 0), the last of the trained."""
 
     step: int = 0
     epoch: int = 0
-    samples: int = 0  # into the current epoch, over all processes
+    samples: int = 0  # of the current epoch so far, over all processes
     samples_seen: int = 0
-    seconds: float = 0.0  # training alone: neither evaluation nor saving
+    seconds: float = 0.0  # of training, without evaluation and saving
     skipped_steps: int = 0
     loss: float = math.nan  # mean over the last logging_steps steps
     trivial_loss: float | None = None

@@ -156,7 +156,7 @@ def test_a_missing_file_a_cut_archive_and_an_unclear_column_are_named(tmp_path):
     with pytest.raises(BadInput, match="title, body"):
         load(tmp_path / "a.parquet", tmp_path / "cache")
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is read as running text, which has no columns"):
+    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is read as plain text, which has no columns"):
         load(tmp_path / "a.txt", tmp_path / "cache", column="body")
 
 
