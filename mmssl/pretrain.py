@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from mmssl.data.loader import Loader
 from mmssl.distributed import alone
 from mmssl.training import steps
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
+from mmssl.training.start import start
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,8 @@ from mmssl.methods import word2vec
 from mmssl.methods.word2vec import LANES, Word2Vec
 from mmssl.models import word_vectors
 from mmssl.training import steps
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
+from mmssl.training.start import start
 
 GROUPS, SIZE = 6, 5  # words of one group stand together; vectors should find the groups
 WORDS = [f"{chr(97 + i // SIZE)}{i % SIZE}" for i in range(GROUPS * SIZE)]
