@@ -167,15 +167,15 @@ def test_what_cannot_be_used_is_named_and_counted_and_left_out(tmp_path, caplog)
         assert f"{word}.wav" in why or f"{word}.flac" in why, why
     assert said[2].endswith("holds no samples") and said[3].endswith("is shorter than 0.05 s")
     assert said[4].endswith("is silent") and said[5].endswith("holds samples that are not finite")
-    assert "left out 6 of 66 recordings (row 60: " in caplog.text and "; ...)" in caplog.text
+    assert "left out of 66 rows: 6 recordings that cannot be used (row 60: " in caplog.text and "; ...)" in caplog.text
 
 
 def test_too_many_that_cannot_be_used_are_refused(tmp_path):
     name = folder(tmp_path / "folder", n=8)
     (tmp_path / "folder" / "z.wav").write_bytes(b"noise")
-    with pytest.raises(BadInput, match=r"1 of 9 recordings \(row 8: .*z\.wav.* cannot be used: too many to leave out"):
+    with pytest.raises(BadInput, match=r"of 9 rows, 1 recordings that cannot be used \(row 8: .*z\.wav.*\): too many"):
         recordings(name)
-    with pytest.raises(BadInput, match=r"9 of 9 recordings \(row 0: .*is shorter than 1\.00 s"):
+    with pytest.raises(BadInput, match=r"9 recordings that cannot be used \(row 0: .*is shorter than 1\.00 s"):
         recordings(name, shortest=8000)
 
 
@@ -226,11 +226,11 @@ def test_speakers_are_numbered_by_name_in_every_data_set(tmp_path):
 
 def test_a_column_that_is_not_there_is_named(tmp_path):
     table = parquet(tmp_path / "a.parquet", who=["ann"] * 12)
-    with pytest.raises(BadInput, match="--audio_column wave: no such column among audio, who"):
+    with pytest.raises(BadInput, match="--audio_column wave: the data has no such column, only audio, who"):
         load(table, column="wave")
-    with pytest.raises(BadInput, match="--speaker_column speaker: no such column among audio, who"):
+    with pytest.raises(BadInput, match="--speaker_column speaker: the data has no such column, only audio, who"):
         load(table, speaker="speaker")
-    with pytest.raises(BadInput, match=r"b\.parquet: --speaker_column who: no such column among audio"):
+    with pytest.raises(BadInput, match=r"b\.parquet: --speaker_column who: the data has no such column, only audio"):
         load(f"{table},{parquet(tmp_path / 'b.parquet')}", speaker="who")
     datasets.Dataset.from_dict({"noise": ["a"], "audio": [1]}).to_parquet(tmp_path / "c.parquet")
     with pytest.raises(BadInput, match=r"the column audio is Value\('int64'\), not recordings or paths"):

@@ -101,8 +101,8 @@ def test_only_the_first_hours_are_taken(tmp_path):
 def test_what_cannot_be_read_is_named_and_left_out_and_too_much_of_it_refused(tmp_path):
     bad = [row("noise.wav", b"noise"), {"audio": None}, row("none.wav", b""), {"audio": {"path": "/nowhere.wav"}}]
     said = parquet.write(tmp_path / "out", {"train": [row(f"{i}") for i in range(36)] + bad}, {}, CARD)
-    assert "36 recordings" in said and "4 that cannot be read left out (noise.wav LibsndfileError: " in said
-    with pytest.raises(BadInput, match=r"4 of 9 recordings cannot be read \(noise\.wav .*; \.\.\.\)"):
+    assert "36 recordings" in said and "left out 4 recordings that cannot be read (noise.wav LibsndfileError: " in said
+    with pytest.raises(BadInput, match=r"of 9 rows, 4 recordings that cannot be read \(noise\.wav .*; \.\.\.\)"):
         parquet.write(tmp_path / "bad", {"train": [row(f"{i}") for i in range(5)] + bad}, {}, CARD)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 

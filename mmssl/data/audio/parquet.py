@@ -12,11 +12,11 @@ from pathlib import Path
 from datasets import Dataset, Features, Value
 
 from mmssl.data.atomic import whole
+from mmssl.data.columns import unusable
 from mmssl.errors import BadInput, first_line
 
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}
 SHARD = 400_000_000  # bytes of recordings in a file, about
-MAX_UNUSABLE = 0.1  # fraction of the recordings
 PLACE = re.compile(r"\\\{(\w+)(:d)?\\\}")  # {speaker} or {take:d}, escaped
 KINDS = {"": ("[^/]+?", Value("string")), ":d": (r"\d+", Value("int64"))}
 
@@ -111,12 +111,10 @@ def _part(directory: Path, part: str, rows: Iterable[dict], features: Features, 
             break
     if shard:
         flush()
-    named = f" ({'; '.join(broken[:3])}{'; ...' * (len(broken) > 3)})" if broken else ""
-    if len(broken) > MAX_UNUSABLE * (count + len(broken)):
-        raise BadInput(f"{len(broken)} of {count + len(broken)} recordings cannot be read{named}")
-    if not count:
+    if not count + len(broken):
         raise BadInput(f"there is no recording for the {part} part")
-    left_out = f", {len(broken)} that cannot be read left out{named}" if broken else ""
+    left_out = unusable({"recordings that cannot be read": broken}, count + len(broken))
+    left_out = f", left out {left_out}" if left_out else ""
     at = " and ".join(f"{rate:,}" for rate in sorted(rates))
     return f"{part}: {count:,} recordings, {seconds / 60:,.1f} minutes at {at} Hz{left_out}"
 

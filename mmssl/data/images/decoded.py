@@ -60,6 +60,11 @@ class Decoded:
             self.broken = {int(row): why for row, why in broken.items()}
         self.pixels: Tensor = torch.from_numpy(pixels)
 
+    @property
+    def unusable(self) -> dict[str, list[str]]:
+        """As `columns.report_unusable` takes it."""
+        return {"images that cannot be decoded": [f"row {row}: {why}" for row, why in sorted(self.broken.items())]}
+
 
 def try_decode(image, processor) -> np.ndarray | str:
     """(3, height, width) uint8, or a string that says what is wrong."""
