@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmssl.data.loader import Loader
 from mmssl.distributed import alone
+from mmssl.plain_text import say, say_lines
 from mmssl.training import steps
 from mmssl.training.loop import train
 from mmssl.training.start import start
@@ -61,7 +62,7 @@ def pretrain(
         method.continue_from(base_model)
     described = f"{args.dataset}: {trained_on}" + (f", and {held_out} held out" if held_out else "")
     if PartialState().is_main_process:
-        print(described)
+        say(described)
     evaluation = Probed(evaluation, args, method, processor)
     uploads = Uploads(args, method, processor)
     loader = Loader.from_args(data, args, collate, shuffle)
@@ -104,12 +105,13 @@ def _finish(
     record = export.Record(
         title=Path(args.output_dir).name,
         description="\n\n".join(part for part in (card.about, text) if part),
-        data=f"{described}. {built_in.licence(args.dataset)}",
+        data=f"{described}.",
+        licence=built_in.licence(args.dataset),
         task=card.task,
         dataset=args.dataset,
         results=results,
         units=evaluation.units,
-        snippets={k: code.format(**example) if card.fill else code for k, code in card.snippets.items()},
+        snippets=filled(card.snippets, example) if card.fill else dict(card.snippets),
         limits=card.limits,
         figures=shown,
         tags=list(card.tags),
@@ -118,5 +120,11 @@ def _finish(
     judged_on = f"{held_out} held out, {args.dataset}" if held_out else args.dataset
     print_table(f"{judged_on}. {evaluation.units}", results)
     if text:
-        print(text)
+        say_lines(text)
     export.finish(method, processor, method.exported(), example, record, summary, args, card.trivial, card.auto_class)
+
+
+def filled(snippets: Mapping[str, str], example: dict[str, Tensor | list]) -> dict[str, str]:
+    """With the example inputs in their fields. Each field is filled with `repr`, a list's own or by `!r`: a caption,
+    whatever stands in it, is a literal of Python on one line."""
+    return {heading: code.format(**example) for heading, code in snippets.items()}

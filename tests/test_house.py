@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mmssl"
 
 # a module imports from its own room and from those above it in this list, never from those below
 ROOMS = [
+    "plain_text",  # text from outside, for terminal and Markdown
     "errors",  # what a user can mend
     "arguments",  # flags, and how a recipe becomes a command
     "device",  # where it runs

@@ -30,12 +30,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmssl import durable, figures
-from mmssl.arguments import TrainArgs
+from mmssl.arguments import TrainArgs, explained
 from mmssl.errors import BadInput, not_written
 from mmssl.hub import card, reload
 from mmssl.hub.card import Record  # recipes say export.Record
 from mmssl.method import Method
 from mmssl.models import remote_code
+from mmssl.plain_text import one_line, say
 from mmssl.training.log import Log
 from mmssl.training.output_dir import OutputDir, listed
 from mmssl.training.signals import interruptible
@@ -164,11 +165,11 @@ def finish(
     saved = f"the training is saved; {again}" if args.save_steps else "nothing was saved, because --save_steps is 0"
     with interruptible(f"the export to {directory} was not finished: {saved}"):
         _export(method, processor, model, example, record, summary, args, trivial, auto_class, run)
-    print(f"model, card and figures: {directory}")
+    say(f"model, card and figures: {directory}")
     if args.push_to_hub:
         retry = f"python -m mmssl.hub.export push {shlex.quote(args.output_dir)} {args.hub_model_id}"
         with interruptible(f"the upload was not finished; {directory} is complete, retry with: {retry}"):
-            print(f"uploaded to {push(directory, args.hub_model_id, args.hub_private_repo)}")
+            say(f"uploaded to {push(directory, args.hub_model_id, args.hub_private_repo)}")
     run.release()
 
 
@@ -214,7 +215,7 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
             "choose yourself what to upload, with `hf upload`"
         )
     if left:
-        print(f"not uploaded, because no run wrote it: {listed(left)}")
+        say(f"not uploaded, because no run wrote it: {listed(left)}")
     retry = ["python", "-m", "mmssl.hub.export", "push", str(directory), repository] + ["--public"] * (not private)
     try:
         repository = _create(repository, private)
@@ -280,7 +281,8 @@ class Uploads:
             shutil.rmtree(place)
 
     def _say(self, step: int, fault: str) -> None:
-        tqdm.write(f"warning: step {step}: {fault}; training goes on, the next save tries again", file=sys.stderr)
+        said = f"warning: step {step}: {fault}; training goes on, the next save tries again"
+        tqdm.write(one_line(said), file=sys.stderr)
 
 
 class _Refused(Exception):
@@ -336,10 +338,8 @@ def main() -> None:
     command.add_argument("repository", help="user/name")
     command.add_argument("--public", action="store_true", help="a new repository is for everyone to see")
     given = parser.parse_args()
-    try:
-        print(push(given.directory.expanduser(), given.repository, private=not given.public))
-    except BadInput as error:
-        sys.exit(f"error: {error}")
+    with explained():
+        say(push(given.directory.expanduser(), given.repository, private=not given.public))
 
 
 if __name__ == "__main__":

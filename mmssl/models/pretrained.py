@@ -21,6 +21,7 @@ from mmssl import bounded_json
 from mmssl.distributed import rank
 from mmssl.errors import BadInput, first_line
 from mmssl.models import remote_code
+from mmssl.plain_text import say
 
 # of a checkpoint, and of the whole model that an export may have beside its encoder
 JSON_FILES = [
@@ -129,10 +130,10 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
     except bounded_json.NotJson as error:
         raise BadInput(f"{flag}: {error}") from error
     if foreign and not trust_remote_code and rank() == 0:
-        print(
+        say(
             f"warning: {flag} names code of its own ({'; '.join(foreign)}). It is not run, and not written into what "
             "this run leaves",
-            file=sys.stderr,
+            sys.stderr,
         )
     return folder
 

@@ -22,6 +22,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.device import precision
 from mmssl.errors import not_written
 from mmssl.method import Method, Output
+from mmssl.plain_text import one_line
 from mmssl.training import monitor
 from mmssl.training.checkpoint import NonFinite, last_good
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
@@ -84,7 +85,7 @@ class Log:
     def say(self, sentence: str) -> None:
         """Print one line above the progress bar, on the main process only."""
         if self.accelerator.is_main_process:
-            tqdm.write(sentence, file=sys.stderr)
+            tqdm.write(one_line(sentence), file=sys.stderr)
 
     def warn(self, sentence: str) -> None:
         """Print the warning once, and keep it for the model card."""

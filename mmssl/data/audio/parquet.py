@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Value
 from mmssl.data.atomic import whole
 from mmssl.data.columns import unusable
 from mmssl.errors import BadInput, first_line
+from mmssl.plain_text import markdown
 
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}
 SHARD = 400_000_000  # bytes of recordings in a file, about
@@ -84,7 +85,7 @@ def write(
     with whole(directory) as place:
         written = [_part(place, part, rows, features, hours.get(part)) for part, rows in parts.items()]
         contents = "; ".join(written)
-        (place / "README.md").write_text(card.replace("{contents}", contents), encoding="utf-8")
+        (place / "README.md").write_text(card.replace("{contents}", markdown(contents)), encoding="utf-8")
     return f"{directory}: {contents}"
 
 
