@@ -16,8 +16,8 @@ from mmssl.data.labelled import Labelled
 from mmssl.errors import BadInput, first_line
 from mmssl.evaluation.finite import finite
 from mmssl.methods.bert import longest
-from mmssl.methods.mae import to_vit
 from mmssl.models import pretrained
+from mmssl.models.image_encoders import to_vit
 
 # the class of a processor, and the name of that part in a combined one; text last: models of images and sound often
 # have a tokenizer, too
