@@ -94,7 +94,7 @@ def test_repeated_and_leaked_lines_are_counted(tmp_path):
     assert (counts.documents, counts.lines, counts.repeated) == (2, 5, 2)
     assert (counts.held_out_documents, counts.held_out_lines, counts.leaked) == (2, 3, 1)
     assert "2 of their 5 lines (40.0%) repeat an earlier one" in str(counts)
-    assert "1 of their 3 lines (33.3%) also occur in the training data" in str(counts)
+    assert "1 of the 3 held-out lines (33.3%) occur in them" in str(counts)
 
 
 @pytest.mark.parametrize(
