@@ -109,7 +109,7 @@ def from_scratch(
     size = SIZES[name]
     sides = {"height": image_size, "width": image_size}
     if isinstance(size, ViTSize):
-        model = _vit(size, image_size, patch_size or max(1, image_size // 8))
+        model = _vit(size, image_size, patch_size or usual_patch_size(image_size))
         return model, ViTImageProcessorPil(size=sides, image_mean=MEAN, image_std=STD)
     if patch_size:
         raise BadInput(f"--patch_size {patch_size} has no effect with --encoder {name}: only a ViT has patches")
@@ -123,7 +123,7 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
 
     from mmssl.models import pretrained
 
-    model, processor = pretrained.load(name, trust_remote_code)
+    model, processor = pretrained.load(name, trust_remote_code, may_lack="pooler", remove_missing=True)
     processor = getattr(processor, "image_processor", processor)  # of a processor of images and text
     if not isinstance(processor, BaseImageProcessor):
         raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} takes no images")
@@ -144,6 +144,11 @@ def to_vit(encoder: ViTMAEModel) -> ViTModel:
     nn.init.eye_(vit.pooler.dense.weight)
     nn.init.zeros_(vit.pooler.dense.bias)
     return vit.eval()
+
+
+def usual_patch_size(image_size: int, across: int = 8) -> int:
+    """Pixels a side of patches that divide the image, about `across` of them in a row."""
+    return max(side for side in range(1, max(1, image_size // across) + 1) if image_size % side == 0)
 
 
 def width(model: PreTrainedModel) -> int:

@@ -41,10 +41,12 @@ def load(
     name: str,
     trust_remote_code: bool = False,
     may_lack: str = "",
+    remove_missing: bool = False,
     auto_class: str = "AutoModel",
     flag: str = "--model_name_or_path",
 ) -> tuple[transformers.PreTrainedModel, object]:
-    """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler").
+    """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler");
+    remove_missing: then take it out of the model instead of leaving it random.
     auto_class: what to load it with. flag: what named it.
 
     Raises BadInput where a file is missing or damaged, where the weights are not those that config.json describes or
@@ -91,6 +93,8 @@ def load(
             f"{flag}: its weights are not those of the {type(model).__name__} that its config.json describes: "
             f"{len(wrong)} are missing or of another shape, {wrong[0]} first"
         )
+    if remove_missing and any(may_lack in key.split(".") for key in report["missing_keys"]):
+        setattr(model, may_lack, None)
     check_finite(model, flag)
     tokenizer = getattr(processor, "tokenizer", processor)
     if isinstance(tokenizer, transformers.PreTrainedTokenizerBase) and len(tokenizer) <= len(
