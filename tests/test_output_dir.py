@@ -309,13 +309,13 @@ def test_only_what_the_run_wrote_is_uploaded_and_the_rest_is_named(hub, tmp_path
         "tokenizer_config.json",
     }  # fmt: skip
     said = capsys.readouterr().out
-    assert "not uploaded, because no run wrote it: data/.env, figures/loss.png, link" in said
+    assert "not uploaded, because the run did not write it: data/.env, figures/loss.png, link" in said
 
 
 def test_a_directory_that_no_run_wrote_is_not_uploaded(hub, tmp_path):
     for name in ("README.md", "metrics.json", "model.safetensors"):
         (tmp_path / name).write_text("mine")
-    with pytest.raises(BadInput, match=r"metrics.json is not in the list of what a run of mmssl wrote there"):
+    with pytest.raises(BadInput, match=r"metrics.json is not in the list of the run's files"):
         export.push(tmp_path, "user/name")
 
 

@@ -125,7 +125,7 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
             ask_hub(name)
             folder = Path(snapshot_download(name, allow_patterns=JSON_FILES, tqdm_class=_Quiet))
         except Exception as error:  # whatever the Hub, or the way to it, says
-            raise BadInput(f"{flag}: no such directory, and the Hub gave: {said_by_hub(error)}") from error
+            raise BadInput(f"{flag}: no such directory, and the Hub answered: {said_by_hub(error)}") from error
     try:
         for file in (folder / file for file in JSON_FILES):
             if file.is_file():
