@@ -226,7 +226,7 @@ def _texts(rows: datasets.Dataset, column: str, processor, max_length: int, _: f
 
 def _waves(rows: datasets.Dataset, column: str, processor, _: int, max_seconds: float) -> tuple[Tensor, Waves]:
     extractor = getattr(processor, "feature_extractor", processor)
-    found = waves.read(rows, column, extractor.sampling_rate, max_seconds)
+    found = list(waves.read(rows, column, extractor.sampling_rate, max_seconds))
     broken = [f"row {row}: {wave}" for row, wave in enumerate(found) if isinstance(wave, str)]
     columns.report_unusable({f"recordings in {column} that cannot be read": broken}, len(found))
     usable = [row for row, wave in enumerate(found) if not isinstance(wave, str)]

@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import struct
+import time
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -245,3 +249,58 @@ def test_the_column_that_is_asked_for_is_the_one_that_is_read(tmp_path):
     table = parquet(tmp_path / "a.parquet", clean=other)
     data = Recordings(load(table, column="clean")["train"], **SIZE)
     assert all(round(pitch(data.wave(i))) == 1000 for i in range(12))
+
+
+# ---------------------------------------------------------------- limits
+
+
+def wav(rate: int, samples: int, channels: int = 1) -> bytes:
+    """The header of a 16-bit WAV file that says so."""
+    size, frame = 2 * samples * channels, 2 * channels
+    length, speed = min(36 + size, 2**32 - 1), min(rate * frame, 2**32 - 1)
+    fields = b"RIFF", length, b"WAVE", b"fmt ", 16, 1, channels, rate, speed, frame, 16, b"data", size
+    return struct.pack("<4sI4s4sIHHIIHH4sI", *fields)
+
+
+def one(stored: dict, rate: int = 16_000, seconds: float = float("inf")) -> np.ndarray | str:
+    data = datasets.Dataset.from_dict({"audio": [{"bytes": None, "path": None} | stored]})
+    return next(waves.read(data, "audio", rate, seconds))
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_000_000])
+def test_a_rate_that_no_recording_has_is_refused_before_it_is_resampled(rate):
+    noise = np.random.default_rng(0).integers(-9999, 9999, 20_000, np.int16).tobytes()
+    assert one({"bytes": wav(rate, 20_000) + noise}) == f"says {rate:,} Hz, which is not between 1,000 and 768,000"
+
+
+def test_an_odd_rate_is_resampled_quickly_and_keeps_its_pitch():
+    start = time.monotonic()
+    wave = one({"bytes": encoded(tone(440, 400_000, 599_999), 599_999, "WAV")}, 8_000)
+    assert time.monotonic() - start < 5 and abs(len(wave) - 400_000 * 8_000 / 599_999) < 2
+    assert pitch(wave) == pytest.approx(440, abs=2)
+
+
+def test_a_recording_of_many_hours_is_refused_and_its_beginning_can_still_be_read(tmp_path):
+    with open(tmp_path / "long.wav", "wb") as file:  # 2 GB of silence that take no space
+        file.write(wav(16_000, 1 << 30))
+        file.truncate(44 + (1 << 31))
+    path = str(tmp_path / "long.wav")
+    assert one({"path": path}) == f"{path} is longer than 280 minutes; cut it into several"
+    assert len(one({"path": path}, seconds=2)) == 32_000
+
+
+def test_a_thousand_channels_take_no_more_memory_than_one(tmp_path):
+    with open(tmp_path / "wide.wav", "wb") as file:  # as float32, all at once, 82 MB
+        file.write(wav(16_000, 20_000, 1024))
+        file.truncate(44 + 2 * 1024 * 20_000)
+    tracemalloc.start()
+    assert len(one({"path": str(tmp_path / "wide.wav")})) == 20_000
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_a_path_that_leads_to_no_regular_file_is_left_out_and_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert one({"path": str(tmp_path / "pipe.wav")}).endswith("pipe.wav is a named pipe, not a regular file")
+    assert one({"path": "/dev/zero"}) == "/dev/zero is a device, not a regular file"
+    assert one({"path": str(tmp_path)}) == f"{tmp_path} is a folder, not a regular file"

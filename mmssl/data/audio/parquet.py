@@ -11,13 +11,16 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Value
 
+from mmssl.data import regular_files
 from mmssl.data.atomic import whole
+from mmssl.data.audio import waves
 from mmssl.data.columns import unusable
 from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import markdown
 
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}
 SHARD = 400_000_000  # bytes of recordings in a file, about
+MAX_BYTES = 1 << 30  # of one recording; a column of Parquet holds 2 GiB at a time
 PLACE = re.compile(r"\\\{(\w+)(:d)?\\\}")  # {speaker} or {take:d}, escaped
 KINDS = {"": ("[^/]+?", Value("string")), ":d": (r"\d+", Value("int64"))}
 
@@ -127,10 +130,12 @@ def _opened(audio: dict | None) -> tuple[dict, int, float] | str:
     audio = audio or {}
     name = audio.get("path") or ""
     try:
-        content = audio["bytes"] if audio.get("bytes") is not None else Path(name).read_bytes()
+        content = audio["bytes"] if audio.get("bytes") is not None else regular_files.read(name, MAX_BYTES)
+        regular_files.check_size(len(content), MAX_BYTES)
         info = soundfile.info(io.BytesIO(content))
         if not info.frames:
             raise BadInput("holds no samples")
+        waves.check_rate(info.samplerate)
         return {"bytes": content, "path": Path(name).name}, info.samplerate, info.duration
     except Exception as error:  # decoders raise many kinds on a corrupt file
         return f"{name} {'' if isinstance(error, BadInput) else f'{type(error).__name__}: '}{first_line(error)}".strip()

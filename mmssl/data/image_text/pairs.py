@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from mmssl.data import columns as table
 from mmssl.data import draws
 from mmssl.data.images.decoded import Decoded, try_decode
-from mmssl.data.images.decoding import undecoded
+from mmssl.data.images.decoding import is_deep, undecoded
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
 from mmssl.errors import BadInput
 
@@ -147,7 +147,7 @@ class StreamedPairs:
         self.image_column, self.caption_column = image_column, caption_column
         self.first_caption, self.seeds = first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
-        self.epoch, self.read, self.unusable = 0, 0, 0
+        self.epoch, self.read, self.unusable, self.scaled = 0, 0, 0, set()
         rows = undecoded(rows, image_column) if rows.features else rows
         # one shard at a time: where several are mixed, datasets sleeps for five seconds at the end of each epoch
         rows = rows.shuffle(seed=seed, buffer_size=self.BUFFER, max_buffer_input_shards=1)
@@ -159,7 +159,11 @@ class StreamedPairs:
 
     def _read(self, row: dict, place: int) -> dict:
         texts = clean(row[self.caption_column])
-        pixels = try_decode(row[self.image_column], self.processor.image_processor) if texts else "no caption"
+        image = row[self.image_column]
+        pixels, mode = try_decode(image, self.processor.image_processor) if texts else ("no caption", "")
+        if is_deep(mode) and mode not in self.scaled:
+            self.scaled.add(mode)
+            logger.warning("images of mode %s, row %d of the shuffled stream first, are scaled to 8 bits", mode, place)
         self.read += 1
         if isinstance(pixels, str):
             self.unusable += 1
