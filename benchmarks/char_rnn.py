@@ -97,7 +97,7 @@ def main(args: BenchmarkArgs) -> None:
     scored = torch.from_numpy(held_out_ids.astype(np.int64))
     columns = {}
     for name, side in sides.items():
-        figures = evaluation.figures(side.score(side.module.eval(), scored))
+        figures = evaluation.results(side.score(side.module.eval(), scored))
         columns[name] = figures | {"steps": side.steps, "weights": sum(p.numel() for p in side.module.parameters())}
     title = f"{args.dataset}: {len(scored):,} held-out characters after {args.seconds:.0f} s of processor time each"
     print_table(f"{title}, {args.threads} threads", columns | evaluation.baselines(None), digits=3)

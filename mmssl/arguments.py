@@ -24,7 +24,7 @@ from mmssl.plain_text import one_line, say, shortened
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 RANGE = ("at_least", "above", "at_most", "below")
-LARGEST = 2**31 - 1  # of a number whose flag names no limit of its own
+LARGEST = 2**31 - 1  # limit of a flag that sets no limit of its own
 
 
 def flag(
@@ -38,8 +38,8 @@ def flag(
     below: float | None = None,
     of_new_model: bool = False,
 ):
-    """A dataclass field with its help text and, of a number or a list of numbers, the range that it must lie in. A
-    field that overrides another keeps its range.
+    """A dataclass field with its help text and, for a number or a list of numbers, its allowed range. A field that
+    overrides another keeps that one's range.
 
     of_new_model: the flag describes a model made from scratch, and is refused beside --model_name_or_path.
     """
@@ -51,10 +51,10 @@ def flag(
 
 
 class Flags:
-    """What the dataclass of any command can do."""
+    """Base of every command's dataclass: checks the flags."""
 
     def __post_init__(self) -> None:
-        """Raise BadInput where a number is not finite or out of its range, or where a flag of a new model is given
+        """Raise BadInput if a number is not finite or out of range, or if a flag that describes a new model is given
         together with a checkpoint."""
         for f in fields(self):
             value = getattr(self, f.name)
@@ -66,14 +66,14 @@ class Flags:
             self.refuse(new, f"--model_name_or_path {self.model_name_or_path}: the checkpoint decides them")
 
     def refuse(self, names: tuple[str, ...], because: str) -> None:
-        """Raise BadInput where one of these flags is not at its default, and so would be ignored in silence."""
+        """Raise BadInput if one of these flags is not at its default: it would be ignored silently."""
         changed = [f"--{f.name}" for f in fields(self) if f.name in names and getattr(self, f.name) != _default(f)]
         if changed:
             raise BadInput(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} no effect with {because}")
 
 
 def limits(flags: type[Flags], name: str) -> dict[str, float]:
-    """The range of a flag: its own, or that of the field which it overrides."""
+    """The range of a flag: its own, or that of the field it overrides."""
     for base in flags.__mro__:
         own = base.__dict__.get("__dataclass_fields__", {}).get(name)
         found = {kind: own.metadata[kind] for kind in RANGE if own.metadata.get(kind) is not None} if own else {}
@@ -105,43 +105,45 @@ def _check_range(
 class TrainArgs(Flags):
     dataset: str = flag("", "a built-in name, a file, a folder or a Hub id")
     output_dir: str = flag("runs/out", "where the encoder, log, figures and checkpoints go")
-    overwrite_output_dir: bool = flag(False, "delete what an earlier run left in output_dir")
+    overwrite_output_dir: bool = flag(False, "delete the files of an earlier run in output_dir")
     max_steps: int = flag(-1, "optimizer steps; above 0 it overrides num_train_epochs", at_least=-1, at_most=10**9)
     num_train_epochs: float = flag(10.0, "passes over the data", above=0, at_most=10**6)
     per_device_train_batch_size: int = flag(256, "samples per process in one micro-batch", at_least=1, at_most=10**7)
     gradient_accumulation_steps: int = flag(1, "micro-batches in one optimizer step", at_least=1, at_most=10**6)
     learning_rate: float = flag(1e-3, "peak learning rate", above=0, at_most=1e4)
-    lr_scheduler_type: str = flag("cosine", "shape after the warm-up", ("cosine", "linear", "constant"))
-    warmup_steps: float = flag(0.0, "steps of linear warm-up; below 1, a share of the run", at_least=0, at_most=10**9)
-    weight_decay: float = flag(0.0, "on matrices only, never on biases and norms", at_least=0, at_most=100)
-    adam_beta1: float = flag(0.9, "AdamW", at_least=0, below=1)
-    adam_beta2: float = flag(0.999, "AdamW", at_least=0, below=1)
-    max_grad_norm: float = flag(1.0, "clip the gradient to this norm; 0 does not clip", at_least=0)
+    lr_scheduler_type: str = flag("cosine", "schedule after the warm-up", ("cosine", "linear", "constant"))
+    warmup_steps: float = flag(0.0, "linear warm-up steps; below 1, a fraction of the run", at_least=0, at_most=10**9)
+    weight_decay: float = flag(0.0, "weight decay of matrices; biases and norms have none", at_least=0, at_most=100)
+    adam_beta1: float = flag(0.9, "AdamW's beta1", at_least=0, below=1)
+    adam_beta2: float = flag(0.999, "AdamW's beta2", at_least=0, below=1)
+    max_grad_norm: float = flag(1.0, "clip the gradient to this norm; 0: no clipping", at_least=0)
     max_skipped_steps: int = flag(0, "updates with a non-finite gradient to skip before the run stops", at_least=0)
-    seed: int = flag(0, "of weights, order, augmentation and dropout", at_least=0)
+    seed: int = flag(0, "seed of weights, data order, augmentation and dropout", at_least=0)
     logging_steps: int = flag(10, "steps between lines of log.jsonl", at_least=1)
-    eval_steps: int = flag(0, "steps between evaluations; 0 evaluates before and after the training only", at_least=0)
+    eval_steps: int = flag(0, "steps between evaluations; 0: only before and after training", at_least=0)
     probe_dataset: str | None = flag(
         None,
-        "labelled data on which k-NN judges the features at each evaluation; none: no probe; default: the built-in "
-        "data that it trains on, where that has labels",
+        "labelled data for a k-NN probe of the features at each evaluation; none: no probe; default: the training "
+        "data, if it is built in and has labels",
     )
-    save_steps: int = flag(500, "steps between checkpoints; 0 saves none, and the run cannot be resumed", at_least=0)
-    save_total_limit: int = flag(2, "newest checkpoints to keep", at_least=1)
-    resume_from_checkpoint: str | None = flag(None, "auto (the newest good one in output_dir, if any) or a path")
+    save_steps: int = flag(500, "steps between checkpoints; 0: none, and the run cannot be resumed", at_least=0)
+    save_total_limit: int = flag(2, "number of checkpoints to keep, the newest ones", at_least=1)
+    resume_from_checkpoint: str | None = flag(
+        None, "auto (the newest good checkpoint in output_dir, or a new run if there is none) or a path"
+    )
     report_to: str = flag("none", "experiment tracker", ("none", *TRACKERS))
-    bf16: str = flag("auto", "bf16 autocast; auto uses it where the device computes it fast", ("auto", "yes", "no"))
+    bf16: str = flag("auto", "bf16 autocast; auto: if the device computes it fast", ("auto", "yes", "no"))
     torch_compile: bool = flag(False, "compile the method with torch.compile")
-    gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass, for memory")
+    gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass to save memory")
     dataloader_num_workers: int = flag(
         0, "processes that prepare batches, per training process", at_least=0, at_most=1024
     )
     ddp_find_unused_parameters: bool = flag(False, "for encoders with parameters that the loss does not reach")
-    use_cpu: bool = flag(False, "leave the GPU alone")
-    push_to_hub: bool = flag(False, "upload the export")
-    hub_model_id: str | None = flag(None, "user/name on the Hub")
+    use_cpu: bool = flag(False, "train on the CPU even if there is a GPU")
+    push_to_hub: bool = flag(False, "upload the exported model to the Hub")
+    hub_model_id: str | None = flag(None, "where to upload it: user/name on the Hub")
     hub_strategy: str = flag("end", "when to upload; every_save: also after each checkpoint", ("end", "every_save"))
-    hub_private_repo: bool = flag(True, "whether the repository, where it is new, is private")
+    hub_private_repo: bool = flag(True, "make a new repository private")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,25 +156,25 @@ class TrainArgs(Flags):
             raise BadInput("--push_to_hub needs --hub_model_id user/name")
 
 
-def _default(of: Field):
-    return of.default if of.default_factory is MISSING else of.default_factory()
+def _default(f: Field):
+    return f.default if f.default_factory is MISSING else f.default_factory()
 
 
 Args = TypeVar("Args")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults beside each flag; the line breaks of a recipe's docstring kept."""
+    """Shows each flag's default and keeps the line breaks of a recipe's docstring."""
 
 
 class _Parser(HfArgumentParser):
     def add_argument(self, *names, **options):
-        """What a field's metadata holds beyond argparse's options is for Flags. Our help texts are no templates."""
+        """Drop the metadata that only Flags reads, and escape % because our help texts are not templates."""
         options = {name: value for name, value in options.items() if name not in (*RANGE, "of_new_model")}
         return super().add_argument(*names, **options | {"help": options.get("help", "").replace("%", "%%")})
 
     def error(self, message: str):
-        """argparse's message, and for an unknown flag the nearest ones there are; exit status 2."""
+        """Print argparse's message and, for an unknown flag, the most similar known ones. Exit status 2."""
         known = [option for action in self._actions for option in action.option_strings]
         for unknown in re.findall(r"--[\w-]+", message) if "unrecognized" in message else ():
             if near := difflib.get_close_matches(unknown, known, n=3):
@@ -188,7 +190,7 @@ def parse(args_class: type[Args], argv: list[str] | None = None, description: st
 
 
 def command(main: Callable[[Args], None], args_class: type[Args], description: str | None = None) -> None:
-    """Run `main` on the parsed flags."""
+    """Run `main` on the parsed flags. Errors that the user can fix are printed without a traceback; exit status 2."""
     with explained():
         main(parse(args_class, description=description))
 

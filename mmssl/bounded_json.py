@@ -1,8 +1,7 @@
-"""JSON that any parser can read: what others wrote, only where its brackets are nested no deeper than DEPTH; what we
-write, without NaN.
+"""Safe JSON: files that are nested deeper than DEPTH are not read, and NaN is not written.
 
-Parsers recurse: 50,000 brackets end in a RecursionError, and in pyarrow's parser in a killed process. And Python writes
-NaN and Infinity, which are no JSON: browsers, jq and the Hub refuse such a file.
+Parsers recurse: 50,000 brackets raise a RecursionError, and crash the process in pyarrow's parser. Python also writes
+NaN and Infinity, which are not JSON: browsers, jq and the Hub refuse such a file.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-DEPTH = 100  # tokenizer.json, the deepest file of transformers, has about ten levels
+DEPTH = 100  # levels; tokenizer.json, the most deeply nested file of transformers, has about ten
 BLOCK = 1 << 22  # bytes
 
-_CHANGE = np.zeros(256, np.int8)  # what a byte does to the depth
+_CHANGE = np.zeros(256, np.int8)  # by how much each byte changes the depth
 _CHANGE[list(b"[{")], _CHANGE[list(b"]}")] = 1, -1
 
 
@@ -25,7 +24,7 @@ class NotJson(ValueError):
 
 
 def read(file: Path):
-    """What the file holds. Raises NotJson where it is nested too deeply or is no JSON."""
+    """The content of the file. Raises NotJson if it is nested too deeply or is not JSON."""
     check(file)
     try:
         return json.loads(file.read_bytes())
@@ -34,13 +33,13 @@ def read(file: Path):
 
 
 def loads(text: str):
-    """`json.loads`. Raises NotJson where the text is nested too deeply."""
+    """`json.loads`. Raises NotJson if the text is nested too deeply."""
     _scan(text.encode(errors="replace"), 0, False, "this JSON text")
     return json.loads(text)
 
 
 def dumps(value, indent: int | None = None) -> str:
-    """`json.dumps`, with null for numbers that are NaN or infinite, and as a string what JSON has no form for."""
+    """`json.dumps`, with null for NaN and infinite numbers, and a string for what JSON cannot represent."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False, default=str)
 
 
@@ -53,7 +52,7 @@ def _finite(value):
 
 
 def check(file: Path) -> None:
-    """Raises NotJson, naming the file, where it is nested too deeply. Only a block of it is in memory."""
+    """Raise NotJson, naming the file, if it is nested too deeply. Reads it in blocks."""
     depth, in_string, rest = 0, False, b""
     with open(file, "rb") as f:
         while block := f.read(BLOCK):
@@ -64,20 +63,20 @@ def check(file: Path) -> None:
 
 
 def _scan(block: bytes, depth: int, in_string: bool, name: str) -> tuple[int, bool]:
-    """(depth, in a string?) behind a block that begins so. Brackets in strings do not count."""
+    """(depth, whether inside a string) after a block, given both before it. Brackets in strings do not count."""
     text = np.frombuffer(block.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
     if not len(text):
         return depth, in_string
     inside = (np.cumsum(text == ord('"'), dtype=np.uint8) + np.uint8(in_string)) & 1
     line_ends = text == ord("\n")
-    if inside[line_ends].any():  # a quote without its pair: JSON has no line end in a string, so the string ends here
+    if inside[line_ends].any():  # an unpaired quote: a JSON string cannot contain a line end, so the string ends here
         before = np.maximum.accumulate(np.where(line_ends, np.arange(len(text)), -1))
         inside ^= np.where(before >= 0, inside[before], 0).astype(np.uint8)
     changes = _CHANGE[text[inside == 0]]
     levels = depth + changes[changes != 0].cumsum(dtype=np.int64)
     if len(levels):
-        levels -= np.minimum.accumulate(np.minimum(levels, 0))  # too many closing brackets pay for nothing later
+        levels -= np.minimum.accumulate(np.minimum(levels, 0))  # surplus closing brackets must not offset later ones
         if levels.max() > DEPTH:
-            raise NotJson(f"{name}: brackets nested more than {DEPTH} deep; a file like that is not read")
+            raise NotJson(f"{name}: brackets nested more than {DEPTH} deep; such a file is not read")
         depth = int(levels[-1])
     return depth, bool(inside[-1])

@@ -6,17 +6,17 @@ import torch
 
 
 def best_device(use_cpu: bool = False) -> torch.device:
-    """The accelerator; the CPU where there is none, or where it is to be left alone."""
+    """The accelerator, or the CPU if there is none or if use_cpu is set."""
     on_cpu = use_cpu or not torch.accelerator.is_available()
     return torch.device("cpu") if on_cpu else torch.accelerator.current_accelerator()
 
 
 def fast_bf16(use_cpu: bool = False) -> bool:
-    """True where bf16 matrix products are faster than fp32: recent CUDA devices, CPUs with AMX, AMD's from Zen 4 on.
+    """True if bf16 matrix products are faster than fp32: recent CUDA devices, CPUs with AMX, AMD CPUs from Zen 4 on.
 
-    bf16 to fp32, by `python -m timeit -s "import torch; a = torch.randn(2048, 2048).bfloat16()" "a @ a"` and without
-    the bfloat16: 2.3 times as fast on Zen 4. Others, measured earlier: about 6 times with AMX, half to a third as fast
-    on an Intel with AVX512-BF16 and no AMX, a 150th with AVX2.
+    Measured with `python -m timeit -s "import torch; a = torch.randn(2048, 2048).bfloat16()" "a @ a"` and without
+    .bfloat16(): bf16 is 2.3 times as fast on Zen 4. Measured earlier: about 6 times as fast with AMX, a half to a third
+    as fast on an Intel CPU with AVX512-BF16 but no AMX, a 150th as fast with AVX2.
     """
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -25,5 +25,5 @@ def fast_bf16(use_cpu: bool = False) -> bool:
 
 
 def precision(args) -> str:
-    """The device's answer to --bf16: "bf16" or "no"."""
+    """The precision that --bf16 selects on this device: "bf16" or "no"."""
     return "bf16" if args.bf16 == "yes" or (args.bf16 == "auto" and fast_bf16(args.use_cpu)) else "no"

@@ -1,4 +1,4 @@
-"""Other processes: how many there are, their embeddings, and the wrapper around a method that they share."""
+"""Several processes: their number, the gathering of their embeddings, batch norm across them, and unwrapping DDP."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def rank() -> int:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process computes as if there were no other: what the main process does while the others wait, such
-    as evaluating, would wait for them forever in `gather`."""
+    """Inside, this process computes as if there were no others. While the others wait for the main process to evaluate,
+    it would otherwise wait for them forever in `gather`."""
     token = _ALONE.set(True)
     try:
         yield
@@ -37,18 +37,18 @@ def alone() -> Iterator[None]:
 def gather(x: Tensor) -> Tensor:
     """The rows of all processes, in rank order, with gradients: (batch, ...) -> (world_size * batch, ...).
 
-    The backward pass sums what every process contributed to a row. When each process takes the mean loss over its own
-    rows against the gathered ones, and the wrapper averages parameter gradients over processes, the result is the
-    gradient of one process on the whole batch. Every process must hold equally many rows.
+    The backward pass sums the gradients that all processes have for a row. If each process takes the mean loss over its
+    own rows against the gathered ones, and the wrapper averages parameter gradients over processes, the result is the
+    gradient of one process on the whole batch. Every process must have the same number of rows.
     """
     return x if world_size() == 1 else torch.cat(all_gather(x))
 
 
 class _BatchNorm:
-    """Mixed into torch's batch norms: statistics over the rows of all processes, with gradient.
+    """Mixin for torch's batch norms: statistics over the rows of all processes, with gradient.
 
-    Torch's own SyncBatchNorm needs a GPU; this runs on any backend, so that the gradient of N processes is that of one
-    process on the whole batch. Every process must hold equally many rows. Names of parameters and buffers stay.
+    The gradient of N processes is thus that of one process on the whole batch. Torch's SyncBatchNorm needs a GPU; this
+    runs on any backend. Every process must have the same number of rows. Parameters and buffers keep their names.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class _BatchNorm:
             values = x.to(torch.promote_types(x.dtype, torch.float32))
             each = gather(torch.stack(torch.var_mean(values, axes, correction=0))[None])
             variances, means = each.unbind(1)  # (processes, channels)
-            # not E[x**2] - E[x]**2: where the mean is large, little would be left of that
+            # not E[x**2] - E[x]**2, which loses precision when the mean is large
             variance, mean = variances.mean(0) + means.var(0, correction=0), means.mean(0)
             self._follow(mean.detach(), variance.detach(), world_size() * values.numel() // values.shape[1])
             scale = torch.rsqrt(variance + self.eps)
@@ -71,13 +71,13 @@ class _BatchNorm:
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """The running statistics, as torch moves them: of the variance, the unbiased one."""
+        """Update the running statistics as torch does, with the unbiased variance."""
         if not self.track_running_stats:
             return
         self.num_batches_tracked += 1
-        share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance * count / (count - 1), share)
+        momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * count / (count - 1), momentum)
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -93,7 +93,7 @@ class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
 
 
 def share_batch_norm(module: nn.Module) -> None:
-    """Every batch norm inside takes its statistics over all processes from now on."""
+    """Convert every batch norm in `module` in place to take its statistics over all processes."""
     shared = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d, nn.BatchNorm3d: BatchNorm3d}
     for part in module.modules():
         if type(part) in shared:
@@ -101,7 +101,7 @@ def share_batch_norm(module: nn.Module) -> None:
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether a row of a batch changes what is computed for the others."""
+    """Whether `module` has a batch norm in training mode, so that the rows of a batch affect each other."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in module.modules())
 
 

@@ -1,4 +1,4 @@
-"""Files that are on disk when the function returns, whatever happens to the machine a moment later; their checksums."""
+"""Writing files so that they survive a crash or power cut right after the function returns; and their checksums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """safetensors, on disk when this returns. Tied weights are written under each of their names."""
+    """Write safetensors; they are on disk when this returns. Tied weights are written under each of their names."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
@@ -32,14 +32,14 @@ def write(file: Path, content: str | bytes) -> None:
 
 
 def replace(file: Path, content: str | bytes) -> None:
-    """Write `file` whole: on a full disk, or after a power cut, the one before stays. Its folder is made."""
+    """Write `file` atomically: after a full disk or a power cut the old file is still there. Makes its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     os.close(descriptor)
     partial = Path(name)
     try:
         write(partial, content)
-        partial.chmod(0o666 & ~_umask())  # mkstemp's files are for their owner alone
+        partial.chmod(0o666 & ~_umask())  # mkstemp lets only the owner read
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ def sha256(file: Path) -> str:
 
 
 def _umask() -> int:
-    """Python reads it only by setting it."""
+    """The umask. Python can read it only by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""The seam: what a method is, and what it hands back to the loop.
+"""The interface between a method and the training loop.
 
 A method is an `nn.Module` that turns a batch into a loss. It knows nothing of devices, precision, optimizers,
 checkpoints or logging; the loop knows nothing of the method beyond what is declared here.
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
-HEADS = "pretraining/heads.safetensors"  # of an export: what only training needs
+HEADS = "pretraining/heads.safetensors"  # in an export: what only training needs
 
 
 @dataclass
 class Output:
-    """What one batch gives.
+    """A method's output for one batch.
 
     loss:         scalar, fp32: the mean over this batch, with a graph.
     metrics:      detached scalars, under the same names on every process; the loop averages them.
-    features:     (batch, dim), detached: what the collapse monitor and probes look at.
+    features:     (batch, dim), detached: the input of the collapse monitor and of probes.
     trivial_loss: the loss of a model that ignores its input (log of the number of candidates, unigram entropy, mean
-                  image) on this very batch, a number or a detached scalar; drawn beside the loss, so that nobody
-                  mistakes it for learning.
+                  image) on the same batch, a number or a detached scalar. It is plotted with the loss, so that a loss
+                  which falls only that far is not mistaken for learning.
     """
 
     loss: Tensor
@@ -43,20 +43,20 @@ class Output:
 
 @dataclass(frozen=True)
 class Card:
-    """The words of the model card that a method knows.
+    """The parts of the model card that depend on the method.
 
     about:      what was trained, by which method, and which network is exported.
     task:       the Hub's name for what the model does.
-    limits:     what it cannot be relied on for.
-    trivial:    what the dashed line of the loss curve is.
-    snippets:   heading -> Python that runs as printed. The line `name = "..."` is filled in; so are fields of
-                `str.format` with the run's example inputs, where `fill` says so.
+    limits:     what the model cannot be relied on for.
+    trivial:    label of the dashed line in the loss curve.
+    snippets:   heading -> Python that runs as printed. The line `name = "..."` is filled in. With `fill`, the fields of
+                `str.format` are filled in too, from the run's example inputs.
     auto_class: the class of transformers that loads the model.
     """
 
     about: str = "A model trained with mmssl."
     task: str = "feature-extraction"
-    limits: str = "It has learned from this data alone; test it on your own before you rely on it."
+    limits: str = "The model was trained on this data alone; test it on your own data before you rely on it."
     trivial: str = "a model that ignores its input"
     snippets: Mapping[str, str] = field(default_factory=dict)
     fill: bool = False
@@ -67,20 +67,20 @@ class Card:
 class Method(nn.Module):
     """The only base class. Whatever must survive a resume is a parameter, a buffer or a submodule.
 
-    Define `forward(**batch) -> Output`; or, where the loss compares the samples of a batch, `embed` and `loss`, which
-    `forward` then joins and `steps.grad_cache` calls apart:
+    Define `forward(**batch) -> Output`. If the loss compares the samples of a batch, define `embed` and `loss` instead:
+    `forward` joins them, and `steps.grad_cache` calls them separately.
 
         embed(**batch) -> dict[str, Tensor]     one row per sample, each row a function of its own sample alone
         loss(**embeddings) -> Output            over the rows of all processes (see `distributed.gather`)
     """
 
-    progress = 0.0  # share of the training done, in [0, 1); the loop sets it before each step
+    progress = 0.0  # fraction of the training done, in [0, 1); the loop sets it before each step
     couples_samples = False  # True where the loss compares samples of a batch, as in-batch negatives do
     unit = "samples"  # what the progress bar counts: "pairs", "images", "words"
     card = Card()
 
     def forward(self, *, embed_only: bool = False, **batch: Tensor) -> Output | dict[str, Tensor]:
-        """The output for a batch; with `embed_only`, its embeddings (distributed wrappers pass on forward alone)."""
+        """The output for a batch; with `embed_only`, its embeddings (a distributed wrapper exposes forward only)."""
         embeddings = self.embed(**batch)
         return embeddings if embed_only else self.loss(**embeddings)
 
@@ -94,11 +94,11 @@ class Method(nn.Module):
         """Called after the optimizer: move an EMA teacher, clamp a temperature."""
 
     def exported(self) -> PreTrainedModel:
-        """The encoder that a user gets."""
+        """The encoder that users load."""
         return self.model
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the encoder in the form that `from_pretrained` reads, and apart from it what only training needs
+        """Write the encoder in the form that `from_pretrained` reads and, in a separate file, what only training needs
         (projection heads, predictors, queues, teachers)."""
         self.exported().save_pretrained(directory)
         self.save_heads(directory)
@@ -113,8 +113,8 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def continue_from(self, name: str) -> None:
-        """Take over the heads that the run which left `name`, a directory or a Hub id, ended with. A foreign checkpoint
-        has none; then they start new. Raises BadInput where they are damaged or of other sizes."""
+        """Load the heads of the run that wrote `name`, a directory or a Hub id. A checkpoint of other software has
+        none; the heads then keep their initial values. Raises BadInput if they are damaged or of another size."""
         found = read_heads(name)
         for key, value in self._heads().items():
             if key in found and found[key].shape != value.shape:
@@ -126,14 +126,14 @@ class Method(nn.Module):
                 value.copy_(found[key])
 
     def _heads(self) -> dict[str, Tensor]:
-        """Parameters and buffers that are no part of the exported encoder."""
+        """Parameters and buffers that do not belong to the exported encoder."""
         encoder = self.exported()
         inside = {id(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())}
         return {name: value for name, value in self.state_dict(keep_vars=True).items() if id(value) not in inside}
 
 
 def read_heads(name: str) -> dict[str, Tensor]:
-    """What `Method.save_heads` wrote into `name`, a directory or a Hub id; nothing where it wrote nothing."""
+    """What `Method.save_heads` wrote into `name`, a directory or a Hub id; {} if it wrote nothing."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers.utils import cached_file

@@ -1,4 +1,4 @@
-"""The run, written once: from data, method, optimizer and evaluation to a directory that loads and is described."""
+"""The whole run, once for all recipes: train, evaluate, export, check that the export loads, write the model card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mmssl.data.loader import Loader
 from mmssl.distributed import alone
 from mmssl.plain_text import say, say_lines
 from mmssl.training import steps
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
+from mmssl.training.start import start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mmssl.method import Card, Method, Output
     from mmssl.training.summary import Summary
 
-__all__ = ["pretrain", "start"]  # a recipe begins with the one and ends with the other
+__all__ = ["pretrain", "start"]  # a recipe begins with start() and ends with pretrain()
 
 
 def pretrain(
@@ -42,22 +43,23 @@ def pretrain(
     step: Callable[..., Output] = steps.standard,
     base_model: str | None = None,
 ) -> Summary:
-    """Train; then, on the main process, export, prove that the export loads, draw, describe and print.
+    """Train. Then, on the main process, export the model, check that the export loads, draw figures, write the model
+    card and print the results.
 
-    processor: the tokenizer, image processor or feature extractor that users load beside the encoder. data, collate,
-    shuffle: see `Loader`. trained_on, held_out: how much data, in words: "1,437 images"; "" where none was held out.
-    example: a few inputs as a user has them, under the names by which the processor takes them; pixels are (images, 3,
-    height, width) uint8. base_model: the directory or Hub id that the training starts from; heads that a run of ours
-    left there are continued.
+    processor: the tokenizer, image processor or feature extractor that users load with the encoder. data, collate,
+    shuffle: see `Loader`. trained_on, held_out: the amount of data in words: "1,437 images"; held_out is "" if there is
+    none. example: a few raw inputs, under the processor's argument names; pixels are (images, 3, height, width) uint8.
+    base_model: the directory or Hub id that training starts from; if one of our runs wrote it, its heads are loaded
+    too.
 
-    Raises what `train` raises, and NotLoadable where the export does not give back what was trained.
+    Raises what `train` raises, and NotLoadable if the reloaded export does not give the outputs of the trained model.
     """
     from accelerate import PartialState
 
     from mmssl.evaluation.downstream.probe import Probed
     from mmssl.hub import export
 
-    card = method.card  # a method without one must not train for hours first
+    card = method.card  # if it raises, it does so before the training
     if base_model:
         method.continue_from(base_model)
     described = f"{args.dataset}: {trained_on}" + (f", and {held_out} held out" if held_out else "")
@@ -89,7 +91,7 @@ def _record(
     example: dict[str, Tensor | list],
     base_model: str | None,
 ) -> Record:
-    """The words and figures of the card, as far as they can be had: whatever fails is left out, and said."""
+    """The words and figures of the card. A part that fails is left out, with a warning."""
     from mmssl import figures
     from mmssl.data import built_in
     from mmssl.hub import card as cards
@@ -142,6 +144,6 @@ def _numbers(columns: Columns) -> Columns:
 
 
 def filled(code: str, example: dict[str, Tensor | list]) -> str:
-    """A snippet with the example inputs in its fields. Each field is filled with `repr`, a list's own or by `!r`: a
-    caption, whatever stands in it, is a literal of Python on one line."""
+    """A snippet with its fields replaced by the example inputs. Each field must be filled with `repr` (a list, or
+    `!r`): then any caption becomes a Python literal on one line."""
     return code.format(**example)

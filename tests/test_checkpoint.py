@@ -137,7 +137,7 @@ UNFIT = {
     "a random state of another length": (
         lambda p: rewritten(p, lambda s: s["random_states"][0].update(torch="00ff")), "state.json cannot be read"
     ),
-    "groups that are none": (lambda p: rewritten(p, lambda s: s.update(groups=[["a"]])), "groups of an optimizer"),
+    "groups that are none": (lambda p: rewritten(p, lambda s: s.update(groups=[["a"]])), "optimizer groups"),
     "groups of another type": (lambda p: rewritten(p, lambda s: s.update(groups=3)), "state.json cannot be read"),
     "a list": (lambda p: (p / "state.json").write_text("[]") and rewritten(p, lambda s: None), "cannot be read"),
 }  # fmt: skip

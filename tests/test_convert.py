@@ -71,11 +71,11 @@ def test_code_in_a_pickle_is_not_run_and_leaves_no_file(weights, tmp_path):
 
 def test_no_file_is_overwritten_and_an_index_leads_to_no_other_folder(weights, tmp_path):
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "../other.bin"}}))
-    with pytest.raises(BadInput, match="no file beside it"):
+    with pytest.raises(BadInput, match="not a file in that directory"):
         convert(tmp_path, tmp_path)
     torch.save(weights, tmp_path / NAME)
     (tmp_path / "model.safetensors").write_text("mine")
-    with pytest.raises(BadInput, match="no file is overwritten"):
+    with pytest.raises(BadInput, match="already exists and is not overwritten"):
         convert(tmp_path, tmp_path)
     assert (tmp_path / "model.safetensors").read_text() == "mine"
 

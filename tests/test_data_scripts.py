@@ -17,7 +17,7 @@ from accelerate import PartialState
 from hub_server import TOKEN, Hub
 from huggingface_hub import HfApi
 
-from mmssl.data import labelled, sources
+from mmssl.data import columns, sources
 from mmssl.data.audio import recordings
 from mmssl.data.built_in import voices
 
@@ -69,13 +69,15 @@ def test_spoken_digits_hold_out_speakers_and_their_labels_are_found(script, tmp_
     script("spoken_digits", "--source", digits(tmp_path / "wavs"), "--output_dir", out, "--hold_out", "speaker=theo")
     data = recordings.load(str(out), speaker="speaker")
     assert set(data["test"]["speaker"]) == {"theo"} and set(data["train"]["speaker"]) == {"jackson"}
-    assert labelled._column(data["train"], None, labelled.LABEL_COLUMNS, "label") == "digit"
+    assert columns.find(data["train"].column_names, None, columns.LABEL, "label") == "digit"
 
 
 def test_a_folder_of_something_else_is_named_by_its_first_file(script, tmp_path):
     write(tmp_path / "birds" / "wren.wav")
     said = script("spoken_digits", "--source", tmp_path / "birds", "--output_dir", tmp_path / "out", status=2)
-    assert "wren.wav does not fit the pattern {digit:d}_{speaker}_{take:d}" in said and not (tmp_path / "out").exists()
+    assert (
+        "wren.wav does not match the pattern {digit:d}_{speaker}_{take:d}" in said and not (tmp_path / "out").exists()
+    )
 
 
 def test_librispeech_is_read_from_its_archives_and_cut_at_the_hours(script, tmp_path):
@@ -151,4 +153,4 @@ def test_the_synthetic_voices_are_built_as_the_recipe_builds_them(script, tmp_pa
     assert "Synthetic" in script("voices", tmp_path / "voices")
     data = recordings.load(str(tmp_path / "voices"), speaker="speaker")
     assert (len(data["train"]), len(data["test"])) == (80, 20) and set(data["train"]["label"]) == set(voices.VOWELS)
-    assert "holds something already" in script("voices", tmp_path / "voices", status=2)
+    assert "already exists and is not empty" in script("voices", tmp_path / "voices", status=2)

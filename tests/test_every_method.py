@@ -20,7 +20,8 @@ from mmssl.distributed import has_batch_norm
 from mmssl.errors import BadInput
 from mmssl.hub import export
 from mmssl.training import steps
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
+from mmssl.training.start import start
 
 # (method, guarantee): why it cannot hold, and the test of what holds instead, a file and a name in it. The only place
 # where a method may be let off.
@@ -169,7 +170,7 @@ def test_two_processes_train_like_one_on_the_whole_batch(name, variant, whole, f
 @held_to("micro_batches")
 def test_micro_batches_train_like_the_whole_batch_or_are_refused_for_a_batch_norm(name, variant, whole, tmp_path):
     if has_batch_norm(variants(name)[variant]().method):
-        with pytest.raises(BadInput, match="has batch norms, whose statistics would be those of each micro-batch"):
+        with pytest.raises(BadInput, match="has batch norms, which would take their statistics from each micro-batch"):
             run_plainly(name, variant, tmp_path, micro_batches=4)
         return
     run_plainly(name, variant, tmp_path, micro_batches=4)

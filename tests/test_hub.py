@@ -140,7 +140,7 @@ def test_what_is_on_the_hub_is_private_and_complete_and_leaves_the_checkpoints_a
 
 
 def test_an_upload_refused_while_training_is_said_and_training_goes_on(trained):
-    assert "upload to user/" in trained.done.stderr and "training goes on" in trained.done.stderr
+    assert "upload to user/" in trained.done.stderr and "training continues" in trained.done.stderr
     assert "uploaded to http" in trained.done.stdout
 
 
@@ -227,13 +227,17 @@ def contents(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("call", "status", "remedy"),
     [
-        ("/commit/", 409, "something else is writing"),  # when a repository is made, that it is there already: no error
+        (
+            "/commit/",
+            409,
+            "another process is writing",
+        ),  # when a repository is made, that it is there already: no error
         *(
             (call, status, remedy)
             for call in ("/api/repos/create", "/commit/")
             for status, remedy in (
                 (401, "hf auth login"),
-                (403, "token may not write"),
+                (403, "token has no write access"),
                 (500, "500"),
                 (DROP, "disconnected|reset"),
             )
@@ -293,7 +297,7 @@ def test_other_files_of_the_repository_and_hidden_ones_here_stay_where_they_are(
 def test_a_run_that_may_not_upload_is_refused_before_it_trains(hub):
     hub.refuse("/api/repos/create", 403)
     args = TrainArgs(push_to_hub=True, hub_model_id="user/name")
-    with pytest.raises(BadInput, match="may not write there.*Nothing was trained"):
+    with pytest.raises(BadInput, match="no write access.*training has not started"):
         export.Uploads(args, *tiny_clip.build())
 
 

@@ -27,9 +27,10 @@ from mmssl.method import Output
 from mmssl.training import steps
 from mmssl.training.checkpoint import NonFinite, complete_checkpoints, damage
 from mmssl.training.log import Log
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
 from mmssl.training.output_dir import OutputDir
 from mmssl.training.signals import Signals
+from mmssl.training.start import start
 
 
 def lines(output_dir: Path) -> list[dict]:
@@ -148,7 +149,7 @@ def test_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(tmp_pa
     file.write_bytes(file.read_bytes()[:-100])
     resumed = run(tmp_path, resume_from_checkpoint="auto", save_steps=5)
     said = capsys.readouterr().err
-    assert "step_00000010 is damaged (method.safetensors is not what was written)" in said
+    assert "step_00000010 is damaged (method.safetensors does not have the checksum recorded for it)" in said
     assert "resumed from" in said and "step_00000005" in said
     assert bits(resumed) == bits(whole)
 
@@ -165,7 +166,7 @@ def test_half_written_checkpoint_is_not_resumed_from(tmp_path):
 def test_nothing_but_damaged_checkpoints_is_an_error_not_a_fresh_start(tmp_path):
     run(tmp_path, save_steps=10)
     (tmp_path / "checkpoints/step_00000010/state.json").write_text("{")
-    with pytest.raises(BadInput, match="every checkpoint in .* is damaged; begin anew with --overwrite_output_dir"):
+    with pytest.raises(BadInput, match="every checkpoint in .* is damaged; start again with --overwrite_output_dir"):
         run(tmp_path, resume_from_checkpoint="auto")
 
 
@@ -190,7 +191,9 @@ def test_signal_saves_and_leaves_and_says_how_to_go_on(tmp_path, capsys, number)
     with pytest.raises(SystemExit) as left:
         run(tmp_path / "left", signal_at(5, number), save_steps=100)
     assert left.value.code == 128 + number
-    assert "saved at step 5. Go on with the same command and --resume_from_checkpoint auto" in capsys.readouterr().err
+    assert (
+        "saved at step 5. Continue with the same command and --resume_from_checkpoint auto" in capsys.readouterr().err
+    )
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
     assert bits(run(tmp_path / "left", resume_from_checkpoint="auto")) == bits(whole)
 
@@ -208,7 +211,7 @@ def test_signal_during_an_evaluation_saves_and_leaves_as_soon_as_it_has_ended(tm
     flags = {"save_steps": 100, "eval_steps": 4}
     with pytest.raises(SystemExit):
         run(tmp_path / "left", evaluate=interrupted, **flags)
-    assert f"SIGTERM: saved at step {at}. Go on with" in capsys.readouterr().err
+    assert f"SIGTERM: saved at step {at}. Continue with" in capsys.readouterr().err
     whole = run(tmp_path / "whole", evaluate=lambda method: {"score": 1.0}, **flags)
     resumed = run(tmp_path / "left", evaluate=lambda method: {"score": 1.0}, resume_from_checkpoint="auto", **flags)
     assert bits(resumed) == bits(whole) and resumed.summary.evaluations == whole.summary.evaluations
@@ -314,7 +317,7 @@ def test_full_disk_at_a_save_is_said_and_the_last_good_checkpoint_stays_whole(tm
     full = Processes(job, tmp_path / "run", **flags, log=tmp_path / "b.txt")
     assert full.wait() == [1]
     assert "step_00000010 could not be written: " in full.output and "File too large" in full.output
-    assert f"The last good checkpoint is {good}. Free space in that place, then continue with" in full.output
+    assert f"The last good checkpoint is {good}. Free space there, then continue with" in full.output
     assert complete_checkpoints(good.parent) == [good] and damage(good) is None
     assert not list(good.parent.glob("partial_*"))
 

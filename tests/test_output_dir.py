@@ -25,8 +25,9 @@ from mmssl.errors import BadInput
 from mmssl.hub import export
 from mmssl.training import steps
 from mmssl.training.checkpoint import complete_checkpoints
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
 from mmssl.training.output_dir import OutputDir
+from mmssl.training.start import start
 
 
 def run(output_dir: Path, step=steps.standard, samples: int = 50, evaluate=None, **flags) -> Small:
@@ -146,7 +147,7 @@ def test_a_link_to_a_run_overwrites_the_run_that_it_leads_to(tmp_path):
 def test_a_link_that_leads_nowhere_is_said(tmp_path, target):
     (tmp_path / "link").symlink_to(target)
     for place in ("link", "link/run"):
-        with pytest.raises(BadInput, match="link is a link that leads nowhere"):
+        with pytest.raises(BadInput, match="link is a broken link"):
             run(tmp_path / place)
 
 
@@ -179,7 +180,7 @@ def test_a_run_that_the_user_has_deleted_by_hand_is_not_in_the_way(tmp_path):
 def test_a_run_of_an_earlier_version_is_resumed_and_never_overwritten(tmp_path):
     run(tmp_path, max_steps=5)
     (tmp_path / ".mmssl" / "manifest.json").unlink()
-    refused(tmp_path, "kept no list of its files", overwrite_output_dir=True)
+    refused(tmp_path, "holds a run without a list of its files", overwrite_output_dir=True)
     run(tmp_path, resume_from_checkpoint="auto", save_total_limit=1)
     assert [path.name for path in complete_checkpoints(tmp_path / "checkpoints")] == ["step_00000010"]
 
@@ -198,7 +199,9 @@ def test_a_manifest_that_names_files_elsewhere_deletes_none_of_them(tmp_path):
 def test_a_damaged_manifest_is_said(tmp_path):
     finished(tmp_path)
     (tmp_path / ".mmssl" / "manifest.json").write_text("[")
-    refused(tmp_path, "manifest.json, the list of what the run wrote, cannot be read", overwrite_output_dir=True)
+    refused(
+        tmp_path, "manifest.json, the list of the files that the run wrote, cannot be read", overwrite_output_dir=True
+    )
 
 
 def test_what_a_user_puts_among_checkpoints_stays(tmp_path):
@@ -306,13 +309,13 @@ def test_only_what_the_run_wrote_is_uploaded_and_the_rest_is_named(hub, tmp_path
         "tokenizer_config.json",
     }  # fmt: skip
     said = capsys.readouterr().out
-    assert "not uploaded, because no run wrote it: data/.env, figures/loss.png, link" in said
+    assert "not uploaded, because the run did not write it: data/.env, figures/loss.png, link" in said
 
 
 def test_a_directory_that_no_run_wrote_is_not_uploaded(hub, tmp_path):
     for name in ("README.md", "metrics.json", "model.safetensors"):
         (tmp_path / name).write_text("mine")
-    with pytest.raises(BadInput, match=r"metrics.json is not in the list of what a run of mmssl wrote there"):
+    with pytest.raises(BadInput, match=r"metrics.json is not in the list of the run's files"):
         export.push(tmp_path, "user/name")
 
 

@@ -133,10 +133,13 @@ def test_bert_begins_with_the_vectors_of_words_it_is_given(place):
         ("--dropout 1.5", "--dropout is 1.5; it must be below 1"),
         ("--mlm_probability 1.5", "--mlm_probability is 1.5; it must be below 1"),
         ("--max_seq_length 4", "--max_seq_length is 4; it must be 8 or more"),
-        ("--max_seq_length 8000", "tokens of text: not one sequence of 8000; lower --max_seq_length"),
+        ("--max_seq_length 8000", "tokens of text do not fill one sequence of 8000; lower --max_seq_length"),
         ("--per_device_train_batch_size 64", "fewer than one global batch of 64"),
         ("--vocab_size 20", "--vocab_size 20 is too small"),
-        ("--dataset {place}/greek.txt --model_name_or_path {place}/bert", "does not know 100% of the text; train one"),
+        (
+            "--dataset {place}/greek.txt --model_name_or_path {place}/bert",
+            "100% of the text's tokens are unknown to its tokenizer",
+        ),
     ],
 )
 def test_bert_refuses_in_one_sentence(bert, place, flags, said):

@@ -86,7 +86,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
 
 def test_accumulation_of_a_loss_that_compares_samples_is_refused():
     method = VARIANTS["info_nce"]().method
-    with pytest.raises(BadInput, match="2 accumulated micro-batches are 2 small comparisons"):
+    with pytest.raises(BadInput, match="2 accumulated micro-batches are 2 small batches"):
         steps.standard(method, micro_batches(Pairs(), 8, 2), [sgd(method)], Accelerator(cpu=True), 1.0)
 
 

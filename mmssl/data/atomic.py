@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, and once, however many runs need them at the same time."""
+"""Folders that are written completely or not at all, and only once when several runs need one at the same time."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from filelock import FileLock
 from mmssl.errors import BadInput, first_line, not_written
 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
-OURS = ".mmssl"  # lies in a folder that is being written, and says that it is ours to remove
+OURS = ".mmssl"  # marks a folder that is being written as ours, so that it may be removed
 
 
 @contextmanager
 def whole(directory: Path) -> Iterator[Path]:
-    """A folder with nothing to be seen in it, which becomes `directory` where the block ends without an error, and else
-    is removed.
+    """An empty folder that is renamed to `directory` when the block ends without an error, and removed otherwise.
 
-    Raises BadInput where `directory` holds something, and where the disk is full.
+    Raises BadInput if `directory` is not empty, or if the disk is full.
     """
     directory = directory.expanduser()
     if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
-        raise BadInput(f"{directory} holds something already: remove it, or choose another folder")
+        raise BadInput(f"{directory} already exists and is not empty: remove it, or choose another folder")
     partial = Path(f"{directory.absolute()}.mmssl-partial")
     try:
-        _clear(partial)  # of a run that was killed
+        _clear(partial)  # left by a run that was killed
         partial.mkdir(parents=True)
         (partial / OURS).touch()
         yield partial
         (partial / OURS).unlink()
         partial.rename(directory)
     except OSError as error:
-        if error.errno not in OF_THE_DISK:  # a source that cannot be read, or a network
+        if error.errno not in OF_THE_DISK:  # not our disk: an unreadable source, or a network
             raise
         written = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
         raise not_written(directory, error, written) from error
@@ -46,11 +45,11 @@ def whole(directory: Path) -> Iterator[Path]:
 
 
 def once(directory: Path, make: Callable[[Path], object]) -> Path:
-    """`directory`, made if it is not there yet. make: writes it whole. Raises BadInput where it cannot lie there."""
+    """`directory`, made first if it does not exist. make: writes all of it. Raises BadInput if it cannot be made."""
     lock = FileLock(f"{directory}.lock")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()  # whoever comes second waits, and finds it done
+        lock.acquire()  # a second run waits here and then finds the folder made
     except OSError as error:
         raise BadInput(f"{error.filename or directory} is in the way ({first_line(error)}): remove it") from error
     try:
@@ -59,13 +58,13 @@ def once(directory: Path, make: Callable[[Path], object]) -> Path:
     finally:
         lock.release()
     if not directory.is_dir():
-        raise BadInput(f"{directory} is no folder: remove it, and it is made again")
+        raise BadInput(f"{directory} is not a folder: remove it, and it is made again")
     return directory
 
 
 @contextmanager
 def reading(directory: Path) -> Iterator[None]:
-    """For a folder of ours that a block reads: raises BadInput where a file is gone, cut short or of another form."""
+    """Wraps a block that reads a folder of ours: raises BadInput if a file is missing, cut short or malformed."""
     try:
         yield
     except BadInput:
@@ -78,8 +77,8 @@ def reading(directory: Path) -> Iterator[None]:
 
 def _clear(partial: Path) -> None:
     with suppress(OSError):
-        partial.rmdir()  # empty: killed before its mark was there
+        partial.rmdir()  # empty: the run was killed before it wrote the mark
     if (partial / OURS).is_file():
         shutil.rmtree(partial)
     if os.path.lexists(partial):
-        raise BadInput(f"{partial} is in the way, and no run of mmssl wrote it: move it away")
+        raise BadInput(f"{partial} is in the way, and mmssl did not write it: move it away")

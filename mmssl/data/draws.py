@@ -1,4 +1,4 @@
-"""Random draws that are a function of what they are for: equal on any number of processes, and after a resume."""
+"""Random draws that are a function of (seed, epoch, item): the same on any number of processes and after a resume."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def draw(x: Tensor, seed: int, epoch: int) -> Tensor:
-    """A well-mixed integer in [0, 2**32) for each of x (the finaliser of MurmurHash3)."""
+    """A hash in [0, 2**32), int64, for each element of x (the finaliser of MurmurHash3). Same shape as x."""
     h = _mix(x, seed, epoch).long()
     return (h & 0x7FFFFFFF) | ((h >> 31 & 1) << 31)
 
 
 def share(x: Tensor, seed: int, epoch: int) -> Tensor:
-    """The same, spread evenly over [0, 1)."""
+    """The same, as a float64 uniform in [0, 1)."""
     return draw(x, seed, epoch).double() / 2.0**32
 
 
 def uniform(key: Tensor, stream: Tensor) -> Tensor:
-    """A number in [0, 1), float32, for each pair of a key and a stream: one image, say, needs several draws.
+    """A number in [0, 1), float32, for each pair of a key and a stream, because an image needs several draws.
 
-    key: int64, all 64 bits count. stream: small integers that broadcast against it, one for each use of the key.
+    key: int64, of which all 64 bits are used. stream: small integers that broadcast against it, one for each use.
     """
     mixed = _mix(key.long() + _mix(key >> 32, 0, 1), 0, 0)
     # the upper 24 bits: every multiple of 2**-24 is a float32, so that none is rounded up to 1
@@ -28,8 +28,8 @@ def uniform(key: Tensor, stream: Tensor) -> Tensor:
 
 
 def _mix(x: Tensor, seed: int, epoch: int) -> Tensor:
-    """The 32 bits of `draw` as an int32: products wrap around. No constant is beyond int32: torch.compile writes them
-    into a GPU's kernel as 32-bit literals, where larger ones overflow."""
+    """The 32 bits of `draw` as an int32: products wrap around. Every constant fits an int32, because torch.compile
+    writes constants into a GPU kernel as 32-bit literals, where larger ones overflow."""
     key = (seed * 1_000_003 + epoch) * 0x85EBCA6B  # an int of any size
     h = x.to(torch.int32) * _signed(0x9E3779B1) + _signed(key)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
@@ -38,7 +38,7 @@ def _mix(x: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 def _upper(h: Tensor, shift: int) -> Tensor:
-    """h >> shift, without its sign."""
+    """Logical shift: h >> shift with zeros shifted in."""
     return h >> shift & (1 << 32 - shift) - 1
 
 

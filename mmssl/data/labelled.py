@@ -1,9 +1,8 @@
-"""Labelled images, texts or recordings, as an encoder takes them: what a probe or a fine-tuning is given."""
+"""Labelled images, texts or recordings in the form an encoder takes: the data of probes and fine-tuning."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from mmssl.data import sources
+from mmssl.data import columns, sources
 from mmssl.data.audio import waves
-from mmssl.data.image_text import pairs
 from mmssl.data.images.pictures import Pictures
 from mmssl.data.text.tokens import Tokens
 from mmssl.errors import BadInput
@@ -23,19 +21,14 @@ if TYPE_CHECKING:
     import datasets
 
 
-INPUT_COLUMNS = {
-    "image": pairs.IMAGE_COLUMNS,
-    "text": ("text", "sentence", "content", "review", "document", "question"),
-    "audio": ("audio", "speech", "sound", "recording", "file"),
-}
-LABEL_COLUMNS = ("label", "labels", "class", "category", "digit", "target", "intent", "kind", "fine_label")
-MAX_UNUSABLE = 0.1  # share of the rows
+INPUT_COLUMNS = {"image": columns.IMAGE, "text": columns.TEXT, "audio": columns.AUDIO}
 
 
 @dataclass
 class Labelled(Dataset):
-    """inputs: a map-style Dataset whose __getitems__ gives what evaluation.encoder.Encoder takes. label: (examples,).
-    names: of the classes. identity: changes with the data. lengths: (examples,), where they differ."""
+    """inputs: a map-style Dataset whose __getitems__ returns the input of evaluation.encoder.Encoder.
+    label: (examples,) int64. names: of the classes. identity: a string that changes with the data.
+    lengths: (examples,), if they differ."""
 
     inputs: Dataset
     label: Tensor
@@ -47,18 +40,18 @@ class Labelled(Dataset):
         return len(self.label)
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        """What the inputs give, and label: (batch,)."""
+        """The batch of `inputs`, plus label: (batch,)."""
         return {**self.inputs.__getitems__(rows), "label": self.label[rows]}
 
     def select(self, rows: Tensor) -> Labelled:
-        """Some of the examples."""
+        """A subset of the examples. rows: (n,) int64."""
         digest = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
         lengths = None if self.lengths is None else self.lengths[rows]
         inputs, identity = Subset(self.inputs, rows.tolist()), f"{self.identity} {digest}"
         return Labelled(inputs, self.label[rows], self.names, identity, lengths)
 
     def batches(self, size: int) -> tuple[Tensor, ...]:
-        """The rows of each batch of a pass over all examples; alike lengths come together: little padding."""
+        """The rows of each batch in one pass over all examples, sorted by length to keep padding small."""
         order = torch.arange(len(self)) if self.lengths is None else self.lengths.argsort()
         return order.split(size)
 
@@ -67,7 +60,7 @@ class Texts(Dataset):
     """Texts, tokenised once."""
 
     def __init__(self, texts: list[str], tokenizer, max_length: int) -> None:
-        if tokenizer.pad_token is None:  # which token is all the same: the attention mask hides it
+        if tokenizer.pad_token is None:  # any token will do: the attention mask hides it
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
         self.texts, self.tokens = texts, Tokens(texts, tokenizer, min(max_length, tokenizer.model_max_length))
         self.lengths = self.tokens.starts.diff()
@@ -93,7 +86,7 @@ class Waves(Dataset):
         return len(self.recordings)
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        """What the extractor gives, and lengths: (batch,), in samples."""
+        """The output of the extractor, plus lengths: (batch,), in samples."""
         batch = [self.recordings[row] for row in rows]
         rate = self.extractor.sampling_rate
         encoded = self.extractor(batch, sampling_rate=rate, padding=True, return_tensors="pt")
@@ -125,17 +118,18 @@ def load(
     max_length: int = 256,
     max_seconds: float = 10.0,
 ) -> tuple[Labelled, Labelled]:
-    """(training, test). The source's own test data, or `hold_out`, "column=value,value"; else `held_out` rows.
+    """(training, test). The test data is the rows that `hold_out`, "column=value,value", selects; else the source's own
+    test data; else `held_out` rows.
 
-    max_samples: of each, at most; 0 takes all. Raises BadInput where labels are missing or all alike, where a test
-    label does not occur in training, and where an input cannot be read.
+    max_samples: upper limit for each part; 0: no limit. Raises BadInput if labels are missing or all the same, if a
+    test label does not occur in training, or if an input cannot be read.
     """
     data = sources.load(name)
     train, test = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
     if max_samples:
         train, test = (part.select(_some(len(part), max_samples)) for part in (train, test))
-    label_column = _column(train, label_column, LABEL_COLUMNS, "label")
-    input_column = _column(train, input_column, INPUT_COLUMNS[modality], "input")
+    label_column = columns.find(train.column_names, label_column, columns.LABEL, "label")
+    input_column = columns.find(train.column_names, input_column, INPUT_COLUMNS[modality], "input")
     labels, names = _labels([train, test], label_column)
     read = {"image": _images, "text": _texts, "audio": _waves}[modality]
     parts = []
@@ -147,33 +141,33 @@ def load(
 
 
 def overlap(train: Labelled, test: Labelled) -> list[int]:
-    """The test examples whose content is, to the byte, that of a training example."""
+    """The rows of test examples whose content equals that of a training example, byte for byte."""
     seen = {hashlib.sha256(train.inputs.content(row)).digest() for row in range(len(train))}
     return [row for row in range(len(test)) if hashlib.sha256(test.inputs.content(row)).digest() in seen]
 
 
 def subset(label: Tensor, amount: str, seed: int) -> Tensor:
-    """Rows with about equally many labels of each class: "10%" of all labels, or "20", that many of each class.
+    """(rows,) int64, sorted: a stratified draw. amount: "10%" takes that part of each class, "20" that many of each.
 
-    Drawn with `seed`; every class keeps at least one. Raises BadInput where `amount` is neither.
+    Drawn with `seed`; every class keeps at least one. Raises BadInput if `amount` is neither.
     """
     try:
-        share = float(amount.removesuffix("%")) / 100 if amount.endswith("%") else None
-        each = None if share is not None else int(amount)
+        fraction = float(amount.removesuffix("%")) / 100 if amount.endswith("%") else None
+        each = None if fraction is not None else int(amount)
     except ValueError:
-        share, each = None, 0
-    if (share is not None and not 0 < share <= 1) or (each is not None and each < 1):
-        raise BadInput(f"--labels {amount}: give a share of the training labels (10%) or a number for each class (20)")
+        fraction, each = None, 0
+    if (fraction is not None and not 0 < fraction <= 1) or (each is not None and each < 1):
+        raise BadInput(f"--labels {amount}: give a percentage of the training labels (10%) or a number per class (20)")
     generator, chosen = torch.Generator().manual_seed(seed), []
     for c in label.unique():
         rows = (label == c).nonzero()[:, 0]
-        wanted = each if share is None else max(1, round(share * len(rows)))
+        wanted = each if fraction is None else max(1, round(fraction * len(rows)))
         chosen.append(rows[torch.randperm(len(rows), generator=generator)[:wanted]])
     return torch.cat(chosen).sort()[0]
 
 
 def _some(rows: int, at_most: int) -> list[int]:
-    """A random choice, always the same: the first rows are often all of one class."""
+    """A random choice that is always the same. Not the first rows: those are often all of one class."""
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
     return order[:at_most].sort()[0].tolist()
 
@@ -186,18 +180,10 @@ def _held_out(rows: datasets.Dataset, condition: str) -> tuple[datasets.Dataset,
         )
     held = np.isin(np.array([str(value) for value in rows[column]]), values.split(","))
     if held.all() or not held.any():
-        raise BadInput(f"--hold_out {condition} holds out {held.sum()} of {len(held)} rows: both parts need some")
+        raise BadInput(
+            f"--hold_out {condition} holds out {held.sum()} of {len(held)} rows: training and test both need some"
+        )
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
-
-
-def _column(rows: datasets.Dataset, given: str | None, usual: Sequence[str], what: str) -> str:
-    names = rows.column_names
-    if given is not None and given not in names:
-        raise BadInput(f"--{what}_column {given}: the data has no such column, only {', '.join(names)}")
-    found = given or next((name for name in usual if name in names), None)
-    if found is None:
-        raise BadInput(f"no {what} column among {', '.join(names)}: name it with --{what}_column")
-    return found
 
 
 def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], list[str]]:
@@ -215,7 +201,7 @@ def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], l
         )
     if len(known) > len(values[0]) / 2:
         raise BadInput(
-            f"--label_column {column}: {len(known)} different values in {len(values[0])} rows are no classes; name "
+            f"--label_column {column}: {len(known)} different values in {len(values[0])} rows cannot be classes; name "
             "another column"
         )
     if unknown := set(values[1]) - set(known):
@@ -234,15 +220,14 @@ def _texts(rows: datasets.Dataset, column: str, processor, max_length: int, _: f
     texts = list(rows[column])
     for row, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise BadInput(f"--input_column {column}, row {row}: {text!r} is no text")
+            raise BadInput(f"--input_column {column}, row {row}: {text!r} is not text")
     return torch.arange(len(texts)), Texts(texts, getattr(processor, "tokenizer", processor), max_length)
 
 
 def _waves(rows: datasets.Dataset, column: str, processor, _: int, max_seconds: float) -> tuple[Tensor, Waves]:
     extractor = getattr(processor, "feature_extractor", processor)
-    found = waves.read(rows, column, extractor.sampling_rate, max_seconds)
+    found = list(waves.read(rows, column, extractor.sampling_rate, max_seconds))
     broken = [f"row {row}: {wave}" for row, wave in enumerate(found) if isinstance(wave, str)]
-    if len(broken) > MAX_UNUSABLE * len(found):
-        raise BadInput(f"{len(broken)} of {len(found)} recordings in {column} cannot be read, {broken[0]}")
+    columns.report_unusable({f"recordings in {column} that cannot be read": broken}, len(found))
     usable = [row for row, wave in enumerate(found) if not isinstance(wave, str)]
     return torch.tensor(usable), Waves([found[row] for row in usable], extractor)

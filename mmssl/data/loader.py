@@ -1,4 +1,4 @@
-"""Batches in an order that is a pure function of (seed, epoch, position): what exact resume stands on."""
+"""Batches in an order that is a pure function of (seed, epoch, position), so that a resume is exact."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Batch = dict[str, torch.Tensor]
 
 
 class Loader:
-    """The training data, cut into batches and dealt out to processes.
+    """Cuts the training data into batches and distributes them over the processes.
 
-    dataset:    map-style; `__getitems__(indices)`, where it has one, fetches a whole batch in one call. Or a streaming
-                `datasets.IterableDataset`, whose shards are dealt out to processes and workers. `set_epoch(epoch)`,
-                where it or collate_fn has one, is called before each epoch.
-    collate_fn: list of items (or what `__getitems__` returned) -> dict of tensors, each with the batch first; not
-                needed where `__getitems__` returns such a dict, or torch's default_collate will do. An `index` among
-                them is not given to the method: it names the samples when something goes wrong.
-    batch_size: samples per process. With N processes, batch i of the epoch is the same N * batch_size samples that one
-                process with that batch size would take. The last, incomplete batch of an epoch is left out.
-    shuffle:    a fresh order each epoch. Streams are shuffled by whoever makes them.
+    dataset:    map-style; if it has `__getitems__(indices)`, that fetches a whole batch in one call. Or a streaming
+                `datasets.IterableDataset`, whose shards are distributed over processes and workers. If the dataset or
+                collate_fn has `set_epoch(epoch)`, it is called before each epoch.
+    collate_fn: list of items (or what `__getitems__` returned) -> dict of tensors, each with the batch dimension first;
+                not needed if `__getitems__` returns such a dict or torch's default_collate is enough. An `index` among
+                them is not passed to the method: it names the samples in error messages.
+    batch_size: samples per process. With N processes, batch i of the epoch holds the same N * batch_size samples as
+                batch i of one process with that batch size. The last, incomplete batch of an epoch is dropped.
+    shuffle:    a new order each epoch. Streams are shuffled by the code that makes them.
 
-    What dataset and collate_fn draw from torch's, numpy's and Python's random numbers is a function of (seed, epoch,
-    position) too, in any worker. A stream's order also depends on the numbers of processes and workers.
+    What dataset and collate_fn draw from torch's, numpy's and Python's generators is also a function of (seed, epoch,
+    position), in every worker. A stream's order also depends on the number of processes and of workers.
     """
 
     def __init__(
@@ -77,20 +77,20 @@ class Loader:
         collate_fn: Callable | None = None,
         shuffle: bool = True,
     ) -> Loader:
-        """As the flags have it."""
+        """With the batch size, seed and workers of the flags."""
         batch, workers = args.per_device_train_batch_size, args.dataloader_num_workers
         return cls(dataset, batch, collate_fn, shuffle=shuffle, seed=args.seed, num_workers=workers)
 
     def __len__(self) -> int:
         """Batches in an epoch, per process."""
         if self.streaming:
-            raise BadInput("a stream has no length; give the run one with --max_steps")
+            raise BadInput("a stream has no length; set the length of the run with --max_steps")
         return len(self.dataset) // (self.batch_size * world_size())
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This process's batches of one epoch, from batch `start` on, each exactly what it would have been without a
-        start. Skipping costs nothing in map-style data; a stream is read again up to there, but not collated.
-        Closed, it ends its workers."""
+        """This process's batches of one epoch from batch `start` on, exactly those of an epoch that began at batch 0.
+        Skipping costs nothing in map-style data; a stream is read again up to there, but not collated. Closing the
+        iterator ends its workers."""
         from datasets.distributed import split_dataset_by_node
 
         for part in (self.dataset, self.collate_fn):
@@ -102,22 +102,21 @@ class Loader:
             yield from self._data_loader(batches, sampler=range(start, len(batches)))
             return
         rows = split_dataset_by_node(self.dataset, rank=rank(), world_size=world_size())
-        rows.set_epoch(epoch)  # what was split off is a copy, and has forgotten it
+        rows.set_epoch(epoch)  # again: the split is a copy that does not know the epoch
         fetched = self._data_loader(_Stream(rows, self.batch_size, self.collate_fn, start, key))
         batches = islice(self._whole_batches(fetched, key), start, None)
         yield from self._while_all_have_one(batches) if world_size() > 1 else batches
 
     def _order(self, epoch: int) -> torch.Tensor:
         """(batches, batch_size): the rows of this process's batches."""
-        # a fresh generator: the order must depend on nothing that ran before
+        # a new generator: the order must not depend on what ran before
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         n, per_step = len(self.dataset), self.batch_size * world_size()
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
         return order[: len(self) * per_step].view(len(self), world_size(), self.batch_size)[:, rank()]
 
     def _whole_batches(self, fetched: Iterable[Batch | list], key: tuple) -> Iterator[Batch]:
-        """What remains with each worker when its shards end is put together here, so that nothing is lost between
-        them."""
+        """Join the incomplete last batches of the workers into full batches, so that their samples are not lost."""
         rest = []
         for batch in fetched:
             if isinstance(batch, list):
@@ -130,7 +129,7 @@ class Loader:
             yield batch
 
     def _while_all_have_one(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Ends on every process as soon as one of them has no batch left: nobody may wait for a partner in vain."""
+        """Ends on every process as soon as one of them has no batch left: the others would wait for it forever."""
         while True:
             batch = next(batches, None)
             all_have_one = torch.tensor(batch is not None, dtype=torch.int32)
@@ -138,15 +137,16 @@ class Loader:
             if not all_have_one:
                 if batch is not None and next(batches, None) is not None:
                     logger.warning(
-                        "the stream of another process ended first; what is left of this one's in this epoch is not "
-                        "used. Make the shards equally long, and their number a multiple of the number of processes"
+                        "the stream of another process ended first; the rest of this process's stream is not used in "
+                        "this epoch. Make the shards equally long, and their number a multiple of the number of "
+                        "processes"
                     )
                 return
             yield batch
 
     @cached_property
     def _on_the_cpu(self) -> dist.ProcessGroup:
-        """Agreeing must not wait for the device."""
+        """A group on the CPU, so that this exchange does not wait for the GPU."""
         return dist.new_group(backend="gloo")
 
     def _data_loader(self, dataset: Dataset, **kwargs) -> DataLoader:
@@ -157,13 +157,13 @@ class Loader:
             num_workers=self.num_workers,
             worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else the iterator draws from the global one
+            generator=torch.Generator(),  # otherwise the iterator draws from the global one
             **kwargs,
         )
 
 
 class _Batches(Dataset):
-    """Batch i of one epoch, drawn with random numbers of its own."""
+    """Batch i of one epoch, with its own random state."""
 
     def __init__(self, dataset: Dataset, collate_fn: Callable, order: torch.Tensor, key: tuple) -> None:
         self.dataset, self.collate_fn, self.order, self.key = dataset, collate_fn, order, key
@@ -180,9 +180,9 @@ class _Batches(Dataset):
 
 
 class _Stream(torch.utils.data.IterableDataset):
-    """A worker's batches of one epoch, and at the end the list of items that are too few for one.
+    """A worker's batches of one epoch, and at the end the list of items that do not fill a batch.
 
-    A batch that will be skipped is None: workers take turns, so number k of worker w is at most batch k * workers + w.
+    A batch before `start` is None. Workers take turns, so the k-th batch of worker w is at most batch k * workers + w.
     """
 
     def __init__(self, rows: IterableDataset, batch_size: int, collate_fn: Callable, start: int, key: tuple) -> None:
@@ -204,8 +204,8 @@ class _Stream(torch.utils.data.IterableDataset):
 
 @contextmanager
 def _random_numbers(*key) -> Iterator[None]:
-    """Inside, the three global generators are seeded from `key`; outside, in the training process, nothing has happened
-    to them."""
+    """Inside, the three global generators are seeded from `key`; afterwards, in the training process, their old states
+    are restored."""
     before = None if get_worker_info() else (torch.get_rng_state(), np.random.get_state(), random.getstate())
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "little")
     torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed the device too
@@ -225,11 +225,12 @@ def _as_it_is(batch):
 
 
 def _as_batch(fetched: list | Batch) -> Batch:
-    """A batch that the dataset fetched whole stays as it is."""
+    """A batch that the dataset fetched in one call is returned unchanged."""
     return fetched if isinstance(fetched, dict) else default_collate(fetched)
 
 
 def _ignore_signals(worker: int) -> None:
-    """A scheduler signals every process of a job; the training process still needs its workers to save and leave."""
+    """A scheduler signals every process of a job, but the training process still needs its workers until it has
+    saved."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""From what a user types after --dataset to data: a built-in name, a file, a folder or a Hub id."""
+"""Resolves --dataset to data: a built-in name, a file, a folder or a Hub id."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ HUB_TIMEOUT = 10  # seconds
 
 
 def home() -> Path:
-    """Where built-in and decoded data lie: MMSSL_HOME, or mmssl/ in the cache of Hugging Face."""
+    """The folder of built-in and decoded data: MMSSL_HOME, or mmssl/ in the Hugging Face cache."""
     return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl")).expanduser()
 
 
 def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
-    """{"train": ..., "test": ... where the source has held-out data}.
+    """{"train": ..., "test": ... if the source has held-out data}.
 
     name: a built-in name (made on first use); a file (.parquet .csv .jsonl .txt .tar); a folder of such files, named
     after their split, of recordings (WAV, FLAC, OGG, MP3), or of images with captions; else a Hub id, "user/name" or
     "user/name:configuration".
 
     Images with captions, in a folder: `metadata.csv` or `metadata.jsonl` with a `file_name` column (imagefolder); or a
-    text file beside each image, one caption a line (cat.jpg, cat.txt); or `captions.csv` / `captions.txt` with a file
-    name and a caption a row, under a header, a file as often as it has captions (as Flickr8k comes).
+    text file beside each image, one caption per line (cat.jpg, cat.txt); or `captions.csv` / `captions.txt` with a
+    header and one file name and caption per row, one row for each caption (the format of Flickr8k).
     """
     path = Path(name).expanduser()
     if name in BUILT_IN:
@@ -73,10 +73,10 @@ def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
 
 
 def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | None = None) -> tuple[Data, Dataset]:
-    """(train, held out): the source's own test data, or `held_out` rows, always the same ones, taken from the training
-    data, at most a tenth of them. A stream holds out its first `held_out` rows, of the test data where it has some.
+    """(train, held out): the source's own test data, or `held_out` rows of the training data, always the same ones and
+    at most a tenth of them. A stream holds out the first `held_out` rows of its test data, else of its training data.
 
-    together: a column of images; rows that repeat an image stay on one side.
+    together: a column of images; rows with the same image stay in the same part.
     """
     from datasets import IterableDataset
 
@@ -86,7 +86,7 @@ def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | N
     if test is not None:
         return train, test
     if len(train) < 2:
-        raise BadInput(f"the data holds {len(train)} rows: too few to train on one and hold out another")
+        raise BadInput(f"the data has {len(train)} rows: too few to train on some and hold out others")
     wanted = max(1, min(held_out, len(train) // 10))
     groups = _groups(train, together) if together else np.arange(len(train))
     if groups.max() == len(train) - 1:  # no row repeats another
@@ -96,12 +96,12 @@ def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | N
     rows_so_far = np.bincount(groups)[drawn].cumsum()
     held = np.isin(groups, drawn[: max(1, np.searchsorted(rows_so_far, wanted, side="right"))])
     if held.all():
-        raise BadInput(f"all {len(train)} rows hold one and the same image: none is left to train on")
+        raise BadInput(f"all {len(train)} rows hold the same image: none is left to train on")
     return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
 
 
 def _groups(rows: Dataset, column: str) -> np.ndarray:
-    """(rows,) equal numbers for equal images, in the order of first sight."""
+    """(rows,) int: equal numbers for equal images, counted in the order in which they first occur."""
     numbers: dict[bytes | str, int] = {}
     stored = undecoded(rows.select_columns(column), column)
     images = (row[column] or {"bytes": None, "path": None} for row in stored)
@@ -118,7 +118,7 @@ def _split_stream(train: IterableDataset, test: IterableDataset | None, held_out
     if not rows:
         raise BadInput("the stream is empty, or --held_out is 0: nothing to evaluate on")
     if test is None:
-        # by what they hold: `skip` counts anew in every shard, and lets processes and workers train on held-out rows
+        # by content: `skip` counts from 0 in every shard, so that processes and workers would train on held-out rows
         held = {_digest(row) for row in rows}
         train = train.filter(lambda row: _digest(row) not in held)
     return train, Dataset.from_list(rows, features=source.features)
@@ -129,8 +129,8 @@ def _digest(row: dict) -> bytes:
 
 
 def _named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
-    """The splits under our two names; the first held-out one in the order of HELD_OUT_NAMES whose labels are not kept
-    secret. Training data that is not called so (LibriSpeech's "train.100") is the first split that is none of them."""
+    """The splits as "train" and "test". "test" is the first split, in the order of HELD_OUT_NAMES, whose labels are
+    public. If no split is called "train" (LibriSpeech: "train.100"), it is the first that is not a held-out one."""
     kinds = {name: name.partition(".")[0] for name in data}
     held_out_names = (name for kind in HELD_OUT_NAMES for name in data if kinds[name] == kind)
     held_out = next((data[name] for name in held_out_names if not _secret(data[name])), None)
@@ -140,7 +140,7 @@ def _named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
 
 
 def _secret(rows: Data) -> bool:
-    """True where every label is -1, as in the test data of a public benchmark (GLUE); says so."""
+    """True if every label is -1, as in the test data of a public benchmark (GLUE). Prints that the data is skipped."""
     from accelerate import PartialState
     from datasets import Dataset
 
@@ -148,7 +148,7 @@ def _secret(rows: Data) -> bool:
         return False
     secret = rows.unique("label") == [-1]
     if secret and PartialState().is_main_process:
-        say(f"the {rows.split or 'test'} data is passed over: its labels are all -1, kept secret by its makers")
+        say(f"skipped the {rows.split or 'test'} data: its labels are all -1, kept secret by its authors")
     return secret
 
 
@@ -159,7 +159,7 @@ def _is_integer(feature) -> bool:
 
 
 def _built(name: str) -> Path:
-    """Where the built-in data lies, made if it is not there yet."""
+    """The folder of the built-in data, made first if it does not exist."""
     return once(home() / name, partial(build, name))
 
 
@@ -186,7 +186,7 @@ def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | 
 
 
 def by_split(root: Path, files: list[Path]) -> dict[str, list[str]]:
-    """Files by the split that their name, or a folder above them, begins with; all else is training data."""
+    """Files by split: a held-out name with which the file or a folder above it begins, otherwise "train"."""
     splits: dict[str, list[str]] = {}
     for file in files:
         words = [re.split(r"[\W\d_]", part.lower())[0] for part in file.relative_to(root).parts]  # dev-00.tar: dev
@@ -204,7 +204,7 @@ def _sidecars(images: list[Path]) -> Dataset:
 
 
 def _sounds(files: list[str]) -> Dataset:
-    """Paths, and the folder that each lies in as its label; whoever reads them decodes them (see data.waves)."""
+    """Paths, each with the name of its folder as its label; data/audio/waves.py decodes them."""
     from datasets import Dataset
 
     return Dataset.from_dict({"audio": files, "label": [Path(file).parent.name for file in files]})
@@ -220,11 +220,11 @@ def _caption_table(root: Path, table: Path, images: list[Path]) -> Dataset:
             continue
         if len(row) < 2:
             raise BadInput(f"{table}, line {number}: no {delimiter!r} between a file name and its caption: {row[0]!r}")
-        # a missing file is named later, among the images that cannot be decoded; an unquoted comma belongs to the text
+        # a missing file is reported later, with the images that cannot be decoded. An unquoted comma is text
         image = by_name.get(row[0], root / row[0])
         captions.setdefault(image, []).append(delimiter.join(row[1:]).strip())
     if not captions:
-        raise BadInput(f"{table} holds no row under its header")
+        raise BadInput(f"{table} has no row under its header")
     return _captioned(captions)
 
 
@@ -248,14 +248,14 @@ def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
     repository, _, configuration = name.partition(":")
     try:
         if not HF_HUB_OFFLINE:
-            HfApi().dataset_info(repository, timeout=HUB_TIMEOUT)  # load_dataset takes half a minute to give up
+            HfApi().dataset_info(repository, timeout=HUB_TIMEOUT)  # load_dataset would try for half a minute
         return load_dataset(repository, configuration or None, streaming=streaming)
     except Exception as error:
         answered = HF_HUB_OFFLINE or isinstance(error, HfHubHTTPError)
         offline = "" if answered else ". If it was downloaded before, set HF_HUB_OFFLINE=1"
         raise BadInput(
             f"--dataset {name}: not a file or folder here, not one of the built-in {', '.join(BUILT_IN)}, and the Hub "
-            f"gave: {type(error).__name__}: {first_line(error)}{offline}"
+            f"answered: {type(error).__name__}: {first_line(error)}{offline}"
         ) from error
 
 

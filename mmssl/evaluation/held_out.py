@@ -1,5 +1,5 @@
-"""What the loop asks of a method at each evaluation, and what a finished run shows: the shape of every evaluation here,
-and the plainest one, the loss and metrics of the method itself on data that it was not trained on."""
+"""The interface of every evaluation, and the simplest one: the method's own loss and metrics on held-out data. The loop
+calls an evaluation while it trains; the results, figures and text at the end go on the model card."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ Columns = dict[str, dict[str, float]]  # "trained" or a baseline -> name of a re
 
 
 class Evaluation:
-    """Define `__call__`; the rest where there is something to say.
+    """Define `__call__`; the other methods are optional.
 
-    units: of the results, for the card.
+    units: units of the results, a sentence for the card.
     """
 
     units = ""
 
     def __call__(self, method: Method) -> dict[str, float]:
-        """The results of the bare method, in evaluation mode and without gradients."""
+        """The results of the unwrapped method, in evaluation mode and without gradients."""
         return {}
 
     def baselines(self, method: Method) -> Columns:
-        """Results of models that anybody has without training, under the names that `__call__` uses."""
+        """Results of models that need no training of the method, under the names that `__call__` uses."""
         return {}
 
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
-        """Write figures of the trained method; file name -> caption."""
+        """Write figures of the trained method to `directory`; returns file name -> caption."""
         return {}
 
     def text(self, method: Method) -> str:
-        """What the trained method answers or writes: Markdown for the card, printed at the end, too."""
+        """Sample outputs of the trained method, as Markdown: for the card, and printed at the end."""
         return ""
 
 
 class HeldOut(Evaluation):
-    """held_out: map-style; its `__getitems__` gives the method's batches, the same at every call."""
+    """held_out: map-style; its `__getitems__` returns the method's batches, the same at every call."""
 
     units = "Loss and metrics of the method's own task."
 
@@ -59,8 +59,8 @@ class HeldOut(Evaluation):
         return {} if trivial is None else {"input ignored": {"loss": trivial}}
 
     def _mean(self, method: Method) -> tuple[dict[str, float], float | None]:
-        """(results, trivial loss), means over the held-out batches. A last, smaller batch is left out: where samples
-        are compared with each other it would be an easier task."""
+        """(results, trivial loss), means over the held-out batches. A last, smaller batch is left out: if the loss
+        compares samples with each other, it would be an easier task."""
         device, results, trivial = next(method.parameters()).device, [], []
         for first in range(0, len(self.held_out) - self.batch_size + 1, self.batch_size):
             batch = self.held_out.__getitems__(list(range(first, first + self.batch_size)))

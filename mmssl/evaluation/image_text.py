@@ -1,5 +1,5 @@
-"""What a model of image–text pairs is worth on held-out pairs: retrieval, and zero-shot classification where there are
-labels. Called by the loop; the checkpoint commands are retrieval.py and zero_shot.py."""
+"""Evaluation of image–text models on held-out pairs: retrieval and, if there are labels, zero-shot classification.
+Called by the loop; retrieval.py and zero_shot.py are commands for saved checkpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Classes:
 
 
 class ImageTextEvaluation(Evaluation):
-    """held_out: tokenised pairs, all captions of which count."""
+    """held_out: tokenised pairs; all their captions are used."""
 
     BATCH = 128
     units = "In per cent; ranks count from 1, the best."
@@ -70,7 +70,7 @@ class ImageTextEvaluation(Evaluation):
         return torch.cat([method.embed_text(**{k: v.to(device) for k, v in b.items()}).cpu() for b in batches])
 
     def draw(self, method: CLIP, directory: Path, results: Columns, queries: int = 8, shown: int = 5) -> dict[str, str]:
-        """The retrieval grid and the similarity matrix, for held-out pairs far apart in the data. {file: caption}."""
+        """The retrieval grid and the similarity matrix of held-out pairs from all over the data. {file: caption}."""
         image, text = self.images(method), self.texts(method, self.pairs.tokens)
         text = text[self.pairs.first[:-1]]  # the first caption of each image
         rows = self.spread(queries)
@@ -81,16 +81,17 @@ class ImageTextEvaluation(Evaluation):
         rows = self.spread(50)
         figures.similarity_matrix(image[rows] @ text[rows].T, matrix)
         return {
-            grid.name: f"Held-out texts and the {shown} nearest of {len(image):,} held-out images; its own is framed.",
+            grid.name: f"Held-out texts and the {shown} nearest of {len(image):,} held-out images; the true one "
+            "is framed.",
             matrix.name: f"Cosine similarity of {len(rows)} held-out images and texts; pairs are on the diagonal.",
         }
 
     def example(self) -> dict[str, Tensor | list[str]]:
-        """A few pairs as the processor takes them."""
+        """A few pairs as inputs for the processor."""
         rows = self.spread(3)
         pixels = self.pairs.__getitems__(rows.tolist())["pixel_values"]
         return {"text": [self.pairs.captions[row][0][:60] for row in rows], "images": pixels}
 
     def spread(self, n: int) -> Tensor:
-        """n images, from all over the data: neighbours in a data set are often alike."""
+        """(n,) int64: images evenly spaced over the data, because neighbours in a data set are often similar."""
         return torch.linspace(0, len(self.pairs) - 1, min(n, len(self.pairs))).long()

@@ -1,6 +1,6 @@
-"""How well a recurrent language model predicts a held-out text, beside models that only count.
+"""How well a recurrent language model predicts a held-out text, compared with n-gram counts.
 
-Every symbol but the first is scored once, with what stands before it: nats, the mean of -log p, and bits, nats / log 2.
+Every symbol but the first is scored once, given the text before it: nats, the mean of -log p, and bits, nats / log 2.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-STRIPS = 32  # read side by side
-CONTEXT = 256  # symbols that are read before a strip, and not scored
-PIECE = 512  # symbols of each strip at once
+STRIPS = 32  # parts of the text that are read in parallel
+CONTEXT = 256  # symbols that are read before a strip but not scored
+PIECE = 512  # symbols of each strip in one forward pass
 TEMPERATURES = (0.5, 0.8, 1.0)
 LENGTH = 300  # symbols of each sample
-COUNTED = 20_000_000  # symbols that the baselines are counted on, at most: the last ones
+COUNTED = 20_000_000  # the baselines count at most this many symbols, the last ones of the training text
 
 
 class LanguageModelEvaluation(Evaluation):
-    """Called with a method, its `model` is measured on the held-out text.
+    """Measures a method's `model` on the held-out text.
 
     train, held_out: (symbols,) integers below `vocabulary`. unit: what a symbol is, "character" or "byte". tokenizer,
-    prompt: to show what the model writes.
+    prompt: to show samples of the model.
     """
 
     def __init__(
@@ -49,41 +49,40 @@ class LanguageModelEvaluation(Evaluation):
         self.train, self.held_out, self.vocabulary, self.unit = train[-COUNTED:], held_out, vocabulary, unit
         self.tokenizer, self.prompt = tokenizer, prompt
         self.units = (
-            f"Nats and bits a {unit}, less is better; 5-gram: interpolated Kneser-Ney on the same training text."
+            f"Nats and bits per {unit}, lower is better; 5-gram: interpolated Kneser-Ney on the same training text."
         )
 
     def __call__(self, method) -> dict[str, float]:
-        return self.figures(nats(method.model, torch.from_numpy(self.held_out.astype(np.int64))))
+        return self.results(nats(method.model, torch.from_numpy(self.held_out.astype(np.int64))))
 
     def baselines(self, method) -> Columns:
-        """Single symbols counted on the training text, and sequences of five."""
+        """Unigram and 5-gram counts of the training text."""
         orders = {"unigram": 1, "5-gram": 5}
-        return {name: self.figures(n_gram(self.train, self.held_out, self.vocabulary, n)) for name, n in orders.items()}
+        return {name: self.results(n_gram(self.train, self.held_out, self.vocabulary, n)) for name, n in orders.items()}
 
     def text(self, method) -> str:
-        """What the model writes after the prompt, at several temperatures."""
+        """The model's continuations of the prompt, at several temperatures."""
         if not self.prompt:
             return ""
         written = samples(method.model, self.tokenizer, self.prompt, TEMPERATURES, LENGTH)
         parts = [f"Temperature {temperature}:\n\n{fenced(text)}" for temperature, text in written.items()]
-        return f"What it writes after the first {len(self.prompt)} symbols of the held-out text:\n\n" + "\n\n".join(
-            parts
-        )
+        heading = f"Continuations of the first {len(self.prompt)} symbols of the held-out text:"
+        return "\n\n".join([heading, *parts])
 
-    def figures(self, nats: float) -> dict[str, float]:
+    def results(self, nats: float) -> dict[str, float]:
         return {f"nats_per_{self.unit}": nats, f"bits_per_{self.unit}": nats / math.log(2)}
 
 
 @torch.no_grad()
 def nats(model: PreTrainedModel, ids: Tensor) -> float:
-    """Mean nats of `ids` (symbols,), the first one left out, which nothing stands before.
+    """Mean nats over `ids` (symbols,) except the first, which has no context.
 
-    The text is cut into STRIPS, and the model reads CONTEXT symbols before each one; the first begins with nothing.
+    The text is cut into STRIPS, and the model reads CONTEXT symbols before each one (none before the first strip).
     model: takes input_ids, attention_mask and state; gives logits and state.
     """
     predicted = len(ids) - 1
     length = math.ceil(predicted / STRIPS)
-    # (strips, context + length): where the symbols that are read stand; those behind each are to be predicted
+    # (strips, context + length): positions of the symbols that are read; the symbol after each is predicted
     at = torch.arange(STRIPS)[:, None] * length + torch.arange(-CONTEXT, length)
     scored = (torch.arange(-CONTEXT, length) >= 0) & (at < predicted)
     read, next_one = ids[at.clamp(0, predicted)], ids[(at + 1).clamp(0, predicted)]
@@ -100,37 +99,36 @@ def nats(model: PreTrainedModel, ids: Tensor) -> float:
 
 
 def entropy(ids: np.ndarray) -> float:
-    """Nats per symbol of a model that knows how frequent each one is in this very text."""
-    share = np.unique(ids, return_counts=True)[1] / len(ids)
-    return float(-(share * np.log(share)).sum())
+    """Nats per symbol of a model that knows the frequency of each symbol in this text."""
+    frequency = np.unique(ids, return_counts=True)[1] / len(ids)
+    return float(-(frequency * np.log(frequency)).sum())
 
 
 def n_gram(train: np.ndarray, held_out: np.ndarray, vocabulary: int, order: int) -> float:
-    """Mean nats of `held_out`, the first symbol left out, under interpolated Kneser-Ney counts of `train`: each
-    prediction from the `order` - 1 symbols before it (Chen & Goodman 1999, section 2.7, one discount for each length).
-    """
+    """Mean nats over `held_out` except the first symbol, under interpolated Kneser-Ney counts of `train`. Each symbol
+    is predicted from the `order` - 1 before it (Chen & Goodman 1999, section 2.7, one discount for each length)."""
     return float(-np.log(n_gram_probabilities(train, held_out, vocabulary, order)[1:]).mean())
 
 
 def n_gram_probabilities(train: np.ndarray, held_out: np.ndarray, vocabulary: int, order: int) -> np.ndarray:
     """(symbols of held_out,): the probability of each one, given those before it.
 
-    The longest sequences are counted as often as they occur; a shorter one, as often as another symbol stands before
-    it, since only then is it asked for. Below the single symbols, all are equally likely.
+    The longest sequences count each occurrence; a shorter one counts the different symbols that occur before it, since
+    only a new context falls back to it. Below unigrams, all symbols are equally likely.
     """
     ids = np.concatenate([train, held_out]).astype(np.int64)
     seen = np.arange(len(ids)) < len(train)
-    # number[k]: (symbols,), equal where the last k symbols are; packed anew at each length, so that nothing overflows
+    # number[k]: (symbols,), equal where the last k symbols are equal; renumbered at each length, to avoid overflow
     number = [np.zeros(len(ids), np.int64)]
     for k in range(order):
         earlier = np.concatenate([np.full(k, vocabulary), ids[: len(ids) - k]])  # the symbol k places before
         number.append(np.unique(number[-1] * (vocabulary + 1) + earlier, return_inverse=True)[1])
-    # of what stands before each symbol; 0 where nothing does
+    # the number of the context before each symbol; 0 if there is none
     context = [number[0]] + [np.concatenate([[0], n[:-1] + 1]) for n in number[1:]]
     probability = np.full(len(held_out), 1 / vocabulary)
     for k in range(1, order + 1):
         sequences, before = number[k][seen], context[k - 1][seen]
-        if k < order:  # one occurrence for each different symbol before it
+        if k < order:  # count each different symbol before it once
             first = np.unique(number[k + 1][seen], return_index=True)[1]
             sequences, before = sequences[first], before[first]
         count = np.bincount(sequences, minlength=number[k].max() + 1)
@@ -149,7 +147,7 @@ def n_gram_probabilities(train: np.ndarray, held_out: np.ndarray, vocabulary: in
 def samples(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, temperatures: Sequence[float], length: int
 ) -> dict[float, str]:
-    """What the model writes after `prompt`, `length` symbols at each temperature; always the same."""
+    """temperature -> `prompt` and `length` symbols that the model generates after it. The seed is fixed."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     written = {}
     for temperature in temperatures:

@@ -1,9 +1,8 @@
-"""How well a masked language model guesses hidden tokens of text that it has not seen, beside one that knows only how
-often each token occurs.
+"""How well a masked language model predicts masked tokens of held-out text, compared with token frequencies.
 
 python -m mmssl.evaluation.masked_lm --model_name_or_path runs/bert --dataset wikipedia
 
-Always 15 % of single tokens, the same ones each time, whatever the model was trained to guess.
+15 % of the single tokens are masked, always the same ones, whatever the model was trained to predict.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-SHARE = 0.15
+MASKED = 0.15  # fraction of the tokens
 SEQUENCES = 1000  # at most
-UNITS = "Loss in nats per hidden token, accuracy in per cent; 15 % of the tokens of held-out text are hidden."
+UNITS = "Loss in nats per masked token, accuracy in per cent; 15 % of the tokens of held-out text are masked."
 
 
 @dataclass(frozen=True)
 class MaskedTokens(Evaluation):
-    """held_out: of which at most SEQUENCES are used. counts: (vocabulary,), how often each token occurs in training.
-    tokenizer, questions: sentences with a masked word, to show what the model answers."""
+    """held_out: at most SEQUENCES of it are used. counts: (vocabulary,), how often each token occurs in the training
+    data. tokenizer, questions: sentences with a masked word, to show the model's predictions."""
 
     held_out: packed.Packed
     counts: np.ndarray
@@ -52,28 +51,28 @@ class MaskedTokens(Evaluation):
 
     @torch.no_grad()
     def __call__(self, method: BERT) -> dict[str, float]:
-        """{"loss": nats per hidden token, "accuracy": in per cent}."""
-        loss = right = hidden = 0.0
+        """{"loss": nats per masked token, "accuracy": in per cent}."""
+        loss = right = masked = 0.0
         for batch, chosen, targets in _questions(method, self.held_out, self.batch_size):
             logits = method.guess(batch["input_ids"], chosen, batch["draw"])[0].float()
-            finite(logits, "logits of hidden tokens")
+            finite(logits, "logits of masked tokens")
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             right += (logits.argmax(-1) == targets).sum().item()
-            hidden += len(targets)
-        return {"loss": loss / hidden, "accuracy": 100 * right / hidden}
+            masked += len(targets)
+        return {"loss": loss / masked, "accuracy": 100 * right / masked}
 
     def baselines(self, method: BERT) -> Columns:
-        """The same results of a model that knows only the counts, each raised by one."""
-        share = torch.from_numpy(self.counts + 1).double()
-        share[method.special] = 0  # never hidden
-        logs, likeliest = (share / share.sum()).log(), int(share.argmax())
+        """The same results for a model that knows only the counts, with one added to each."""
+        counts = torch.from_numpy(self.counts + 1).double()
+        counts[method.special] = 0  # never masked
+        logs, likeliest = (counts / counts.sum()).log(), int(counts.argmax())
         targets = torch.cat([targets.cpu() for _, _, targets in _questions(method, self.held_out, 256)])
         accuracy = 100 * (targets == likeliest).float().mean().item()
         return {"unigram": {"loss": -logs[targets].mean().item(), "accuracy": accuracy}}
 
     @torch.no_grad()
     def text(self, method: BERT) -> str:
-        """Held-out sentences, the masked words, and the likeliest guesses."""
+        """Held-out sentences, the masked words, and the model's most likely words."""
         if not self.questions:
             return ""
         lines = []
@@ -81,37 +80,37 @@ class MaskedTokens(Evaluation):
             words = ", ".join(guesses(method.model, self.tokenizer, question.text))
             lines.append(f"- {markdown(question.text)} (*{markdown(question.word)}*): {markdown(words)}")
         mask = markdown(self.tokenizer.mask_token)
-        return f"Held-out sentences, the word at {mask} and the likeliest guesses:\n\n" + "\n".join(lines)
+        return f"Held-out sentences, the word at {mask} and the most likely predictions:\n\n" + "\n".join(lines)
 
     def entropy(self, method: BERT) -> float:
-        """Nats per token of the training data, for one who knows the counts."""
+        """Nats per token of the training data, for a model that knows the counts."""
         counts = self.counts.astype(np.float64)
         counts[method.special] = 0
-        share = counts[counts > 0] / counts.sum()
-        return float(-(share * np.log(share)).sum())
+        frequency = counts[counts > 0] / counts.sum()
+        return float(-(frequency * np.log(frequency)).sum())
 
 
 def _questions(method: BERT, held_out: packed.Packed, batch_size: int) -> Iterator[tuple[dict, Tensor, Tensor]]:
-    """(batch, chosen, the tokens that were chosen)."""
+    """(batch, chosen: (batch, length) bool, the chosen tokens: (chosen,))."""
     n = min(len(held_out), SEQUENCES)
     for start in range(0, n, batch_size):
         batch = held_out.__getitems__(list(range(start, min(n, start + batch_size))))
         batch = {name: value.to(method.model.device) for name, value in batch.items()}
         maskable = method.maskable(batch["input_ids"])
-        chosen = masking.choose(batch["draw"], maskable, batch["begins_word"], SHARE)
+        chosen = masking.choose(batch["draw"], maskable, batch["begins_word"], MASKED)
         yield batch, chosen, batch["input_ids"][chosen]
 
 
 @dataclass(frozen=True)
 class Question:
-    """text: a sentence with the mask token in it. word: what stood there."""
+    """text: a sentence with the mask token in it. word: the word that was masked."""
 
     text: str
     word: str
 
 
 def questions(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int, n: int = 5) -> list[Question]:
-    """One sentence of each of the first texts that have a fitting one, a word of at least four letters masked."""
+    """One sentence from each of the first texts with a suitable one; a word of at least four letters is masked."""
     found = []
     for text in texts:
         sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", text) if 8 <= len(s.split()) <= 24]
@@ -132,7 +131,7 @@ def questions(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_leng
 
 @torch.no_grad()
 def guesses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, n: int = 5) -> list[str]:
-    """The likeliest words at the mask token of `text`, the likeliest first."""
+    """The n most likely words at the mask token of `text`, best first."""
     encoded = tokenizer(text, return_tensors="pt").to(model.device)
     logits = model(**encoded).logits[encoded["input_ids"] == tokenizer.mask_token_id][0]
     return [tokenizer.decode(token).strip() for token in logits.topk(n)[1]]
@@ -142,11 +141,11 @@ def guesses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: st
 class MaskedLMArgs(Flags):
     model_name_or_path: str = flag("runs/bert", "a directory or a Hub id")
     dataset: str = flag("wikipedia", "text files, a built-in name, Parquet or a Hub id")
-    text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents that the recipe held out, where the data has no test part", at_least=1)
-    max_seq_length: int = flag(128, "tokens of a sequence", at_least=8, at_most=10**6)
+    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
+    held_out: int = flag(1000, "documents that the recipe held out, if the data has no test part", at_least=1)
+    max_seq_length: int = flag(128, "tokens per sequence", at_least=8, at_most=10**6)
     batch_size: int = flag(32, "sequences at a time", at_least=1)
-    use_cpu: bool = flag(False, "leave the GPU alone")
+    use_cpu: bool = flag(False, "use the CPU even if there is a GPU")
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
 
 

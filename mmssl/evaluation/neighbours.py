@@ -1,4 +1,4 @@
-"""What an encoder of images finds alike: held-out images and their nearest neighbours; and the method's own task."""
+"""The method's own loss on held-out images, and a figure of held-out images with their nearest neighbours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERIES, SHOWN = 8, 6  # images, and neighbours of each
 
 
 class Neighbours(HeldOut):
-    """held_out: pictures. processor: of the exported encoder."""
+    """held_out: images. processor: that of the exported encoder."""
 
     def __init__(self, held_out: Pictures, processor, batch_size: int) -> None:
         super().__init__(held_out, batch_size)
@@ -33,19 +33,17 @@ class Neighbours(HeldOut):
         rows = pictures.rows[:SEARCHED]
         mean, std = (torch.tensor(getattr(self.processor, f"image_{name}")).view(3, 1, 1) for name in ("mean", "std"))
         device, features = next(encoder.parameters()).device, []
-        for some in rows.split(128):
-            pixels = (pictures.pixels[some].float() / 255 - mean) / std
+        for chunk in rows.split(128):
+            pixels = (pictures.pixels[chunk].float() / 255 - mean) / std
             features.append(image_encoders.features(encoder, pixels.to(device)).float().cpu())
         unit = F.normalize(torch.cat(features), dim=1)
         asked = torch.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).long()
         similarity = unit[asked] @ unit.T
-        similarity[torch.arange(len(asked)), asked] = -2.0  # an image is no neighbour of its own
+        similarity[torch.arange(len(asked)), asked] = -2.0  # an image is not its own neighbour
         nearest = similarity.topk(min(SHOWN, len(rows) - 1))[1]
         images = pictures.pixels[rows]
         columns = {"image": images[asked]} | {str(i + 1): images[nearest[:, i]] for i in range(nearest.shape[1])}
         shown = {name: pixels.float() / 255 for name, pixels in columns.items()}
         figures.picture_grid(shown, directory / "neighbours.png")
-        caption = (
-            f"Held-out images and the nearest of {len(rows):,} by the cosine of their features, the nearest first."
-        )
+        caption = f"Held-out images and the nearest of {len(rows):,} by the cosine of their features, nearest first."
         return {"neighbours.png": caption}

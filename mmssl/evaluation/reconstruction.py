@@ -1,4 +1,4 @@
-"""How well a masked autoencoder paints held-out images back, beside the mean image; and what that looks like."""
+"""How well a masked autoencoder reconstructs held-out images, compared with the mean image; and a figure of both."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ SHOWN = 8  # held-out images in the figure
 
 
 class Reconstruction(Evaluation):
-    """held_out: the masks are the same at every evaluation."""
+    """train: for the mean image. held_out: masked in the same way at every evaluation."""
 
-    units = "Loss: squared error of masked patches, the lower the better."
+    units = "Loss: squared error of masked patches, lower is better."
 
     BATCH = 128
     OF_THE_MEAN = 10_000  # training images
@@ -29,33 +29,34 @@ class Reconstruction(Evaluation):
 
     @torch.no_grad()
     def __call__(self, method: MAE) -> dict[str, float]:
-        """Mean squared error at hidden patches, of targets of unit variance unless the model was told otherwise."""
+        """Mean squared error at masked patches; targets have unit variance unless norm_pix_loss is off."""
         losses, device = [], method.model.device
         for batch in _batches(self.held_out, self.BATCH, device):
             pixels = method.views.whole(batch["pixel_values"])
-            predicted, target, hidden, _ = method.reconstruct(pixels, method.noise(batch["key"]))
+            predicted, target, masked, _ = method.reconstruct(pixels, method.noise(batch["key"]))
             finite(predicted, "reconstructed patches")
-            losses.append(reconstruction_loss(predicted.float(), target, hidden) * len(hidden))
+            losses.append(reconstruction_loss(predicted.float(), target, masked) * len(masked))
         return {"reconstruction_loss": (torch.stack(losses).sum() / len(self.held_out)).item()}
 
     @torch.no_grad()
     def baselines(self, method: MAE) -> Columns:
-        """What the mean of the training images' targets reaches at every patch, masked or not."""
+        """The error of predicting the mean of the training targets, at every patch, masked or not."""
         total, count = 0.0, min(len(self.train), self.OF_THE_MEAN)
-        for some in torch.arange(count).split(self.BATCH):
-            total = total + self._targets(method, self.train, some).sum(0)
-        rows = torch.arange(len(self.held_out)).split(self.BATCH)
-        errors = [(self._targets(method, self.held_out, some) - total / count).square().mean((1, 2)) for some in rows]
+        for rows in torch.arange(count).split(self.BATCH):
+            total = total + self._targets(method, self.train, rows).sum(0)
+        batches = torch.arange(len(self.held_out)).split(self.BATCH)
+        errors = [(self._targets(method, self.held_out, r) - total / count).square().mean((1, 2)) for r in batches]
         return {"mean image": {"reconstruction_loss": torch.cat(errors).mean().item()}}
 
     def _targets(self, method: MAE, pictures: Pictures, rows: Tensor) -> Tensor:
+        """(rows, patches, values of a patch)."""
         pixels = method.views.whole(pictures.pixels[pictures.rows[rows]].to(method.model.device))
         patches = patchify(pixels, method.model.config.patch_size)
         return standardise(patches)[0] if method.model.config.norm_pix_loss else patches
 
     @torch.no_grad()
     def draw(self, method: MAE, directory: Path, results: Columns) -> dict[str, str]:
-        """Held-out images, what the encoder saw of them, and what the decoder made of that."""
+        """Held-out images, their visible patches, and the reconstructions."""
         rows = torch.linspace(0, len(self.held_out) - 1, min(SHOWN, len(self.held_out))).long()
         batch = next(_batches(self.held_out, len(rows), method.model.device, rows))
         pixels = method.views.whole(batch["pixel_values"])
@@ -68,19 +69,19 @@ class Reconstruction(Evaluation):
         places = masked[..., None].expand_as(predicted)
         columns = {
             "image": own,
-            "seen": own.scatter(1, places, 0.0),
-            "painted back": own.scatter(1, places, predicted.float()),
+            "visible": own.scatter(1, places, 0.0),
+            "reconstructed": own.scatter(1, places, predicted.float()),
         }
         pixels = {name: method.model.unpatchify(patches.float()) for name, patches in columns.items()}
         images = {name: method.views.to_unit_range(pixels[name]).cpu() for name in columns}
         figures.picture_grid(images, directory / "reconstructions.png")
-        share = 1 - masked.shape[1] / own.shape[1]
-        caption = f"Held-out images, the {share:.0%} of their patches that were seen, and the rest painted"
-        contrast = "; each masked patch has the mean and contrast of the original" if scaled else ""
+        visible = 1 - masked.shape[1] / own.shape[1]
+        caption = f"Held-out images, the {visible:.0%} of their patches that the encoder gets, and the reconstructions"
+        contrast = "; each masked patch is shown with the mean and contrast of the original" if scaled else ""
         return {"reconstructions.png": f"{caption}{contrast}."}
 
 
 def _batches(pictures: Pictures, size: int, device: torch.device, rows: Tensor | None = None):
-    """pictures' batches in order, on the device."""
-    for some in (torch.arange(len(pictures)) if rows is None else rows).split(size):
-        yield {name: value.to(device) for name, value in pictures.__getitems__(some.tolist()).items()}
+    """The batches of `pictures` in order, on the device."""
+    for batch in (torch.arange(len(pictures)) if rows is None else rows).split(size):
+        yield {name: value.to(device) for name, value in pictures.__getitems__(batch.tolist()).items()}

@@ -25,9 +25,9 @@ KS = (1, 5, 10)
 def retrieval(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 in per cent, and the median rank (1 is best), both ways.
 
-    image: (images, dim). text: (texts, dim). owner: (texts,), the image of each text. An image may have several texts;
-    the best-placed one counts (Karpathy & Fei-Fei 2015). Ties count half: features all alike find nothing. Raises
-    BadInput where a feature is not finite.
+    image: (images, dim). text: (texts, dim). owner: (texts,), the image of each text. If an image has several texts,
+    the best-ranked one counts (Karpathy & Fei-Fei 2015). Ties count half, so that equal features score no better than
+    chance. Raises BadInput if a feature is not finite.
     """
     finite(image, "features of images"), finite(text, "features of texts")
     to_image, to_text = [], torch.full((len(image),), math.inf, device=image.device)
@@ -46,7 +46,7 @@ def retrieval(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
 
 
 def chance(images: int, owner: Tensor) -> dict[str, float]:
-    """What random features reach: recalls in expectation, and the rank that half of the queries reach."""
+    """The results of random features: expected recalls, and the rank that half of the queries reach."""
     texts = len(owner)
     missed = {0: 1.0}  # k -> P(none of an image's c texts among k drawn from all), C(texts - c, k) / C(texts, k)
     counts, how_many = torch.bincount(owner, minlength=images).unique(return_counts=True)
@@ -62,9 +62,10 @@ def chance(images: int, owner: Tensor) -> dict[str, float]:
 
 
 def _rank(similarity: Tensor, own: Tensor, among_others: bool = False) -> Tensor:
-    """How many stand before; ties count half. `own` itself is among the columns unless `among_others`."""
+    """(rows,) how many columns rank before `own`; ties count half. similarity: (rows, columns). own: (rows, 1); it is
+    one of the columns unless `among_others`."""
     ties = (similarity == own).sum(1) - (0 if among_others else 1)
-    before = similarity.shape[1] - (similarity <= own).sum(1)  # not (similarity > own): NaN would stand before nobody
+    before = similarity.shape[1] - (similarity <= own).sum(1)  # not (similarity > own): NaN would get rank 1
     return before + ties.clamp(min=0) / 2
 
 
@@ -75,9 +76,9 @@ def _recalls(way: str, before: Tensor) -> dict[str, float]:
 
 @dataclass
 class RetrievalArgs(features.CheckpointArgs):
-    image_column: str | None = flag(None, "default: the first column with a usual name")
-    caption_column: str | None = flag(None, "default: the first column with a usual name")
-    captions_per_image: int = flag(0, "use only the first n captions of each image; 0 uses all", at_least=0)
+    image_column: str | None = flag(None, "column of images; default: the first column with a usual name")
+    caption_column: str | None = flag(None, "column of captions; default: the first column with a usual name")
+    captions_per_image: int = flag(0, "use only the first n captions of each image; 0: all", at_least=0)
 
 
 def main(args: RetrievalArgs) -> None:

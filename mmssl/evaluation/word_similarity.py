@@ -1,10 +1,10 @@
-"""What word vectors know: similarity and analogy against people's judgement, neighbours, and a probe for social bias.
+"""Evaluation of word vectors: word similarity, analogies, nearest neighbours, and a probe for social bias.
 
 python -m mmssl.evaluation.word_similarity runs/word2vec        (or any word2vec file)
 
 WordSim-353 (Finkelstein et al. 2002), SimLex-999 (Hill et al. 2015) and the Google analogies (Mikolov et al. 2013) come
-with gensim. A word that the vectors lack says nothing about them, but a score over few pairs is not the score of the
-test: the share of pairs covered stands beside every figure.
+with gensim. Pairs with an unknown word are left out. Because a score over few pairs is not comparable, the coverage
+(fraction of pairs used) is given with every score.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 SIMILARITY = {"WordSim-353": "wordsim353.tsv", "SimLex-999": "simlex999.txt"}
 ANALOGIES = "questions-words.txt"
-MOST_FREQUENT = 300_000  # words that analogies choose from, gensim's habit
-AT_ONCE = 512  # words that all open questions are compared with in one matrix product
+MOST_FREQUENT = 300_000  # words that answers to analogies are chosen from, as in gensim
+AT_ONCE = 512  # words that all unanswered questions are compared with in one matrix product
 
-# Caliskan et al. 2017 (arXiv:1608.07187), tests 6 and 1: careers and family beside names and genders; flowers and
-# insects beside pleasant and unpleasant words, a bias that nobody minds, for comparison
+# Caliskan et al. 2017 (arXiv:1608.07187), tests 6, 8 and 1: careers, family, science and arts against gender; for
+# comparison, flowers and insects against pleasant and unpleasant words, a harmless bias
 WEAT = {
     "career against family, male against female": (
         "executive management professional corporation salary office business career",
@@ -57,13 +57,13 @@ OCCUPATIONS = [  # from the list of Bolukbasi et al. 2016 (arXiv:1607.06520)
 
 
 class WordVectors(Evaluation):
-    """Judgements of people, times 100; neighbours, a probe for social bias and a map of frequent words."""
+    """Similarity and analogy scores, times 100; neighbours, a probe for social bias and a map of frequent words."""
 
-    units = "Times 100: Spearman's rho, accuracy, share of pairs covered."
+    units = "Times 100: Spearman's rho, accuracy, fraction of pairs covered."
     ASKED = ("king", "war", "music", "water", "city")
 
     def __init__(self, words: list[str]) -> None:
-        """words: of the vocabulary, the most frequent first."""
+        """words: the vocabulary, most frequent first."""
         self.words, known = words, set(words)
         self.asked = [word for word in self.ASKED if word in known] or words[100:105] or words[:5]
 
@@ -82,14 +82,14 @@ class WordVectors(Evaluation):
 
 
 def evaluate(vectors: KeyedVectors) -> dict[str, float]:
-    """Spearman's rho for the similarity tests, accuracy for the analogies, and the share of each that is covered."""
+    """Spearman's rho for the similarity tests, accuracy for the analogies, and the coverage of each; all in [-1, 1]."""
     from gensim.test.utils import datapath
 
     results = {}
     for name, file in SIMILARITY.items():
         try:
             _, (rho, _), missing = vectors.evaluate_word_pairs(datapath(file), case_insensitive=True)
-        except ValueError:  # gensim's answer where not one pair is known
+        except ValueError:  # raised by gensim if no pair is known
             rho, missing = float("nan"), 100
         results[name], results[f"{name} coverage"] = float(rho), 1 - missing / 100
     correct, asked, questions = analogies(vectors)
@@ -99,11 +99,11 @@ def evaluate(vectors: KeyedVectors) -> dict[str, float]:
 
 
 def analogies(vectors: KeyedVectors) -> tuple[int, int, int]:
-    """(right, asked, all questions): "a is to b as c is to ?", answered by the word nearest to b - a + c, a, b and c
-    left out (3CosAdd). The same answers as gensim's evaluate_word_analogies.
+    """(right answers, questions with known words, all questions). "a is to b as c is to ?" is answered by the word
+    nearest to b - a + c, except a, b and c (3CosAdd). Gives the same answers as gensim's evaluate_word_analogies.
 
-    A question is right where no word is nearer than the expected one. So it is compared with one block of words after
-    the other, the most frequent first, until a nearer one is found: for most questions that is early.
+    An answer is right if no word is nearer than the expected one. A question is compared with one block of words after
+    another, most frequent first, until a nearer word is found; for most questions this happens early.
     """
     from gensim.test.utils import datapath
 
@@ -117,25 +117,25 @@ def analogies(vectors: KeyedVectors) -> tuple[int, int, int]:
     a, b, c, expected = asked.T
     query = unit[b] - unit[a] + unit[c]
     best = (query * unit[expected]).sum(1)
-    open_ = np.flatnonzero((asked[:, :3] != expected[:, None]).all(1))  # a given word is never the answer
+    # questions without a nearer word so far; a question's own words are never the answer
+    open_ = np.flatnonzero((asked[:, :3] != expected[:, None]).all(1))
     for start in range(0, len(words), AT_ONCE):
         score = query[open_] @ unit[start : start + AT_ONCE].T
         place = asked[open_] - start
         rows, columns = np.nonzero((place >= 0) & (place < score.shape[1]))
-        score[rows, place[rows, columns]] = -np.inf  # neither the given words nor the expected one itself
+        score[rows, place[rows, columns]] = -np.inf  # skip the question's words and the expected one
         open_ = open_[score.max(1) < best[open_]]
     return len(open_), len(asked), len(questions)
 
 
 def neighbours(vectors: KeyedVectors, words: list[str], k: int = 6) -> dict[str, list[str]]:
-    """The k nearest words of each word that the vectors know."""
+    """The k nearest words of each known word."""
     return {w: [near for near, _ in vectors.most_similar(w, topn=k)] for w in words if w in vectors}
 
 
 def weat(vectors: KeyedVectors, targets: tuple[list[str], list[str]], attributes: tuple[list[str], list[str]]) -> float:
-    """WEAT's effect size (Caliskan et al. 2017), between -2 and 2: how much nearer the first targets are to the first
-    attributes, and the second to the second, in standard deviations. NaN where a list has fewer than two known
-    words."""
+    """WEAT's effect size (Caliskan et al. 2017), between -2 and 2: how much closer the first targets are to the first
+    attributes, and the second to the second, in standard deviations. NaN if a list has fewer than two known words."""
     known = [[word for word in group if word in vectors] for group in (*targets, *attributes)]
     if min(map(len, known)) < 2:
         return float("nan")
@@ -145,7 +145,7 @@ def weat(vectors: KeyedVectors, targets: tuple[list[str], list[str]], attributes
 
 
 def gender_leaning(vectors: KeyedVectors, words: list[str] = OCCUPATIONS) -> dict[str, float]:
-    """Cosine of each word with she - he (Bolukbasi et al. 2016): above 0 it leans to "she". Empty without both."""
+    """Cosine of each word with she - he (Bolukbasi et al. 2016); positive means closer to "she". {} without both."""
     if "she" not in vectors or "he" not in vectors:
         return {}
     direction = unit_length(unit_length(vectors["she"][None]) - unit_length(vectors["he"][None]))[0]
@@ -154,18 +154,18 @@ def gender_leaning(vectors: KeyedVectors, words: list[str] = OCCUPATIONS) -> dic
 
 
 def bias_report(vectors: KeyedVectors) -> str:
-    """The probe in sentences, for the model card."""
+    """The results of the bias probe as text, for the model card."""
     sizes = {name: weat(vectors, *_groups(lists)) for name, lists in WEAT.items()}
-    lines = ["Word vectors repeat the prejudices of their text. WEAT effect sizes, of at most 2 (0: none):"]
+    lines = ["Word vectors repeat the prejudices of their training text. WEAT effect sizes, from -2 to 2 (0: no bias):"]
     lines += [f"- {name}: {size:.2f}" for name, size in sizes.items() if size == size]
     leaning = list(gender_leaning(vectors).items())
     if leaning:
         he, she = leaning[:4], leaning[:-5:-1]
         lines.append(
-            "- occupations leaning most to *he*: " + ", ".join(f"{w} {v:+.2f}" for w, v in he)
+            "- occupations closest to *he*: " + ", ".join(f"{w} {v:+.2f}" for w, v in he)
             + "; to *she*: " + ", ".join(f"{w} {v:+.2f}" for w, v in she)
         )  # fmt: skip
-    return "\n".join(lines) + "\n\nDo not let them decide about people."
+    return "\n".join(lines) + "\n\nDo not use them to make decisions about people."
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose description lies nearest to the image (CLIP, section 3.1).
+"""Zero-shot classification: the class whose description is nearest to the image (CLIP, section 3.1).
 
 As a command, on any saved CLIP-like checkpoint:
     python -m mmssl.evaluation.zero_shot --model_name_or_path runs/clip --dataset emoji --label_column category
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmssl import bounded_json
 from mmssl.arguments import command, flag
+from mmssl.data import columns
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
@@ -34,7 +35,7 @@ TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "{}")
 def class_embeddings(
     embed_text: Callable[[list[str]], Tensor], classes: Mapping[str, Sequence[str]], templates: Sequence[str]
 ) -> Tensor:
-    """(classes, dim): the mean direction of every name of a class in every template (CLIP, section 3.1.4).
+    """(classes, dim), of unit length: the mean over all names of a class in all templates (CLIP, section 3.1.4).
 
     embed_text: texts -> (texts, dim). classes: label -> its names in ordinary words. templates: each with one {}.
     """
@@ -47,7 +48,7 @@ def class_embeddings(
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raises BadInput."""
+    """Raises BadInput if a template has no {}."""
     for template in templates:
         if "{}" not in template:
             raise BadInput(f"--templates: {template!r} has no {{}} where the class name goes")
@@ -56,8 +57,8 @@ def check_templates(templates: Sequence[str]) -> None:
 def zero_shot(image: Tensor, classes: Tensor, label: Tensor) -> dict[str, float]:
     """Accuracy in per cent, over all images and as the mean over classes.
 
-    image: (images, dim). classes: (classes, dim). label: (images,), rows of `classes`. Raises BadInput where a
-    feature is not finite.
+    image: (images, dim). classes: (classes, dim). label: (images,), rows of `classes`. Raises BadInput if a feature is
+    not finite.
     """
     finite(image, "features of images"), finite(classes, "features of class names")
     right = ((F.normalize(image, dim=-1) @ classes.T).argmax(1) == label).float()
@@ -69,7 +70,7 @@ def zero_shot(image: Tensor, classes: Tensor, label: Tensor) -> dict[str, float]
 
 
 def chance(label: Tensor, classes: int) -> dict[str, float]:
-    """A blind guess; and always the most frequent class, which needs the labels."""
+    """The accuracy of random guesses, and of always answering the most frequent class (which needs the labels)."""
     return {
         "zero_shot_accuracy": 100 / classes,
         "zero_shot_mean_class_accuracy": 100 / classes,
@@ -78,11 +79,10 @@ def chance(label: Tensor, classes: int) -> dict[str, float]:
 
 
 def labels(data: datasets.Dataset, column: str) -> tuple[list[str], Tensor]:
-    """(class names, (rows,) class of each row). Raises BadInput where a row has none."""
+    """(class names, (rows,) class of each row). Raises BadInput if a row has none."""
     import datasets
 
-    if column not in data.column_names:
-        raise BadInput(f"--label_column {column}: the data has no such column, only {', '.join(data.column_names)}")
+    columns.find(data.column_names, column, (), "label")
     values = list(data[column])
     unlabelled = [row for row, value in enumerate(values) if value in (None, "", -1)]
     if unlabelled:
@@ -95,9 +95,9 @@ def labels(data: datasets.Dataset, column: str) -> tuple[list[str], Tensor]:
 
 @dataclass
 class ZeroShotArgs(features.CheckpointArgs):
-    image_column: str | None = flag(None, "default: the first column with a usual name")
-    label_column: str = flag("label", "class of each image: a string, or a number that the data's features name")
-    classes: str | None = flag(None, "JSON file, label -> its names in ordinary words; default: the labels")
+    image_column: str | None = flag(None, "column of images; default: the first column with a usual name")
+    label_column: str = flag("label", "class of each image: a string, or a number with a name in the data's features")
+    classes: str | None = flag(None, "JSON file: label -> its names in ordinary words; default: the labels")
     templates: list[str] = flag(list(TEMPLATES), "prompts, each with {} for the class name")
 
 
@@ -125,7 +125,7 @@ def _in_words(file: str, names: Sequence[str]) -> dict[str, list[str]]:
         given = bounded_json.read(Path(file))
         return {name: [given[name]] if isinstance(given[name], str) else list(given[name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"--classes {file}: no JSON object with the names of {', '.join(names)}: {error!r}") from error
+        raise BadInput(f"--classes {file}: not a JSON object with names for {', '.join(names)}: {error!r}") from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The model card and metrics.json: what a run was, in words and figures, all of it from the run's own records."""
+"""The model card and metrics.json: a description of the run, made from the run's own records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mmssl.training.summary import Summary
 CARD = "README.md"
 UNKNOWN = "unknown"
 GIT_TIMEOUT = 30  # seconds; it reads every file of the repository
-_NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that says where the model is
+_NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that names the model
 
 
 @dataclass
@@ -39,23 +39,23 @@ class Record:
 
     title: str
     description: str  # Markdown: what was trained, by which method; which network is exported
-    data: str  # where it comes from, how much, how much of it held out
-    task: str  # of the Hub: "zero-shot-image-classification"
+    data: str  # its source, size and held-out part
+    task: str  # the Hub's name for it: "zero-shot-image-classification"
     dataset: str
     results: dict[str, dict[str, float]]  # columns: "trained", then its baselines
-    units: str  # of the results: "Per cent; ranks count from 1."
+    units: str  # units of the results: "Per cent; ranks count from 1."
     snippets: dict[str, str]  # heading -> Python that runs as printed; the card fills in its line `name = "..."`
     limits: str
     figures: dict[str, str] = field(default_factory=dict)  # file -> caption
     tags: list[str] = field(default_factory=list)
-    base_model: str | None = None  # a directory or Hub id that training began from
+    base_model: str | None = None  # the directory or Hub id that training started from
     licence: str = ""  # Markdown: of the data
 
 
 def write_card(directory: Path, record: Record, summary: Summary, args: TrainArgs) -> None:
     """README.md in `directory`, with results as metadata that the Hub displays; its snippets load args.output_dir."""
     shown = (_shown(file, caption) for file, caption in record.figures.items())
-    doors = (f"{heading}:\n\n{fenced(code.strip(), 'python')}" for heading, code in record.snippets.items())
+    usage = (f"{heading}:\n\n{fenced(code.strip(), 'python')}" for heading, code in record.snippets.items())
     trivial = "" if summary.trivial_loss is None else f" (a model that ignores its input: {summary.trivial_loss:.3f})"
     warnings = "".join(f"- The run warned: {markdown(warning)}\n" for warning in summary.warnings)
     body = f"""# {markdown(record.title)}
@@ -64,7 +64,7 @@ def write_card(directory: Path, record: Record, summary: Summary, args: TrainArg
 
 ## Use
 
-{_join(doors)}
+{_join(usage)}
 
 ## Results on held-out data
 
@@ -96,12 +96,12 @@ def write_card(directory: Path, record: Record, summary: Summary, args: TrainArg
 
 
 def title(args: TrainArgs) -> str:
-    """The name of the directory, and so of the model."""
+    """The name of the model: that of its directory."""
     return Path(args.output_dir).resolve().name or "model"
 
 
 def write_short_card(directory: Path, title: str, sentence: str) -> None:
-    """For what is uploaded while training goes on, and where no more can be said."""
+    """The card that is uploaded while training is still running, or if the full card could not be written."""
     data = ModelCardData(
         library_name="transformers", tags=["mmssl", "self-supervised-learning"], model_name=one_line(title)
     )
@@ -110,8 +110,8 @@ def write_short_card(directory: Path, title: str, sentence: str) -> None:
 
 
 def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainArgs) -> None:
-    """metrics.json: its presence marks a finished run, so it takes its place last. A figure that could not be computed
-    (of word similarity, where no word is known) is null."""
+    """metrics.json. Its presence marks a finished run, so it is put in place last. A value that could not be computed
+    (word similarity when the model knows none of the words) is null."""
     content = {
         "results": results,
         "steps": summary.step,
@@ -131,12 +131,13 @@ def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainA
 def add_results(
     directory: Path, heading: str, body: str, values: dict[str, float], dataset: str, drawn: dict[Path, str]
 ) -> None:
-    """Add a section, its figures and its metadata to the card of a finished run; one of the same heading is replaced.
+    """Add a section, its figures and its metadata to the card of a finished run. A section with the same heading is
+    replaced.
 
-    body: Markdown. values: name -> figure, for the metadata. drawn: file -> caption; the files are copied to the run's
+    body: Markdown. values: name -> result, for the metadata. drawn: file -> caption; the files are copied to the run's
     figures/.
     """
-    if run := OutputDir.around(directory / CARD):  # else there is no list to keep
+    if run := OutputDir.around(directory / CARD):  # otherwise there is no manifest to update
         run.register([CARD, *(Path("figures", file.name) for file in drawn)])
     shown = []
     for file, caption in drawn.items():
@@ -181,20 +182,20 @@ def name_the_model(text: str, name: str) -> str:
 
 
 def hub_id(name: str | None) -> str | None:
-    """`name`, without its configuration, where it is an id of the Hub and not a file or folder here."""
+    """`name` without its configuration if it is a Hub id; None if it is a local file or folder."""
     repository = (name or "").partition(":")[0]
     return repository if re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not Path(repository).exists() else None
 
 
 def command_line() -> str:
-    """What was typed, near enough to type it again."""
+    """The command that started this run, close enough to repeat it."""
     try:
-        return _typed()
-    except Exception:  # the directory that it was typed in is gone; sys.argv is not what it should be
+        return _command_line()
+    except Exception:  # the working directory was deleted; sys.argv is not a list of strings
         return UNKNOWN
 
 
-def _typed() -> str:
+def _command_line() -> str:
     from accelerate import PartialState
 
     script = Path(sys.argv[0])
@@ -202,7 +203,7 @@ def _typed() -> str:
     state, launcher = PartialState(), ["accelerate", "launch"]
     if state.num_processes > 1:
         launcher += ["--multi_gpu", "--num_processes", str(state.num_processes)]
-        if state.device.type == "cpu":  # else, on a CPU, accelerate starts one process, whatever it is told
+        if state.device.type == "cpu":  # without these, accelerate starts only one process on a CPU
             launcher = ["ACCELERATE_USE_CPU=true", *launcher, "--num_machines", "1"]
     return shlex.join([*launcher, str(script), *sys.argv[1:]])
 
@@ -215,14 +216,14 @@ def software() -> dict[str, str]:
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # it runs from its repository
+    except metadata.PackageNotFoundError:  # on the path, but not installed
         return UNKNOWN
 
 
 def hardware(args: TrainArgs) -> str:
     try:
         return _hardware(args)
-    except Exception:  # whatever a driver, or a system that hides what it is, can raise
+    except Exception:  # whatever a driver raises, or reading /proc
         return UNKNOWN
 
 
@@ -246,7 +247,7 @@ def _metadata(record: Record) -> ModelCardData:
             dataset_type=dataset or "custom",
             dataset_name=one_line(f"{Path(record.dataset).name}, held out"),
             metric_type=name,
-            # beside its baselines here too: the Hub shows this list apart from the card
+            # the baselines stand in the name, because the Hub shows this list without the card
             metric_name=" ".join([readable(name), *_beside(name, record.results, baselines)]),
             metric_value=round(value, 4),
         )
@@ -264,7 +265,7 @@ def _metadata(record: Record) -> ModelCardData:
 
 
 def _beside(name: str, results: dict[str, dict[str, float]], baselines: list[str]) -> list[str]:
-    """["(untrained 3.5, chance 2.5)"], or nothing where no baseline has that figure."""
+    """["(untrained 3.5, chance 2.5)"], or [] if no baseline has this metric."""
     known = [f"{column} {number(results[column][name])}" for column in baselines if name in results[column]]
     return [f"({', '.join(known)})"] if known else []
 
@@ -285,7 +286,7 @@ def _duration(seconds: float) -> str:
 
 
 def _commit() -> dict[str, str]:
-    """{"commit": ...} where mmssl runs from its repository; "-dirty" where files differ from it."""
+    """{"commit": ...} if mmssl runs from its repository, with "-dirty" if files were changed since that commit."""
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").exists() or not shutil.which("git"):
         return {}

@@ -1,10 +1,10 @@
-"""Weights out of pickles (pytorch_model.bin), which mmssl does not read, into model.safetensors.
+"""Convert pickled weights (pytorch_model.bin), which mmssl does not read, to model.safetensors.
 
-python -m mmssl.hub.convert DIRECTORY                          writes model.safetensors beside them
-python -m mmssl.hub.convert user/name --output DIRECTORY       downloads; writes a new directory with all but pickles
+python -m mmssl.hub.convert DIRECTORY                          writes model.safetensors into DIRECTORY
+python -m mmssl.hub.convert user/name --output DIRECTORY       downloads; writes a new directory without the pickles
 
-A pickle can run code. torch.load(weights_only=True) admits tensors and little else, and runs in a process of its own
-that has none of this one's environment. Shards stay shards. Tied weights are written under each of their names. No file
+A pickle can run code. torch.load(weights_only=True) accepts little more than tensors; it runs in a separate process
+without this one's environment. Each shard becomes one file. Tied weights are written under each of their names. No file
 is overwritten.
 """
 
@@ -31,7 +31,7 @@ from mmssl.plain_text import say
 PICKLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 TARGET, TARGET_INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_FILES = [*JSON_FILES, "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]  # of a checkpoint on the Hub
-KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")  # of the environment; no token
+KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")  # environment variables; no tokens
 # imports torch and safetensors only; arguments: pickle, safetensors file
 PROGRAM = """
 import sys
@@ -55,11 +55,11 @@ save_file(apart, sys.argv[2], {"format": "pt"})
 def convert(directory: Path, output: Path) -> list[Path]:
     """Write the weights of `directory` to the directory `output`, which may be the same; returns the files.
 
-    Raises BadInput where a pickle holds anything but tensors by name, and where there is none, or a file is in the way.
+    Raises BadInput if there is no pickle, if one holds anything but named tensors, or if a file is in the way.
     """
     shards = _shards(directory)
     if there := [name for name in (*shards.values(), TARGET, TARGET_INDEX) if (output / name).exists()]:
-        raise BadInput(f"{output / there[0]} is there already; no file is overwritten")
+        raise BadInput(f"{output / there[0]} already exists and is not overwritten: remove it, or use --output")
     with tempfile.TemporaryDirectory(dir=output, prefix=".convert-") as place:
         for pickle, name in shards.items():
             _read_apart(directory / pickle, Path(place, name))
@@ -73,7 +73,7 @@ def convert(directory: Path, output: Path) -> list[Path]:
 
 
 def _shards(directory: Path) -> dict[str, str]:
-    """{pickle: the safetensors file that it becomes}, names without a folder."""
+    """{pickle: its safetensors file}, as names without a folder."""
     if (directory / PICKLE).is_file():
         return {PICKLE: TARGET}
     if not (directory / INDEX).is_file():
@@ -84,7 +84,7 @@ def _shards(directory: Path) -> dict[str, str]:
         raise BadInput(f"{directory / INDEX} is damaged: {error!r}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not (directory / name).is_file():
-            raise BadInput(f"{directory / INDEX} names {name!r}, which is no file beside it")
+            raise BadInput(f"{directory / INDEX} names {name!r}, which is not a file in that directory")
     return {name: Path(name).stem.replace("pytorch_model", "model") + ".safetensors" for name in names}
 
 
@@ -97,17 +97,17 @@ def _read_apart(pickle: Path, target: Path) -> None:
         text=True,
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        refused = next((line for line in said if "Unsupported" in line or "GLOBAL" in line), said[-1])
-        raise BadInput(f"{pickle} is not converted: {refused.strip()}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        cause = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[-1])
+        raise BadInput(f"{pickle} is not converted: {cause.strip()}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mmssl.hub.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", metavar="DIRECTORY", help="or a Hub id")
-    parser.add_argument("--output", type=Path, help="a new directory; default: beside the pickles")
+    parser.add_argument("name", metavar="DIRECTORY", help="a directory or a Hub id")
+    parser.add_argument("--output", type=Path, help="a new directory; default: the directory of the pickles")
     given = parser.parse_args()
     with explained():
         try:
@@ -122,12 +122,12 @@ def _local(name: str, output: Path | None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if output is None:
-        raise BadInput(f"{name} is no directory here; for a checkpoint of the Hub, say where to write with --output")
+        raise BadInput(f"{name} is not a local directory; for a Hub checkpoint, say where to write with --output")
     try:
         ask_hub(name)
         return Path(snapshot_download(name, allow_patterns=["pytorch_model*.bin", INDEX, *OTHER_FILES]))
-    except Exception as error:  # whatever the Hub, or the way to it, says
-        raise BadInput(f"{name}: no such directory, and the Hub gave: {said_by_hub(error)}") from error
+    except Exception as error:  # the Hub client raises many kinds
+        raise BadInput(f"{name}: no such directory, and the Hub answered: {said_by_hub(error)}") from error
 
 
 def _convert_to(directory: Path, output: Path | None) -> list[Path]:

@@ -1,6 +1,6 @@
-"""What leaves a run: a directory that the Hub and `from_pretrained` understand, proved to load, described by its card.
+"""Export of a finished run: a directory for the Hub and `from_pretrained`, tested to load, with a model card.
 
-python -m mmssl.hub.export push runs/clip user/name     upload what a run has left; private when the repository is new
+python -m mmssl.hub.export push runs/clip user/name     upload a finished run; a new repository is private
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ from mmssl.training.summary import Summary
 
 __all__ = ["Exported", "NotLoadable", "Record", "Uploads", "check_reload", "finish", "push", "reload_faults"]
 
-ANSWER_TIMEOUT = 30  # seconds; a commit of many files takes the Hub some
-TOLERANCE = 1e-5  # of outputs after a reload, against those in memory, in units of the largest one
+ANSWER_TIMEOUT = 30  # seconds; the Hub needs some for a commit of many files
+TOLERANCE = 1e-5  # largest difference of outputs after a reload, relative to the largest output
 REMEDIES = {
     401: "sign in with `hf auth login`, or set HF_TOKEN",
-    403: "this token may not write there: give it the right at https://huggingface.co/settings/tokens",
-    409: "something else is writing to that repository",
+    403: "this token has no write access: grant it at https://huggingface.co/settings/tokens",
+    409: "another process is writing to that repository",
 }
 
 
 class NotLoadable(RuntimeError):
-    """The exported directory does not give back what was in memory."""
+    """The exported directory does not load, or gives other outputs than the model in memory."""
 
 
 @dataclass
 class Exported:
-    """A directory, and what in memory it must give back: see check_reload."""
+    """A directory and the objects that were exported to it: the arguments of check_reload."""
 
     directory: Path
     model: torch.nn.Module
@@ -75,11 +75,11 @@ def check_reload(
     example: dict[str, Tensor | list[str]],
     auto_class: str = "AutoModel",
 ) -> None:
-    """Load `directory` in a fresh interpreter that cannot import mmssl; every output must be the same as from memory.
+    """Load `directory` in a new interpreter that cannot import mmssl; every output must equal that of `model`.
 
-    model, processor: those that were exported; left as they are. example: a few inputs as a user has them, under the
-    names by which the processor takes them. Of code in the directory, only what has run in this process, too, is run
-    there (see remote_code.has_run). Raises NotLoadable.
+    model, processor: those that were exported; not changed. example: a few raw inputs, under the processor's argument
+    names. Code in the directory is run only if this process has run it too (see remote_code.has_run). Raises
+    NotLoadable.
     """
     for fault in reload_faults([Exported(directory, model, processor, example, auto_class)]):
         if fault:
@@ -87,8 +87,8 @@ def check_reload(
 
 
 def reload_faults(exports: Sequence[Exported]) -> list[NotLoadable | None]:
-    """What check_reload finds, for several directories in one fresh interpreter: importing transformers costs seconds.
-    None where all is well. A directory that ends the interpreter gets those after it a new one."""
+    """check_reload for several directories in one new interpreter, because importing transformers takes seconds. None
+    for a directory without a fault. If a directory crashes the interpreter, the next ones get a new one."""
     faults = []
     while len(faults) < len(exports):
         faults += _reload(exports[len(faults) :])
@@ -96,7 +96,7 @@ def reload_faults(exports: Sequence[Exported]) -> list[NotLoadable | None]:
 
 
 def _reload(exports: Sequence[Exported]) -> list[NotLoadable | None]:
-    """As reload_faults, up to and with the first directory that ends the interpreter."""
+    """As reload_faults, up to and including the first directory that crashes the interpreter."""
     models = [copy.deepcopy(export.model).to("cpu", torch.float32).eval() for export in exports]
     expected = [reload.outputs(m, e.processor, e.example) for m, e in zip(models, exports, strict=True)]
     with tempfile.TemporaryDirectory() as place:
@@ -124,23 +124,23 @@ def _reload(exports: Sequence[Exported]) -> list[NotLoadable | None]:
             if (own / reload.OUTPUTS).exists():
                 faults.append(_difference(export.directory, wanted, load_file(own / reload.OUTPUTS)))
                 continue
-            ended = not (own / reload.ERROR).exists()  # killed, for memory
-            said = f"exit code {done.returncode}" if ended else (own / reload.ERROR).read_text()
-            faults.append(NotLoadable(f"{export.directory} was written but does not load: {said}"))
-            if ended:
+            crashed = not (own / reload.ERROR).exists()  # for example killed for memory
+            cause = f"exit code {done.returncode}" if crashed else (own / reload.ERROR).read_text()
+            faults.append(NotLoadable(f"{export.directory} was written but does not load: {cause}"))
+            if crashed:
                 break
         return faults
 
 
 def _difference(directory: Path, expected: dict[str, Tensor], reloaded: dict[str, Tensor]) -> NotLoadable | None:
     if not expected:
-        return NotLoadable(f"{directory}: the model gives no tensor that could be compared")
+        return NotLoadable(f"{directory}: the model returns no tensor to compare")
     for name, value in expected.items():
         if name not in reloaded or reloaded[name].shape != value.shape:
             return NotLoadable(f"{directory} loads as another model: {name} is missing or of another shape")
         error = (reloaded[name].float() - value.float()).abs().max().item()
         if not error <= TOLERANCE * max(1.0, value.abs().max().item()):
-            return NotLoadable(f"{directory} loads, but {name} differs by {error:.2g} from what was trained")
+            return NotLoadable(f"{directory} loads, but {name} differs by {error:.2g} from the trained model's")
     return None
 
 
@@ -155,11 +155,11 @@ def finish(
     trivial: str,
     auto_class: str = "AutoModel",
 ) -> None:
-    """Everything a finished run leaves: weights and processor, proved to load; then what describes them: figures, card,
-    metrics; the upload.
+    """Write everything that a finished run leaves: first weights and processor, tested to load; then what describes
+    them: figures; card; metrics. Then upload it with --push_to_hub.
 
-    model: what `method.save_pretrained` writes, in memory. example: see check_reload. describe: called when the weights
-    are safe. trivial: what the dashed line of the loss curve is.
+    model: the model in memory that `method.save_pretrained` writes. example: see check_reload. describe: called after
+    the weights are written and tested. trivial: label of the dashed line in the loss curve.
     """
     directory, run = Path(args.output_dir), OutputDir(args.output_dir)
     again = "the training is saved; the same command and --resume_from_checkpoint auto export it again"
@@ -187,7 +187,7 @@ def _export(
     auto_class: str,
     run: OutputDir,
 ) -> None:
-    run.remove([card.METRICS])  # of an earlier end of this run: until the last line it has none
+    run.remove([card.METRICS])  # from an earlier export; it exists only when the export is complete
     with run.writing(needed=sum(tensor.nbytes for tensor in model.state_dict().values())) as place:
         method.save_pretrained(place)
         processor.save_pretrained(place)
@@ -212,22 +212,22 @@ def _describe(record: Record, summary: Summary, args: TrainArgs, trivial: str, r
 
 
 def push(directory: Path, repository: str, private: bool = True) -> str:
-    """Upload what a finished run has written, and nothing else that lies there, which is named; returns the address.
-    `private` holds where the repository is new.
+    """Upload the files that a finished run wrote, and return the address. Other files in the directory stay there;
+    their names are printed. private: for a new repository.
 
-    The snippets on the card name the repository from then on. Raises BadInput with the way to retry; then nothing on
-    disk has changed.
+    The snippets on the card then load the repository. Raises BadInput with the command to retry; nothing on disk has
+    changed in that case.
     """
     if missing := [name for name in (card.METRICS, card.CARD) if not (directory / name).exists()]:
-        raise BadInput(f"{directory} holds no finished run (no {missing[0]}): let the training end first")
+        raise BadInput(f"{directory} holds no finished run (no {missing[0]}): finish the training first")
     files, left = OutputDir(directory).publishable()
     if unlisted := [name for name in (card.METRICS, card.CARD) if name not in files]:
         raise BadInput(
-            f"{directory / unlisted[0]} is not in the list of what a run of mmssl wrote there (.mmssl/manifest.json): "
-            "choose yourself what to upload, with `hf upload`"
+            f"{directory / unlisted[0]} is not in the list of the run's files (.mmssl/manifest.json): choose yourself "
+            "what to upload, with `hf upload`"
         )
     if left:
-        say(f"not uploaded, because no run wrote it: {listed(left)}")
+        say(f"not uploaded, because the run did not write it: {listed(left)}")
     retry = ["python", "-m", "mmssl.hub.export", "push", str(directory), repository] + ["--public"] * (not private)
     try:
         repository = _create(repository, private)
@@ -250,11 +250,11 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
 
 
 class Uploads:
-    """What --push_to_hub does before the end. At once: create the repository, so that a refusal costs no training. With
-    --hub_strategy every_save, after each checkpoint: upload the encoder as it stands, while training goes on."""
+    """--push_to_hub during training. At the start: create the repository, so that a refusal costs no training. With
+    --hub_strategy every_save, after each checkpoint: upload the current encoder while training continues."""
 
     def __init__(self, args: TrainArgs, method: Method, processor) -> None:
-        """Raises BadInput where the Hub refuses."""
+        """Raises BadInput if the Hub refuses."""
         from accelerate import PartialState
 
         self.args, self.method, self.processor = args, method, processor
@@ -264,22 +264,22 @@ class Uploads:
             try:
                 _create(args.hub_model_id, args.hub_private_repo)
             except _Refused as error:
-                raise BadInput(f"{error}. Nothing was trained yet") from error
+                raise BadInput(f"{error}. The training has not started") from error
 
     def __call__(self, step: int, total: int) -> None:
-        """After a checkpoint, on the main process. A failure is said, and the next save tries again."""
+        """Called after a checkpoint, on the main process. A failure is reported, and the next save tries again."""
         if not self.args.push_to_hub or self.args.hub_strategy != "every_save":
             return
         if step == total:
             self.running.result()  # `finish` uploads this one
-        elif self.running.done():  # else the line is slow: this save is left out
+        elif self.running.done():  # otherwise the last upload is still running, and this save is not uploaded
             place = Path(tempfile.mkdtemp())
             try:
                 self.method.save_pretrained(place)
                 self.processor.save_pretrained(place)
-                sentence = f"Training is under way: these are the weights after step {step:,} of {total:,}."
+                sentence = f"Training is still running: these are the weights after step {step:,} of {total:,}."
                 card.write_short_card(place, card.title(self.args), sentence)
-            except (OSError, SafetensorError) as error:  # a full disk is the one or the other
+            except (OSError, SafetensorError) as error:  # a full disk raises either
                 shutil.rmtree(place)
                 self._say(step, f"no copy for the Hub could be written to {place} ({error})")
             else:
@@ -294,21 +294,21 @@ class Uploads:
             shutil.rmtree(place)
 
     def _say(self, step: int, fault: str) -> None:
-        said = f"warning: step {step}: {fault}; training goes on, the next save tries again"
+        said = f"warning: step {step}: {fault}; training continues, and the next save tries again"
         tqdm.write(one_line(said), file=sys.stderr)
 
 
 class _Refused(Exception):
-    """The Hub, or the way to it, said no; the message says why and what helps."""
+    """The Hub refused, or could not be reached; the message says why and what to do."""
 
 
 def _create(repository: str, private: bool) -> str:
-    """The full name of the repository, new or not."""
+    """Create the repository if it does not exist; returns its full name."""
     return _ask(repository, lambda: HfApi().create_repo(repository, private=private, exist_ok=True).repo_id)
 
 
 def _upload(directory: Path, repository: str, message: str) -> str:
-    """One commit: all of it arrives, or nothing. Other files of the repository stay."""
+    """Upload in one commit: all files or none. Other files in the repository stay. Returns the address."""
     return _ask(
         repository,
         lambda: str(HfApi().upload_folder(folder_path=directory, repo_id=repository, commit_message=message)),
@@ -316,20 +316,20 @@ def _upload(directory: Path, repository: str, message: str) -> str:
 
 
 def _ask(repository: str, call):
-    get_session().timeout = ANSWER_TIMEOUT  # huggingface_hub waits for ever
+    get_session().timeout = ANSWER_TIMEOUT  # huggingface_hub would wait forever
     try:
         return call()
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        said = f"no answer in {ANSWER_TIMEOUT} seconds" if "Timeout" in type(error).__name__ else said
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        cause = f"no answer in {ANSWER_TIMEOUT} seconds" if "Timeout" in type(error).__name__ else cause
         remedy = f": {REMEDIES[status]}" if status in REMEDIES else ""
-        raise _Refused(f"upload to {repository} failed ({said}){remedy}") from error
+        raise _Refused(f"upload to {repository} failed ({cause}){remedy}") from error
 
 
 def _auto_class(processor) -> str:
-    """The class by which a user loads it. AutoProcessor would miss a feature extractor alone: a Wav2Vec2 model's has a
-    tokenizer too."""
+    """The class that users load the processor with. For a feature extractor alone this is not AutoProcessor, which
+    expects a Wav2Vec2 model to have a tokenizer too."""
     from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedTokenizerBase, ProcessorMixin
 
     kinds = {ProcessorMixin: "AutoProcessor", PreTrainedTokenizerBase: "AutoTokenizer"}
@@ -338,7 +338,8 @@ def _auto_class(processor) -> str:
 
 
 def _environment(place: str) -> dict[str, str]:
-    """For a process that is no part of a launched group, sees no GPU, asks no Hub and keeps no code of earlier runs."""
+    """Environment of a process that does not belong to a launched group, sees no GPU, does not use the Hub, and keeps
+    its code cache in `place`."""
     launched = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "MASTER_", "RANK", "LOCAL_", "WORLD_SIZE", "GROUP_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
     return kept | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": place}
@@ -349,7 +350,7 @@ def main() -> None:
     command = parser.add_subparsers(required=True).add_parser("push", help="upload a finished run")
     command.add_argument("directory", type=Path)
     command.add_argument("repository", help="user/name")
-    command.add_argument("--public", action="store_true", help="a new repository is for everyone to see")
+    command.add_argument("--public", action="store_true", help="make a new repository public")
     given = parser.parse_args()
     with explained():
         say(push(given.directory.expanduser(), given.repository, private=not given.public))

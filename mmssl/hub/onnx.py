@@ -1,12 +1,12 @@
-"""Encoders of images and texts as ONNX files, each proved equal to the original in ONNX Runtime.
+"""Export of image and text encoders to ONNX; each file is compared with the original in ONNX Runtime.
 
 python -m mmssl.hub.onnx --model_name_or_path runs/clip       writes runs/clip/onnx/image.onnx and text.onnx
 
 image.onnx: pixel_values (batch, 3, height, width), as the image processor gives them -> features.
 text.onnx: input_ids, attention_mask (batch, tokens) -> features.
-features: of an image–text model (batch, dim), not yet of unit length; of any other encoder its last_hidden_state.
-Needs `pip install mmssl[onnx]`. Through torch.onnx: optimum-onnx 0.1 holds transformers below 4.58. It does not convert
-recurrent networks (torch 2.13).
+features: for an image–text model (batch, dim), not normalised; for any other encoder its last_hidden_state.
+Needs `pip install mmssl[onnx]`. Uses torch.onnx, because optimum-onnx 0.1 requires transformers below 4.58. Recurrent
+networks cannot be converted (torch 2.13).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from mmssl.plain_text import say
 from mmssl.training.output_dir import OutputDir
 
 INPUTS = {"image": ("pixel_values",), "text": ("input_ids", "attention_mask")}
-AXES = {"image": (0,), "text": (0, 1)}  # of the inputs, along which they may be of any size
+AXES = {"image": (0,), "text": (0, 1)}  # axes of the inputs that may have any size
 
 
 @dataclass
 class OnnxArgs(Flags):
     model_name_or_path: str = flag("runs/clip", "a directory or a Hub id")
-    output_dir: str | None = flag(None, "default: onnx/ inside the directory")
+    output_dir: str | None = flag(None, "where the files go; default: onnx/ inside the directory")
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")
 
 
 class Encoder(nn.Module):
-    """One output of one function of a model, whose inputs come in the order of `inputs`."""
+    """A module that calls one function of a model, with inputs in the order of `inputs`, and returns one output."""
 
     def __init__(self, model: nn.Module, function: str, inputs: tuple[str, ...], output: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 
 
 def encoders(model: nn.Module) -> dict[str, Encoder]:
-    """Those of a model, by what they read. Raises BadInput where that is neither images nor texts."""
+    """The encoders of a model, by modality. Raises BadInput if it reads neither images nor texts."""
     if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
         return {kind: Encoder(model, f"get_{kind}_features", INPUTS[kind], "pooler_output") for kind in INPUTS}
     for kind, inputs in INPUTS.items():
@@ -71,13 +71,13 @@ def convert(encoder: Encoder, inputs: tuple[Tensor, ...], axes: tuple[int, ...],
             external_data=False,
             verbose=False,
         )
-    except Exception as error:  # whatever torch says to an architecture
-        raise BadInput(f"torch does not convert a {type(encoder.model).__name__}: {first_line(error)}") from error
+    except Exception as error:  # torch raises many kinds for architectures that it does not support
+        raise BadInput(f"torch cannot convert a {type(encoder.model).__name__}: {first_line(error)}") from error
 
 
 @torch.no_grad()
 def check(encoder: Encoder, inputs: tuple[Tensor, ...], file: Path) -> None:
-    """Raises NotLoadable where ONNX Runtime and torch differ."""
+    """Raises NotLoadable if the outputs of ONNX Runtime and torch differ."""
     import onnxruntime  # an optional extra
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -96,7 +96,7 @@ def main(args: OnnxArgs) -> None:
         raise BadInput(f"ONNX needs the package {error.name}: pip install mmssl[onnx]") from error
     name = args.model_name_or_path
     if args.output_dir is None and not Path(name).is_dir():
-        raise BadInput(f"--model_name_or_path {name} is no directory here: say where to write with --output_dir")
+        raise BadInput(f"--model_name_or_path {name} is not a local directory: say where to write with --output_dir")
     model, processor = pretrained.load(name, args.trust_remote_code, may_lack="pooler")
     directory = Path(args.output_dir or Path(name) / "onnx").expanduser()
     directory.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def main(args: OnnxArgs) -> None:
         if run := OutputDir.around(file):
             run.register([file])
         convert(encoder, _example(processor, kind, 2), AXES[kind], file)
-        check(encoder, _example(processor, kind, 3), file)  # of another size than the one it was written with
+        check(encoder, _example(processor, kind, 3), file)  # another size than the one it was converted with
         say(file)
 
 

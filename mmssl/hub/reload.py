@@ -1,8 +1,8 @@
-"""What a user of an exported directory does: raw examples through its processor and its model.
+"""Loads an exported directory as a user would, and runs raw examples through its processor and model.
 
-Imports nothing of mmssl. `export.check_reload` runs this file as a program in a fresh interpreter, where mmssl cannot
-be imported, and compares what comes out with what the same function gives in the process that trained. On its standard
-input are the arguments of `reload` for each directory, as JSON.
+Imports nothing from mmssl. `export.check_reload` runs this file as a program in a new interpreter, where mmssl cannot
+be imported, and compares its outputs with those of the same function in the training process. Standard input: the
+arguments of `reload` for each directory, as JSON.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 EXAMPLE, TENSORS = "example.json", "example.safetensors"
-OUTPUTS, ERROR = "outputs.safetensors", "error.txt"  # the one or the other is left for each directory
+OUTPUTS, ERROR = "outputs.safetensors", "error.txt"  # one of them is written for each directory
 
 
 def outputs(model: torch.nn.Module, processor, example: dict[str, Tensor | list[str]]) -> dict[str, Tensor]:
-    """Every tensor that `model` gives for `example`, which is what the processor takes: texts; images, waveforms (a row
-    each)."""
+    """Every tensor that `model` returns for `example`, the processor's inputs: texts, images or waveforms (one per
+    row)."""
     raw = {name: list(value.numpy()) if torch.is_tensor(value) else value for name, value in example.items()}
     encoded = processor(**raw, return_tensors="pt", **({"padding": True} if "text" in raw else {}))
     with torch.no_grad():
@@ -31,7 +31,7 @@ def outputs(model: torch.nn.Module, processor, example: dict[str, Tensor | list[
 
 
 def run_only() -> set[str]:
-    """From here on transformers imports a file that came with a model only where its sha256 is in the returned set."""
+    """From now on transformers imports code that came with a model only if its sha256 is in the returned set."""
     from transformers import dynamic_module_utils as dynamic
 
     class_in_module, digests = dynamic.get_class_in_module, set()
@@ -49,8 +49,8 @@ def run_only() -> set[str]:
 
 
 def reload(directory: str, auto_class: str, auto_processor: str, code: list[str], place: str) -> None:
-    """From the example in `place` to the outputs, or to the last line of the error, in `place`. code: sha256 of each
-    file of code that may run; none where the directory is to load without."""
+    """Read the example from `place`, and write the outputs, or the last line of the error, to `place`. code: sha256 of
+    each code file that may run; if empty, the directory must load without code."""
     import transformers
 
     trust = {"trust_remote_code": bool(code)}
@@ -69,7 +69,7 @@ def reload(directory: str, auto_class: str, auto_processor: str, code: list[str]
 
 def main() -> None:
     sys.modules["mmssl"] = None  # as on a machine where it is not installed
-    sys.modules["sklearn"] = None  # transformers imports it where it can, for nothing needed here: a second saved
+    sys.modules["sklearn"] = None  # transformers would import it, without need: saves a second
     may_run = run_only()
     for directory, auto_class, auto_processor, code, place in json.load(sys.stdin):
         may_run.clear()

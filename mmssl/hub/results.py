@@ -1,8 +1,8 @@
-"""The results of finished runs in one Markdown table, written from their own metrics.json.
+"""Make one Markdown table of the results of finished runs, from their metrics.json.
 
 python -m mmssl.hub.results recipes/results/*.json --into recipes/README.md
 
-The table replaces what stands between the two marks in that file; without --into it is printed.
+The table replaces the text between two marks in that file; without --into it is printed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def rows(file: Path) -> list[str]:
-    """A line for each result of the run, beside its baselines. Raises BadInput where it is no metrics.json."""
+    """A table row for each result of the run, with its baselines. Raises BadInput if `file` is not a metrics.json."""
     try:
         run = bounded_json.read(file)
         (_, trained), *baselines = run["results"].items()
         cost = f"{run['steps']:,} steps, {run['training_seconds'] / 60:.0f} min, {run['hardware']}"
         command = run["command"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} is no metrics.json of a finished run: {error}") from error
+        raise BadInput(f"{file} is not the metrics.json of a finished run: {error}") from error
     lines = []
     for name, value in trained.items():
         beside = "; ".join(f"{column} {number(values[name])}" for column, values in baselines if name in values)
@@ -43,17 +43,19 @@ def table(files: list[Path]) -> str:
 
 
 def write_into(document: Path, text: str) -> None:
-    """Replace what stands between the marks. Raises BadInput where the document lacks them."""
+    """Replace the text between the marks. Raises BadInput if the document lacks them."""
     before = document.read_text(encoding="utf-8")
     if BEGIN not in before or END not in before:
-        raise BadInput(f"{document} has no line {BEGIN} and no line {END}: add them where the table is to stand")
+        raise BadInput(f"{document} lacks the line {BEGIN} or {END}: add both where the table should be")
     head, rest = before.split(BEGIN, 1)
     document.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mmssl.hub.results", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+", help="metrics.json of finished runs; a row is named by its file")
+    parser.add_argument(
+        "files", type=Path, nargs="+", help="metrics.json of finished runs; a row is named after its file"
+    )
     parser.add_argument("--into", type=Path, help="a Markdown file with the two marks")
     given = parser.parse_args()
     with explained():

@@ -1,4 +1,4 @@
-"""What makes a text encoder's directory a SentenceTransformer as well: a text's vector is the mean over its tokens."""
+"""Files that let sentence-transformers load a text encoder's directory: a text's vector is the mean over its tokens."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def write_mean_pooling(directory: Path, dimension: int, max_length: int | None = None) -> None:
-    """modules.json and what it points to, in the form that all releases of sentence-transformers read. dimension: of
-    the encoder's hidden states. max_length: tokens; None for an encoder that takes texts of any length."""
+    """Write modules.json and the files it names, in a form that all releases of sentence-transformers read. dimension:
+    size of the encoder's hidden states. max_length: tokens; None for an encoder that takes texts of any length."""
     files = {
         "modules.json": [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -22,7 +22,7 @@ def write_mean_pooling(directory: Path, dimension: int, max_length: int | None =
 
 
 def write_static_embedding(directory: Path) -> None:
-    """The same for a table of word vectors, which the directory's model and tokenizer files hold."""
+    """The same for a table of word vectors, which is in the directory's model and tokenizer files."""
     kind = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
     files = {
         "modules.json": [{"idx": 0, "name": "0", "path": "", "type": kind}],

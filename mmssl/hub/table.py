@@ -1,4 +1,4 @@
-"""Results side by side, a column for the trained model and one for each baseline: in the terminal and on the card."""
+"""Tables of results, with a column for the trained model and one for each baseline: for the terminal and the card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Columns = dict[str, dict[str, float]]  # column -> name of a result -> value
 
 
 def print_table(title: str, columns: Columns, digits: int | None = None) -> None:
-    """digits: behind the decimal point; by default two, above ten one."""
+    """digits: decimal places; default: one for values from 10 on, otherwise two."""
     names = _names(columns)
     width, wide = max(map(len, names), default=0) + 2, max(18, 2 + max(map(len, columns)))
     say(title)
@@ -19,7 +19,7 @@ def print_table(title: str, columns: Columns, digits: int | None = None) -> None
 
 
 def results_table(results: Columns) -> str:
-    """Markdown: a row for each figure, a column for the trained model and for each baseline."""
+    """Markdown with a row for each result and a column for the trained model and each baseline."""
     lines = [f"| | {' | '.join(map(markdown, results))} |", "|---" + "|---:" * len(results) + "|"]
     for name in _names(results):
         cells = (number(column[name]) if name in column else "–" for column in results.values())
@@ -34,7 +34,7 @@ def readable(name: str) -> str:
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """value: None, which metrics.json holds for a figure that could not be computed, is a dash."""
+    """The value, rounded; a dash for None, which metrics.json holds for a result that could not be computed."""
     if value is None:
         return "–"
     digits = digits if digits is not None else 1 if abs(value) >= 10 else 2

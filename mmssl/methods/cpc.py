@@ -82,7 +82,7 @@ with torch.no_grad():
 }
 
 NEGATIVES = ("within", "across", "speaker", "all")
-HIDDEN = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
+EXCLUDED = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
 
 
 @dataclass
@@ -109,7 +109,7 @@ def within(prediction: Tensor, encoded: Tensor, frames: Tensor, k: int) -> tuple
     """
     scores = prediction[:, :-k] @ encoded.mT / encoded.shape[-1] ** 0.5
     time = torch.arange(encoded.shape[1], device=encoded.device)
-    scores = scores.masked_fill(time >= frames[:, None, None], HIDDEN)
+    scores = scores.masked_fill(time >= frames[:, None, None], EXCLUDED)
     true = time[k:].expand(scores.shape[:2])
     return scores, true, true < frames[:, None]
 
@@ -135,7 +135,7 @@ def across(
     candidate = (time[:, None] < all_frames)[:, None]  # (time - k, 1, sequences)
     if alike is not None:
         candidate = candidate & alike
-    scores = scores.masked_fill(~candidate, HIDDEN).transpose(0, 1)
+    scores = scores.masked_fill(~candidate, EXCLUDED).transpose(0, 1)
     true = torch.arange(first, first + len(encoded), device=encoded.device)[:, None].expand(scores.shape[:2])
     return scores, true, time < frames[:, None]
 
@@ -148,7 +148,7 @@ def everywhere(
     time = torch.arange(encoded.shape[1], device=encoded.device)
     candidate = (time < all_frames[:, None]).flatten()
     scores = prediction[:, :-k] @ all_encoded.flatten(0, 1).T / encoded.shape[-1] ** 0.5
-    scores = scores.masked_fill(~candidate, HIDDEN)
+    scores = scores.masked_fill(~candidate, EXCLUDED)
     sequence = torch.arange(first, first + len(encoded), device=encoded.device)[:, None]
     return scores, sequence * len(time) + time[k:], time[k:] < frames[:, None]
 
@@ -209,7 +209,7 @@ class CPC(Method):
             losses = losses + (each * valid).sum(1)
             count = count + valid.sum(1)
             with torch.no_grad():
-                trivial = trivial + ((scores > HIDDEN).sum(-1).clamp(min=1).log() * valid).sum(1)
+                trivial = trivial + ((scores > EXCLUDED).sum(-1).clamp(min=1).log() * valid).sum(1)
                 right.append(((scores.argmax(-1) == true) & valid).sum() / valid.sum().clamp(min=1))
         count = count.clamp(min=1)
         metrics = {"accuracy_first_step": right[0], "accuracy_last_step": right[-1]}

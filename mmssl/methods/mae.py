@@ -19,10 +19,10 @@ from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Card, Method, Output
-from mmssl.models import pretrained, remote_code
+from mmssl.models import image_encoders, pretrained, remote_code
 
 if TYPE_CHECKING:
-    from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, ViTMAEModel, ViTModel
+    from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, ViTModel
 
 
 MASK = 1 << 16  # where the mask's draws begin among those of an image: far behind its view's
@@ -69,8 +69,6 @@ SIZES = {
     "large": Size(1024, 24, 16, 512, 8, 16),
     "huge": Size(1280, 32, 16, 512, 8, 16),
 }
-SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
-               "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
 
 
 def patchify(pixels: Tensor, patch_size: int) -> Tensor:
@@ -171,7 +169,7 @@ class MAE(Method):
 
     def exported(self) -> ViTModel:
         """The encoder alone, a copy. Its pooler_output is the class token."""
-        return to_vit(self.model.vit)
+        return image_encoders.to_vit(self.model.vit)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """The encoder; under pretraining/, all of the model."""
@@ -179,26 +177,12 @@ class MAE(Method):
         self.model.save_pretrained(Path(directory, PRETRAINING))
 
 
-@torch.no_grad()
-def to_vit(encoder: ViTMAEModel) -> ViTModel:
-    """The same encoder without masking. A pooler that changes nothing: AutoModel expects one, and a missing one would
-    be made up at random."""
-    from transformers import ViTConfig, ViTModel
-
-    same = {name: getattr(encoder.config, name) for name in SAME_IN_VIT}
-    vit = ViTModel(ViTConfig(**same, hidden_dropout_prob=0.0, pooler_act="linear"))
-    vit.load_state_dict(encoder.state_dict(), strict=False)
-    nn.init.eye_(vit.pooler.dense.weight)
-    nn.init.zeros_(vit.pooler.dense.bias)
-    return vit.eval()
-
-
 def build(args, side: int) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
     """As the flags of recipes/mae.py have it. side: pixels that the data's images have."""
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.mask_ratio)
     image_size = args.image_size or side
-    patch_size = args.patch_size or max(1, image_size // (8 if image_size >= 32 else 4))
+    patch_size = args.patch_size or image_encoders.usual_patch_size(image_size, 8 if image_size >= 32 else 4)
     return from_scratch(SIZES[args.size], image_size, patch_size, args.mask_ratio, args.norm_pix_loss)
 
 

@@ -16,7 +16,7 @@ from mmssl.arguments import Flags, flag
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
-    from transformers import BaseImageProcessor, PreTrainedModel
+    from transformers import BaseImageProcessor, PreTrainedModel, ViTMAEModel, ViTModel
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ processor = AutoImageProcessor.from_pretrained(name)
 print(model.config.num_labels, processor.size)
 """,
 }
+SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
+               "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as torchvision's and timm's encoders have them
 
 
@@ -107,7 +109,7 @@ def from_scratch(
     size = SIZES[name]
     sides = {"height": image_size, "width": image_size}
     if isinstance(size, ViTSize):
-        model = _vit(size, image_size, patch_size or max(1, image_size // 8))
+        model = _vit(size, image_size, patch_size or usual_patch_size(image_size))
         return model, ViTImageProcessorPil(size=sides, image_mean=MEAN, image_std=STD)
     if patch_size:
         raise BadInput(f"--patch_size {patch_size} has no effect with --encoder {name}: only a ViT has patches")
@@ -121,11 +123,32 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
 
     from mmssl.models import pretrained
 
-    model, processor = pretrained.load(name, trust_remote_code)
+    model, processor = pretrained.load(name, trust_remote_code, may_lack="pooler", remove_missing=True)
     processor = getattr(processor, "image_processor", processor)  # of a processor of images and text
     if not isinstance(processor, BaseImageProcessor):
         raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} takes no images")
+    if type(model).__name__ == "ViTMAEModel":
+        model = to_vit(model)  # without masks
     return getattr(model, "vision_model", model), processor  # a tower of an image-text model is an encoder, too
+
+
+@torch.no_grad()
+def to_vit(encoder: ViTMAEModel) -> ViTModel:
+    """The same encoder without masking. A pooler that changes nothing: AutoModel expects one, and a missing one would
+    be made up at random."""
+    from transformers import ViTConfig, ViTModel
+
+    same = {name: getattr(encoder.config, name) for name in SAME_IN_VIT}
+    vit = ViTModel(ViTConfig(**same, hidden_dropout_prob=0.0, pooler_act="linear"))
+    vit.load_state_dict(encoder.state_dict(), strict=False)
+    nn.init.eye_(vit.pooler.dense.weight)
+    nn.init.zeros_(vit.pooler.dense.bias)
+    return vit.eval()
+
+
+def usual_patch_size(image_size: int, across: int = 8) -> int:
+    """Pixels a side of patches that divide the image, about `across` of them in a row."""
+    return max(side for side in range(1, max(1, image_size // across) + 1) if image_size % side == 0)
 
 
 def width(model: PreTrainedModel) -> int:

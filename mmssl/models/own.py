@@ -1,4 +1,4 @@
-"""The architectures that transformers lacks. Where mmssl is imported, Auto classes know them without remote code."""
+"""The architectures that transformers lacks. Once this is imported, Auto classes know them without remote code."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForCausalLM
 

@@ -41,10 +41,12 @@ def load(
     name: str,
     trust_remote_code: bool = False,
     may_lack: str = "",
+    remove_missing: bool = False,
     auto_class: str = "AutoModel",
     flag: str = "--model_name_or_path",
 ) -> tuple[transformers.PreTrainedModel, object]:
-    """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler").
+    """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler");
+    remove_missing: then take it out of the model instead of leaving it random.
     auto_class: what to load it with. flag: what named it.
 
     Raises BadInput where a file is missing or damaged, where the weights are not those that config.json describes or
@@ -91,6 +93,8 @@ def load(
             f"{flag}: its weights are not those of the {type(model).__name__} that its config.json describes: "
             f"{len(wrong)} are missing or of another shape, {wrong[0]} first"
         )
+    if remove_missing and any(may_lack in key.split(".") for key in report["missing_keys"]):
+        setattr(model, may_lack, None)
     check_finite(model, flag)
     tokenizer = getattr(processor, "tokenizer", processor)
     if isinstance(tokenizer, transformers.PreTrainedTokenizerBase) and len(tokenizer) <= len(
@@ -121,7 +125,7 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
             ask_hub(name)
             folder = Path(snapshot_download(name, allow_patterns=JSON_FILES, tqdm_class=_Quiet))
         except Exception as error:  # whatever the Hub, or the way to it, says
-            raise BadInput(f"{flag}: no such directory, and the Hub gave: {said_by_hub(error)}") from error
+            raise BadInput(f"{flag}: no such directory, and the Hub answered: {said_by_hub(error)}") from error
     try:
         for file in (folder / file for file in JSON_FILES):
             if file.is_file():

@@ -1,14 +1,14 @@
-"""Everything a run needs to go on as if it had never stopped, written atomically, without a pickle.
+"""Checkpoints: everything a run needs to continue as if it had never stopped, written atomically, without pickle.
 
     checkpoints/step_00000500/
         method.safetensors       parameters and buffers
         optimizer_0.safetensors  one per optimizer: its tensors, by parameter name
         buffers_1.safetensors    buffers of process 1 that differ from those of process 0 (a recurrent state), if any
-        state.json               step, position, optimizer settings, random states of every process
-        SHA256SUMS               of all these, written last; `sha256sum -c SHA256SUMS` reads it too
+        state.json               step, data position, optimizer settings, random states of every process
+        SHA256SUMS               checksums of the other files, written last; check with `sha256sum -c SHA256SUMS`
 
-A folder appears under its final name only when all of it is on disk. With several machines, the output directory must
-be one that all of them share.
+A folder gets its final name only when all of it is on disk. With several machines, the output directory must be on a
+file system that all of them share.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 
 CPU = torch.device("cpu")
-FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # of an optimizer: what a resumed run may set anew
-# flags that do not touch what the weights become
+FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # optimizer settings that a resumed run may change
+# flags that do not affect the final weights
 HARMLESS = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_steps", "eval_steps", "save_steps",
     "save_total_limit", "report_to", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "probe_dataset",
@@ -48,7 +48,7 @@ HARMLESS = {
 
 
 class NonFinite(BadInput):
-    """The loss, its gradient or a weight is no longer a number."""
+    """The loss, its gradient or a weight is NaN or infinite."""
 
 
 def save(
@@ -59,10 +59,10 @@ def save(
     accelerator: Accelerator,
     progress: dict,
 ) -> None:
-    """Write directory/step_<step> from all processes (every one must call). `progress` is kept as JSON.
+    """Write directory/step_<step>. All processes must call it. `progress` is stored as JSON.
 
-    Raises BadInput where the disk fails (full, read-only), NonFinite where a weight is not finite. What was there
-    before stays whole.
+    Raises BadInput if the disk fails (full, read-only), NonFinite if a weight is not finite. Earlier checkpoints stay
+    intact.
     """
     from accelerate.utils import gather_object
 
@@ -78,11 +78,11 @@ def save(
     random_states = gather_object([random_state.of_everything(accelerator.device)])
 
     def write_shared() -> None:
-        run.remove([partial])  # of a save that was cut short
+        run.remove([partial])  # left by a save that was interrupted
         run.register(place / name for place in (partial, final) for name in names)
         partial.mkdir(parents=True, exist_ok=True)
         if foreign := [path.name for path in partial.iterdir()]:
-            raise BadInput(f"{partial} holds {', '.join(foreign)}, which no run wrote: move it away")
+            raise BadInput(f"{partial} holds {', '.join(foreign)}, which mmssl did not write: move it away")
         durable.save_tensors(partial / "method.safetensors", method.state_dict())
         for i, optimizer in enumerate(optimizers):
             durable.save_tensors(partial / f"optimizer_{i}.safetensors", _tensors(method, optimizer))
@@ -97,11 +97,11 @@ def save(
         durable.write(partial / "state.json", json.dumps(state))
         sums = "".join(f"{durable.sha256(file)}  {file.name}\n" for file in sorted(partial.iterdir()))
         durable.write(partial / "SHA256SUMS", sums)
-        if final.exists():  # of the run before it was taken up again at an earlier step
+        if final.exists():  # written before the run was resumed from an earlier step
             run.remove([final])
             if final.exists():
                 foreign = ", ".join(path.name for path in final.iterdir())
-                raise BadInput(f"it holds {foreign}, which no run wrote: move it away")
+                raise BadInput(f"it holds {foreign}, which mmssl did not write: move it away")
             run.register(final / name for name in names)
         partial.rename(final)
         durable.sync_directory(directory)
@@ -111,32 +111,33 @@ def save(
         try:
             if by_all or accelerator.is_main_process:
                 write()
-        except (OSError, SafetensorError, BadInput) as error:  # a full disk is one of the first two
+        except (OSError, SafetensorError, BadInput) as error:  # a full disk raises either of the first two
             failure = str(error)
         if failures := [f for f in gather_object([failure]) if f]:
             if accelerator.is_main_process:
                 with suppress(OSError):
                     run.remove([partial])
             raise BadInput(
-                f"checkpoint {final} could not be written: {failures[0]}. {last_good(directory)} Free space in that "
-                "place, then continue with --resume_from_checkpoint auto."
+                f"checkpoint {final} could not be written: {failures[0]}. {last_good(directory)} Free space there, "
+                "then continue with --resume_from_checkpoint auto."
             )
 
 
 def _fault(state: object, path: Path, device: torch.device, check: Callable[[dict], object]) -> str | None:
-    """What of state.json could not be gone back to, beyond its checksum: another version may have written it."""
+    """What prevents resuming from state.json, or None. Its checksum is right, but another version may have written
+    it."""
     try:
         check(state["progress"])
         for i, groups in enumerate(state["groups"]):
             if not all(isinstance(group, dict) for group in groups):
-                raise BadInput("groups of an optimizer are not what this version writes")
+                raise BadInput("optimizer groups are not in this version's format")
             if not (path / f"optimizer_{i}.safetensors").is_file():
                 return f"optimizer_{i}.safetensors is missing"
         for of_process in state["random_states"]:
             random_state.check(of_process, device)
     except BadInput as error:
         return f"state.json: {error}"
-    except Exception as error:  # whatever a field of another type makes of itself
+    except Exception as error:  # a field of an unexpected type
         return f"state.json cannot be read: {type(error).__name__}: {first_line(error)}"
     return None
 
@@ -152,7 +153,9 @@ def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], acceler
     _check_names(path, method, weights)
     method.load_state_dict(weights)
     if len(state["groups"]) != len(optimizers):
-        raise BadInput(f"{path} holds {len(state['groups'])} optimizers, the run {len(optimizers)}: another method")
+        raise BadInput(
+            f"{path} holds {len(state['groups'])} optimizers, this run has {len(optimizers)}: it is of another method"
+        )
     for i, (optimizer, groups) in enumerate(zip(optimizers, state["groups"], strict=True)):
         try:
             _restore(method, optimizer, load_file(path / f"optimizer_{i}.safetensors"), groups)
@@ -166,10 +169,10 @@ def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], acceler
 def find(
     resume: str | None, directory: Path, device: torch.device = CPU, check: Callable[[dict], object] = dict
 ) -> Path | None:
-    """The checkpoint to resume from: "auto" is the newest whole one in `directory`, if any; else `resume` itself.
+    """The checkpoint to resume from: for "auto", the newest intact one in `directory` or None; else `resume` itself.
 
-    A damaged one is named on stderr, and the one before it is taken; a damaged path given by name, or nothing but
-    damaged ones, is an error. check: raises where the `progress` that was saved is not of the form that is needed.
+    With "auto", a damaged checkpoint is reported on stderr and the one before it is tried. Raises BadInput if all are
+    damaged, or if a path given by name is. check: raises if the saved `progress` does not have the form it needs.
     """
     if resume is None:
         return None
@@ -184,85 +187,87 @@ def find(
         say(f"checkpoint {path} is damaged ({fault}); trying the one before it", sys.stderr)
     if written:
         raise BadInput(
-            f"every checkpoint in {directory} is damaged; begin anew with --overwrite_output_dir, without "
+            f"every checkpoint in {directory} is damaged; start again with --overwrite_output_dir, without "
             "--resume_from_checkpoint"
         )
     return None
 
 
 def damage(path: Path, device: torch.device = CPU, check: Callable[[dict], object] = dict) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None where every file has its recorded checksum and state.json
+    """What is wrong with a checkpoint, in a few words. None if every file has its recorded checksum and state.json
     holds what `load` and `check` need."""
     try:
         sums = (path / "SHA256SUMS").read_text()
     except (OSError, UnicodeDecodeError):
-        return "no readable SHA256SUMS: not a checkpoint, or not written to the end"
+        return "no readable SHA256SUMS: not a checkpoint, or an incomplete one"
     recorded = dict(reversed(line.split("  ", 1)) for line in sums.split("\n") if "  " in line)
     present = {file.name for pattern in OF_A_CHECKPOINT for file in path.glob(pattern)} - {"SHA256SUMS"}
     for name in sorted({"state.json", "method.safetensors"} | present | recorded.keys()):
         if not (path / name).is_file():
             return f"{name} is missing"
         if durable.sha256(path / name) != recorded.get(name):
-            return f"{name} is not what was written"
+            return f"{name} does not have the checksum recorded for it"
     try:
         state = bounded_json.read(path / "state.json")
     except ValueError as error:
-        return f"state.json is no JSON: {first_line(error)}"
+        return f"state.json is not JSON: {first_line(error)}"
     return _fault(state, path, device, check)
 
 
 def surroundings(accelerator: Accelerator) -> dict[str, int | str]:
-    """What besides the flags decides the bits of a run."""
+    """What besides the flags decides the exact weights of a run."""
     kind = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
     software = f"torch {torch.__version__} on {kind}, {accelerator.mixed_precision.replace('no', 'fp32')}"
     return {"processes": accelerator.num_processes, "software": software}
 
 
 def differences(progress: dict, args, accelerator: Accelerator, streaming: bool) -> list[str]:
-    """What makes a resumed run another one than the one that was begun, in sentences.
+    """Sentences that say how the resumed run differs from the one that wrote the checkpoint.
 
-    args: the TrainArgs of now. streaming: the order of the data depends on the numbers of processes and workers.
+    args: the current TrainArgs. streaming: the order of the data depends on the number of processes and of workers.
     """
     before, now, workers = progress["args"], asdict(args), "dataloader_num_workers"
     changed = [k for k in now if before.get(k) != now[k] and k not in HARMLESS and (k != workers or streaming)]
-    said = []
+    sentences = []
     if changed:
         listed = ", ".join(f"{k} {before.get(k)} -> {now[k]}" for k in changed)
-        said.append(f"resumed with other flags: {listed}; the run is no longer the one that was begun")
+        sentences.append(f"resumed with other flags: {listed}; the result differs from that of an uninterrupted run")
     here = surroundings(accelerator)
-    there = here | progress
-    if there["software"] != here["software"]:
-        said.append(f"resumed with {here['software']} instead of {there['software']}: the weights agree to rounding")
-    if there["processes"] != here["processes"]:
-        said.append(f"resumed on another number of processes: {there['processes']} -> {here['processes']}; " + (
-            "a stream is dealt out anew: some of this epoch's samples come twice and some not at all"
+    saved = here | progress
+    if saved["software"] != here["software"]:
+        sentences.append(
+            f"resumed with {here['software']} instead of {saved['software']}: the weights agree only up to rounding"
+        )
+    if saved["processes"] != here["processes"]:
+        sentences.append(f"resumed on another number of processes: {saved['processes']} -> {here['processes']}; " + (
+            "the stream is split differently: some samples of this epoch are seen twice and some not at all"
             if streaming else
-            "with an equal global batch the samples of each step stay the same and the weights agree to rounding, but "
-            "each process draws other dropout and augmentation"
+            "with an equal global batch the samples of each step stay the same and the weights agree up to rounding, "
+            "but each process draws other dropout and augmentation"
         ))  # fmt: skip
-    return said
+    return sentences
 
 
 def last_good(directory: Path) -> str:
-    """A sentence for those who stop."""
+    """A sentence that names the newest checkpoint, for error messages."""
     kept = complete_checkpoints(directory)
     return f"The last good checkpoint is {kept[-1]}." if kept else "There is no checkpoint before it."
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints that were written to the end, oldest first."""
+    """Completely written checkpoints, oldest first."""
     return sorted(path for path in directory.glob("step_*") if path.is_dir())
 
 
 def prune(directory: Path, step: int, keep: int) -> None:
-    """Delete all but the newest `keep` up to `step`, the one just written; what an interrupted save left; and what lies
-    after `step`: checkpoints too damaged to resume from, or those of a run that was taken up again before them. Only
-    files that the run wrote."""
+    """Keep the newest `keep` checkpoints up to `step`, the one just written. Delete older ones, the remains of an
+    interrupted save, and later ones: they are damaged, or the run was resumed from an earlier step. Only files that the
+    run wrote are deleted."""
     checkpoints = complete_checkpoints(directory)
     later = [path for path in checkpoints if path.name > f"step_{step:08d}"]
     kept = [path for path in checkpoints if path not in later][-keep:]
     old = {path for path in [*checkpoints, *directory.glob("partial_*")] if path not in kept}
-    OutputDir(directory.parent).remove([*old, directory / f"partial_{step:08d}"])  # that one is in the manifest alone
+    OutputDir(directory.parent).remove([*old, directory / f"partial_{step:08d}"])  # the last is only in the manifest
 
 
 def _parameter_names(method: nn.Module, optimizer: Optimizer) -> list[str]:
@@ -285,14 +290,14 @@ def _restore(method: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parameter, _, key = name.rpartition("/")
-        if parameter in position:  # else it has been frozen since
+        if parameter in position:  # otherwise it was frozen in the meantime
             state.setdefault(position[parameter], {})[key] = tensor
     now = optimizer.state_dict()["param_groups"]
     for new, old in zip(now, groups, strict=False):
         if other := sorted(old.keys() - new.keys()):
             raise BadInput(
                 f"the checkpoint is of another optimizer than {type(optimizer).__name__}, one with {', '.join(other)}. "
-                "Resume with the optimizer, and the torch, of the run that wrote it."
+                "Resume with the optimizer and the torch version of the run that wrote it."
             )
     if len(groups) == len(now):
         now = [new | old | {k: new[k] for k in FROM_FLAGS if k in new} for new, old in zip(now, groups, strict=True)]
@@ -300,7 +305,7 @@ def _restore(method: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
 
 
 def _differing_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """This process's buffers that are not, bit for bit, those of process 0."""
+    """This process's buffers that differ in any bit from those of process 0."""
     from accelerate.utils import gather_object
 
     saved = module.state_dict().keys()

@@ -1,4 +1,4 @@
-"""What a run says while it goes: progress bar, log.jsonl, tracker, warnings. One device sync per logging step."""
+"""What a run reports while it trains: progress bar, log.jsonl, tracker, warnings. One device sync per logging step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MUST_BE_FINITE = ("loss", "grad_norm")
 
 
 class Log:
-    """Collects the outputs of steps and, at `flush`, reads them from the device all at once.
+    """Collects the outputs of the steps; `flush` reads all of them from the device at once.
 
     run: the loop's Summary; the log keeps its loss, skipped steps, warnings and seconds.
     """
@@ -58,12 +58,12 @@ class Log:
         )
 
     def take_up(self) -> None:
-        """The log of the run that is resumed, up to where it is resumed; on the main process."""
+        """Keep the resumed run's log up to the step it resumes from. Called on the main process only."""
         OutputDir(self.directory).register([self.FILE])
         _keep_lines_until(self.file, self.resumed_at)
 
     def open(self) -> None:
-        """The run has begun: from here on lines are written, first those held back. Before, no file is touched."""
+        """Start writing: first the lines that were held back. Before this call no file is touched."""
         self.is_open, args, self.tracked_before = True, self.args, self._tracked()
         if args.report_to != "none":  # tensorboard takes no lists
             flags = {k: str(v) if isinstance(v, list) else v for k, v in vars(args).items() if v is not None}
@@ -73,7 +73,7 @@ class Log:
             self._write(line)
 
     def opening(self, method: Method, samples: int, resumed_from: Path | None) -> None:
-        """What is about to be trained, and where. samples: in one optimizer step of all processes."""
+        """Print what is about to be trained, and on what. samples: in one optimizer step of all processes."""
         trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
         processes, kind = self.accelerator.num_processes, precision(self.args).replace("no", "fp32")
         self.say(
@@ -83,12 +83,12 @@ class Log:
         )
 
     def say(self, sentence: str) -> None:
-        """One line, on the main process, above the bar."""
+        """Print one line above the progress bar, on the main process only."""
         if self.accelerator.is_main_process:
             tqdm.write(one_line(sentence), file=sys.stderr)
 
     def warn(self, sentence: str) -> None:
-        """Say it once, and keep it for the model card."""
+        """Print the warning once, and keep it for the model card."""
         if sentence not in self.run.warnings:
             self.run.warnings.append(sentence)
             self.say(f"warning: step {self.run.step}: {sentence}")
@@ -98,13 +98,13 @@ class Log:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent inside is not training time."""
+        """Time spent in this block does not count as training time."""
         before = time.perf_counter()
         yield
         self.started += time.perf_counter() - before
 
     def add(self, output: Output, indices: list[Tensor | None], learning_rate: float) -> None:
-        """One optimizer step. Nothing is read from the device."""
+        """Record one optimizer step. Nothing is read from the device."""
         scalars = {"loss": output.loss.detach(), **output.metrics}
         if output.trivial_loss is not None:
             scalars["trivial_loss"] = output.loss.new_zeros(()) + output.trivial_loss
@@ -113,16 +113,16 @@ class Log:
         self.bar.update()
 
     def flush(self, received: int = 0) -> int:
-        """Write the mean of the window. Returns the signal to leave on, if any process has received one, else 0.
+        """Write the mean over the window. Returns the signal to stop on if any process has received one, else 0.
 
-        Raises NonFinite when a loss or gradient of the window is not finite and max_skipped_steps does not allow it.
+        Raises NonFinite when a loss or gradient in the window is not finite and max_skipped_steps does not allow it.
         """
         if not self.window:
             return received
         run, names = self.run, list(self.window[-1][1])
         values = torch.stack([step[name].float() for _, step in self.window for name in names])
         values = values.view(len(self.window), -1)
-        # one exchange carries everything: a NaN anywhere is a NaN in the mean
+        # one reduction is enough: a NaN on any process makes the mean NaN
         values = self.accelerator.reduce(torch.nn.functional.pad(values, (0, 1), value=float(received)), "mean")
         rows = [dict(zip([*names, "signal"], row, strict=True)) for row in values.tolist()]
         self._refuse_non_finite(rows)
@@ -158,7 +158,7 @@ class Log:
         self.say(f"step {values['step']}: {shown}")
 
     def judge(self) -> None:
-        """At the end: is it better than a model that ignores its input?"""
+        """At the end of training, warn if the loss is no better than that of a model that ignores its input."""
         trivial = self.run.trivial_loss
         if trivial is not None and (sentence := monitor.no_better_than_trivial(self.run.loss, trivial)):
             self.warn(sentence)
@@ -173,7 +173,7 @@ class Log:
         return {path for path in (self.directory / "logs").rglob("*") if path.is_file()}
 
     def _adopt_tracked(self) -> None:
-        """A tracker's files have names that are new each time, and known once they are there."""
+        """Register the tracker's files. Their names differ in every run and are known only once the files exist."""
         if self.accelerator.is_main_process and self.is_open and (new := self._tracked() - self.tracked_before):
             OutputDir(self.directory).adopt(new)
 
@@ -185,7 +185,7 @@ class Log:
             try:
                 with open(self.file, "a") as f:
                     f.write(bounded_json.dumps(line) + "\n")
-            except OSError as error:  # the training is worth more than this line
+            except OSError as error:  # losing one log line is no reason to stop the training
                 self.warn(f"{self.file} could not be written: {error}")
         if self.accelerator.trackers:
             try:
@@ -194,7 +194,7 @@ class Log:
                 self.warn(f"--report_to {self.args.report_to} failed: {type(error).__name__}: {first_line(error)}")
 
     def _refuse_non_finite(self, rows: list[dict[str, float]]) -> None:
-        """Count the steps that were skipped while that is allowed; else name step and samples, and stop."""
+        """Count the skipped steps up to max_skipped_steps; beyond that, raise and name the step and its samples."""
         from accelerate.utils import gather_object
 
         run, allowed = self.run, self.args.max_skipped_steps
@@ -215,12 +215,12 @@ class Log:
             self.bar.close()
             raise NonFinite(
                 f"{text}. {last_good(self.directory / CHECKPOINTS)} Lower --learning_rate, set --max_grad_norm, look "
-                "at those samples, or go past a few such steps with --max_skipped_steps."
+                "at those samples, or skip a few such steps with --max_skipped_steps."
             )
 
 
 def read(file: Path) -> list[dict]:
-    """The lines of a log.jsonl, but for those that a kill or a full disk cut in two; none where there is no file."""
+    """The lines of a log.jsonl, without those that a kill or a full disk cut off; [] if there is no file."""
     lines = []
     if not file.exists():
         return lines
@@ -233,8 +233,8 @@ def read(file: Path) -> list[dict]:
 
 
 def _keep_lines_until(file: Path, step: int) -> None:
-    """Drop what a killed run logged after the checkpoint that it now resumes from; also the evaluation at that step,
-    which came after the save and comes again."""
+    """Drop the lines logged after the checkpoint that the run resumes from. This includes the evaluation at that step:
+    it ran after the save and will run again."""
     kept = [line for line in read(file) if line["step"] < step or (line["step"] == step and "epoch" in line)]
     try:
         durable.replace(file, "".join(bounded_json.dumps(line) + "\n" for line in kept))

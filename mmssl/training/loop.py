@@ -1,19 +1,15 @@
-"""The only training loop. It knows nothing of any method: method.py is the seam, steps.py takes one optimizer step.
+"""The only training loop. It knows no method: method.py is the interface, steps.py takes one optimizer step.
 
-Every process holds the whole method and a share of each batch (DDP). Between two logging steps nothing waits for the
-device. A run stopped at any moment and resumed ends with the weights, bit for bit, of one never stopped.
+Every process holds the whole method and a part of each batch (DDP). Between two logging steps nothing waits for the
+device. A run that is stopped at any moment and resumed ends with exactly the weights of a run that was never stopped.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -25,7 +21,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
 from mmssl.device import best_device, precision
 from mmssl.distributed import alone, share_batch_norm
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput
 from mmssl.kernels.attention import fast_attention
 from mmssl.method import Method, Output
 from mmssl.training import checkpoint, steps
@@ -33,30 +29,11 @@ from mmssl.training.log import Log
 from mmssl.training.optim import schedule, set_learning_rate
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
 from mmssl.training.signals import Signals, parting_words
+from mmssl.training.start import on_main_process
 from mmssl.training.summary import Summary
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-MEETING = "start it with `accelerate launch`, or unset MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK"
-
-
-def start(args: TrainArgs) -> None:
-    """What comes before anything costly: the processes, the output directory, the seed. Every recipe's first line."""
-    from accelerate import PartialState
-    from accelerate.utils import set_seed
-
-    _refuse_sharding()
-    # the others wait while one evaluates; NCCL's own patience is ten minutes
-    _refuse_environment()
-    try:
-        state = PartialState(cpu=best_device(args.use_cpu).type == "cpu", timeout=timedelta(hours=6))
-    except (ValueError, RuntimeError) as error:
-        raise BadInput(f"the processes of this run did not find each other ({first_line(error)}): {MEETING}") from error
-    _on_main_process(lambda: OutputDir(args.output_dir).check(args))
-    atexit.register(state.destroy_process_group)
-    set_seed(args.seed)  # equal on all processes: they must build equal weights
 
 
 def train(
@@ -70,12 +47,12 @@ def train(
 ) -> Summary:
     """Train `method` in place; resume, log, evaluate, save and stop as `args` say.
 
-    evaluate: called on the main process with the bare method in eval mode, before the first step, every eval_steps and
-    at the end; what it returns is logged and kept in the summary. after_save: called on the main process with (step,
-    steps of the whole run) when a checkpoint has been written.
+    evaluate: called on the main process with the unwrapped method in eval mode, before the first step, every eval_steps
+    and at the end; its values are logged and kept in the summary. after_save: called on the main process with (step,
+    steps of the whole run) after each checkpoint.
 
-    Raises NonFinite; BadInput, also where a checkpoint cannot be written; SystemExit on SIGTERM or SIGINT, after
-    saving (with several processes at the next logging step, where they agree).
+    Raises NonFinite; BadInput, also if a checkpoint cannot be written; SystemExit on SIGTERM or SIGINT, after saving
+    (several processes agree on it at the next logging step).
     """
     from accelerate.utils import broadcast_object_list, set_seed
 
@@ -89,22 +66,22 @@ def train(
         bare.compile()
     share_batch_norm(bare)
     method = accelerator.prepare(bare)
-    set_learning_rate(optimizers, 1.0)  # each group notes the rate that it was built with
+    set_learning_rate(optimizers, 1.0)  # stores each group's initial rate
     if accelerator.num_processes > 2:
         with closing(loader.epoch(0)) as batches:
-            _, first = _apart(islice(batches, per_step), accelerator.device)
-        steps.rehearse(step, method, first, optimizers, accelerator)
+            _, micro_batches = _to_device(islice(batches, per_step), accelerator.device)
+        steps.rehearse(step, method, micro_batches, optimizers, accelerator)
     set_seed(args.seed, device_specific=True)  # from here on each process draws its own dropout and augmentation
 
     run, differences = Summary(), []
-    # one process looks for all: reading every byte of a checkpoint once is enough
+    # the main process searches for all of them: one read of every byte of a checkpoint is enough
     found = None
 
     def find() -> None:
         nonlocal found
         found = checkpoint.find(args.resume_from_checkpoint, checkpoints, accelerator.device, _progress)
 
-    _on_main_process(find)
+    on_main_process(find)
     if found := broadcast_object_list([found])[0]:
         progress = checkpoint.load(found, bare, optimizers, accelerator)
         run = _progress(progress)
@@ -123,7 +100,7 @@ def train(
             if run.samples == 0:
                 bare.start_epoch(run.epoch, accelerator, optimizers)
             with closing(loader.epoch(run.epoch, start=run.samples // global_batch)) as batches:
-                # what is left at the end of an epoch is too little for a step, and dropped
+                # the end of an epoch that does not fill a step is dropped
                 while len(micro_batches := list(islice(batches, per_step))) == per_step:
                     yield micro_batches
             if run.samples == 0:
@@ -138,7 +115,7 @@ def train(
             OutputDir(args.output_dir).begin(args, found)
             log.take_up()
 
-        _on_main_process(write)
+        on_main_process(write)
         log.open()
 
     def assess() -> None:
@@ -146,12 +123,12 @@ def train(
             return
         if accelerator.is_main_process:
             devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-            # an evaluation must not move the random numbers of the training
+            # an evaluation must not change the random states of the training
             with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast(), alone():
                 bare.eval()
                 if run.step < total:
                     values = evaluate(bare)
-                else:  # what was trained is still to be exported
+                else:  # the trained model must still be exported
                     values = run.attempt("the last evaluation", lambda: evaluate(bare), {})
                 run.evaluations.append({"step": run.step, **values})
                 bare.train()
@@ -159,7 +136,7 @@ def train(
         accelerator.wait_for_everyone()
 
     def save() -> None:
-        log.flush()  # first: weights that a non-finite loss has touched must not be kept
+        log.flush()  # before saving: raises on a non-finite loss, whose weights must not be saved
         progress = {"summary": asdict(run), "args": asdict(args)} | checkpoint.surroundings(accelerator)
         checkpoint.save(checkpoints, run.step, bare, optimizers, accelerator, progress)
         if accelerator.is_main_process:
@@ -180,12 +157,12 @@ def train(
         method.train()
         log.start_clock()
         while run.step < total:
-            indices, micro_batches = _apart(next(steps_of_data), accelerator.device)
+            indices, micro_batches = _to_device(next(steps_of_data), accelerator.device)
             bare.progress = run.step / total
             factor = schedule(run.step, total, args.warmup_steps, args.lr_scheduler_type)
             set_learning_rate(optimizers, factor)
             output = step(method, micro_batches, optimizers, accelerator, args.max_grad_norm)
-            if not log.is_open:  # a run that fails before it has learned anything leaves all as it was
+            if not log.is_open:  # only after the first step: a run that fails before it changes no file
                 begin()
             run.step += 1
             run.samples += samples
@@ -212,16 +189,16 @@ def train(
 
 
 def _progress(saved: dict) -> Summary:
-    """Where the run stood. Raises BadInput where a version that knows other fields saved it."""
+    """The saved Summary. Raises BadInput if another version of mmssl saved it with other fields."""
     values, known = saved["summary"], Summary()
     for name, value in values.items():
         if name not in vars(known):
-            raise BadInput(f"a later version of mmssl wrote it: {name} is not known to this one")
+            raise BadInput(f"a later version of mmssl wrote it: this one does not know {name}")
         kind = (int, float, type(None)) if name == "trivial_loss" else type(getattr(known, name))
         if not isinstance(value, (int, float) if kind is float else kind):
-            raise BadInput(f"{name} is {value!r}, no {type(getattr(known, name)).__name__}")
+            raise BadInput(f"{name} is {value!r}, not a {type(getattr(known, name)).__name__}")
     if not isinstance(saved["args"], dict):
-        raise BadInput("args are no flags")
+        raise BadInput("args is not a dict of flags")
     return Summary(**values)
 
 
@@ -243,64 +220,26 @@ def _accelerator(args: TrainArgs) -> Accelerator:
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
-    AcceleratorState._reset_state()  # one process may train twice, the second time in another precision
+    AcceleratorState._reset_state()  # a second training in the same process may use another precision
     return Accelerator(
         cpu=best_device(args.use_cpu).type == "cpu",
         mixed_precision=precision(args),
-        # the flags decide this, never what a launcher or its configuration left in the environment
+        # only the flags decide this, not the environment of a launcher
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=None if args.report_to == "none" else args.report_to,
         project_dir=Path(args.output_dir, "logs"),
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False,  # a queue is equal everywhere already, a recurrent state must not become so
+                broadcast_buffers=False,  # a queue is equal everywhere already; recurrent states must stay different
                 find_unused_parameters=args.ddp_find_unused_parameters,
             )
         ],
     )
 
 
-def _on_main_process(check: Callable[[], None]) -> None:
-    """What it refuses, all processes refuse: none may wait for one that has left."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    refused = None
-    if PartialState().is_main_process:
-        try:
-            check()
-        except BadInput as error:
-            refused = error
-    if said := broadcast_object_list([refused and str(refused)])[0]:
-        raise refused or BadInput(said)
-
-
-def _refuse_environment() -> None:
-    """What a launcher leaves there; without this look a wrong address is tried for hours."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
-        value = os.environ.get(name, "0")
-        if not value.isdecimal() or int(value) > 65535:
-            raise BadInput(f"{name} is {value!r} in the environment, no number that it can be: {MEETING}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (address := os.environ.get("MASTER_ADDR")):
-        try:
-            socket.getaddrinfo(address, None)
-        except (OSError, UnicodeError) as error:
-            raise BadInput(f"MASTER_ADDR is {address!r}, which has no address ({error}): {MEETING}") from error
-
-
-def _refuse_sharding() -> None:
-    """Never something else than was asked for: accelerate itself would turn FSDP on a CPU into DDP without a word."""
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            raise BadInput(
-                f"accelerate is configured for {name}, but here every process holds the whole model: launch with "
-                "--multi_gpu. For a large encoder, --gradient_checkpointing, --bf16 yes and --grad_cache save memory."
-            )
-
-
-def _apart(batches: Iterable[dict], device: torch.device) -> tuple[list[torch.Tensor | None], list[dict]]:
-    """The samples' indices, and on the device what the method is given."""
+def _to_device(batches: Iterable[dict], device: torch.device) -> tuple[list[torch.Tensor | None], list[dict]]:
+    """(the sample indices of each batch, the batches without them, on the device)."""
     batches = list(batches)
     indices = [batch.pop("index", None) for batch in batches]
     return indices, [{name: value.to(device, non_blocking=True) for name, value in b.items()} for b in batches]

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 def adamw(
     module: nn.Module, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
 ) -> AdamW:
-    """AdamW over the trainable parameters, fused where the device has it (CPU and CUDA do)."""
+    """AdamW over the trainable parameters, fused if the device supports it (CPU and CUDA do)."""
     fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
     return AdamW(parameter_groups(module, weight_decay), lr=learning_rate, betas=betas, fused=fused)
 
 
 def from_args(module: nn.Module, args: TrainArgs) -> AdamW:
-    """AdamW as the flags have it."""
+    """AdamW with the settings of the flags."""
     return adamw(module, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: matrices decay; biases, norms and scalars (anything of fewer than two dimensions) do not."""
+    """Two groups: matrices have weight decay; biases, norms and scalars (fewer than two dimensions) have none."""
     trainable = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
@@ -39,7 +39,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
 def schedule(step: int, max_steps: int, warmup_steps: float, kind: str = "cosine") -> float:
     """The factor on the peak learning rate at `step` (counted from 0): linear warm-up, then `kind`.
 
-    kind: "cosine" or "linear", both to zero, or "constant". warmup_steps below 1 is a share of max_steps.
+    kind: "cosine" or "linear", both to zero, or "constant". warmup_steps below 1 is a fraction of max_steps.
     """
     warmup = warmup_steps if warmup_steps >= 1 else warmup_steps * max_steps
     if step < warmup:
@@ -51,7 +51,7 @@ def schedule(step: int, max_steps: int, warmup_steps: float, kind: str = "cosine
 
 
 def set_learning_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Every group's rate becomes `factor` times the one that it was built with."""
+    """Set every group's rate to `factor` times its initial rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

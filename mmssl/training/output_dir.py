@@ -1,11 +1,12 @@
-"""The directory of a run, and what in it is the run's own: nothing else there is ever deleted, overwritten or uploaded.
+"""The output directory of a run, and the list of the files that the run wrote: only these are ever deleted, overwritten
+or uploaded.
 
     .mmssl/manifest.json   the files that the run wrote, and the process that wrote them last
-    .mmssl/lock            held by the one run that writes
-    .mmssl/partial/        files on their way to their places
+    .mmssl/lock            held by the run that is writing
+    .mmssl/partial/        files that are being written, before they are moved into place
 
-A file is registered before it is written: after a crash the manifest may name a file that is not there, but it never
-lacks one that is.
+A file is registered before it is written. After a crash the manifest may name a file that does not exist, but every
+file that exists is in it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mmssl.errors import BadInput, first_line, not_written
 
 CHECKPOINTS, METRICS, OURS = "checkpoints", "metrics.json", ".mmssl"
 FOLDERS = (CHECKPOINTS, "figures", "logs", "pretraining", OURS)
-# what a run writes, as patterns; a method's own files beside these are looked at when they take their places
+# patterns of the files that a run writes; a method's other files are checked when they are moved into place
 WRITTEN = (
     "README.md", METRICS, "log.jsonl", "config.json", "generation_config.json", "model*.safetensors",
     "model.safetensors.index.json", "*processor_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -41,33 +42,33 @@ OF_A_CHECKPOINT = ("method.safetensors", "optimizer_*.safetensors", "buffers_*.s
 
 
 class OutputDir:
-    """A directory, there or not. Where it is a link, all of this is about what the link points to."""
+    """A directory, which need not exist. If it is a link, everything here applies to its target."""
 
     def __init__(self, directory: str | Path) -> None:
-        self.named = Path(directory)  # as the user knows it
+        self.named = Path(directory)  # as the user wrote it
         try:
             self.path = self.named.resolve()
-        except (OSError, RuntimeError):  # links in a circle; `check` says so
+        except (OSError, RuntimeError):  # a circle of links; `check` reports it
             self.path = self.named.absolute()
         self.manifest = self.path / OURS / "manifest.json"
 
     @classmethod
     def around(cls, file: Path) -> OutputDir | None:
-        """The directory of the run that `file` lies in, if it lies in one."""
+        """The run directory that contains `file`, or None."""
         parents = file.absolute().parents
         return next((cls(path) for path in parents if (path / OURS / "manifest.json").is_file()), None)
 
     # ------------------------------------------------------------ before the run
 
     def check(self, args) -> None:
-        """Refuse a directory that cannot be written, that another process writes to, or where something would be lost
-        that `args` (a TrainArgs) does not ask to overwrite. Changes nothing; call it before anything costly."""
+        """Raise BadInput if the directory cannot be written, if another process is writing to it, or if files would be
+        lost that `args` (a TrainArgs) does not ask to overwrite. Changes nothing; call it before anything expensive."""
         try:
             for path in (self.named, *self.named.absolute().parents):
                 if path.is_symlink() and not path.exists():
-                    raise BadInput(f"--output_dir {self.named}: {path} is a link that leads nowhere; mend or remove it")
-            there = next(path for path in (self.path, *self.path.parents) if path.exists())
-            tempfile.TemporaryFile(dir=there).close()  # the directory is made later: a refused run leaves nothing
+                    raise BadInput(f"--output_dir {self.named}: {path} is a broken link; repair or remove it")
+            existing = next(path for path in (self.path, *self.path.parents) if path.exists())
+            tempfile.TemporaryFile(dir=existing).close()  # the directory is made later: a refused run leaves nothing
         except OSError as error:
             raise BadInput(f"--output_dir {self.named} cannot be written to ({error}); choose another") from error
         lock = self._lock()
@@ -79,8 +80,8 @@ class OutputDir:
         self._refuse_loss(args, any_there if resume == "auto" else bool(resume) and self._holds(Path(resume)))
 
     def _refuse_loss(self, args, continues: bool) -> None:
-        """continues: the run that lies here is the one that is resumed."""
-        own, anew = self.files(), args.overwrite_output_dir and not continues
+        """continues: True if the run in this directory is the one that is resumed."""
+        own, overwrites = self.files(), args.overwrite_output_dir and not continues
         unlisted = not self.manifest.exists() and (
             (self.path / METRICS).exists() or any((self.path / CHECKPOINTS).glob("step_*"))
         )
@@ -88,14 +89,14 @@ class OutputDir:
         holds_run = unlisted or any(os.path.lexists(self.path / name) for name in own)
         if unlisted and continues:
             own = self._of_earlier_version()
-        elif unlisted and anew:
+        elif unlisted and overwrites:
             raise BadInput(
-                f"--output_dir {self.named} holds a run that kept no list of its files, of an earlier version of mmssl "
-                "or copied without .mmssl/: what is yours there cannot be told from it. Delete it yourself, or choose "
-                "another directory"
+                f"--output_dir {self.named} holds a run without a list of its files (from an earlier version of mmssl, "
+                "or copied without .mmssl/), so your own files there cannot be distinguished from it. Delete it "
+                "yourself, or choose another directory"
             )
-        # "auto" where there is no checkpoint yet begins an unfinished run again
-        elif holds_run and not (continues or anew or (args.resume_from_checkpoint == "auto" and not finished)):
+        # with "auto" and no checkpoint yet, an unfinished run starts again
+        elif holds_run and not (continues or overwrites or (args.resume_from_checkpoint == "auto" and not finished)):
             if finished:
                 without = "" if (self.path / CHECKPOINTS).is_dir() else ", without checkpoints to resume from"
                 raise BadInput(
@@ -103,7 +104,7 @@ class OutputDir:
                     "delete that run with --overwrite_output_dir."
                 )
             raise BadInput(
-                f"--output_dir {self.named} holds the checkpoints of an unfinished run, or its log. Continue it with "
+                f"--output_dir {self.named} holds the checkpoints or the log of an unfinished run. Continue it with "
                 "--resume_from_checkpoint auto, choose another directory, or delete it with --overwrite_output_dir."
             )
         if foreign := self._in_the_way(own):
@@ -111,7 +112,7 @@ class OutputDir:
                 f"--output_dir {self.named}: {listed(foreign)} would be overwritten, and no run of this directory "
                 "wrote it. Move it away, or choose another directory"
             )
-        if anew:
+        if overwrites:
             self._refuse_inputs(args, own)
 
     def _in_the_way(self, own: set[str]) -> list[str]:
@@ -121,7 +122,7 @@ class OutputDir:
         return sorted(foreign | {path.name for path in folders if path.exists() and not path.is_dir()})
 
     def _owned(self, path: Path, own: set[str]) -> bool:
-        """A folder is the run's where the run wrote a file in it, and empty ones are nobody's."""
+        """A folder belongs to the run if it is empty or if the run wrote a file in it."""
         name = self._name(path)
         if path.is_dir() and not path.is_symlink():
             is_folder = name.startswith((f"{CHECKPOINTS}/", "pretraining/"))
@@ -129,7 +130,7 @@ class OutputDir:
         return name in own
 
     def _refuse_inputs(self, args, own: set[str]) -> None:
-        """What a flag names (data, a model to begin with) must not be among what the flag of overwriting deletes."""
+        """Raise BadInput if --overwrite_output_dir would delete an input of the run (data, a model to start from)."""
         for flag, value in vars(args).items():
             parts = value.split(",") if isinstance(value, str) and flag not in ("output_dir", "hub_model_id") else []
             for part in filter(None, parts):
@@ -146,7 +147,7 @@ class OutputDir:
         return checkpoint.expanduser().resolve().parent == (self.path / CHECKPOINTS).resolve()
 
     def _of_earlier_version(self) -> set[str]:
-        """What is plainly the work of a run that kept no manifest: its log and its checkpoints."""
+        """The files that certainly belong to a run without a manifest: its log and its checkpoints."""
         patterns = [f"{kind}_*/{name}" for kind in ("step", "partial") for name in OF_A_CHECKPOINT]
         found = [file for pattern in patterns for file in (self.path / CHECKPOINTS).glob(pattern)]
         return {self._name(file) for file in (*found, *self.path.glob("log.jsonl"))}
@@ -154,8 +155,8 @@ class OutputDir:
     # ------------------------------------------------------------ the run
 
     def begin(self, args, resumed_from: Path | None) -> None:
-        """From here on the run writes: hold the directory until the process ends or `release`; delete the files of the
-        run that is overwritten. Raises as `check` does: the directory may have changed since."""
+        """Lock the directory until the process ends or `release`, and delete the files of a run that is overwritten.
+        Raises what `check` raises, because the directory may have changed since."""
         continues = resumed_from is not None and self._holds(resumed_from)
         new = not self.path.exists()
         try:
@@ -163,9 +164,9 @@ class OutputDir:
             lock = self._lock()
             if not lock.is_locked:
                 self._acquire(lock)
-                atexit.register(lock.release, force=True)  # and keeps it from being collected
+                atexit.register(lock.release, force=True)  # also keeps the lock from being garbage-collected
             if self.manifest.exists():
-                self._write(self.files())  # who writes here now
+                self._write(self.files())  # now with this process as the writer
             if not new:
                 self._refuse_loss(args, continues)
             if args.overwrite_output_dir and not continues:
@@ -176,16 +177,16 @@ class OutputDir:
             raise not_written(self.path, error) from error
 
     def release(self) -> None:
-        """Another process may write."""
+        """Let another process write here."""
         self._lock().release(force=True)
 
     def _lock(self) -> FileLock:
-        """One for each directory and process: who holds it already, holds it."""
+        """One lock object per directory in this process: a process that holds the lock can take it again."""
         return FileLock(self.path / OURS / "lock", is_singleton=True, thread_local=False)
 
     def _acquire(self, lock: FileLock) -> None:
         try:
-            lock.acquire(timeout=1)  # second: a run that begins at this moment has then said who it is
+            lock.acquire(timeout=1)  # second: a run that is just starting has then written its name
         except Timeout as error:
             try:
                 held = bounded_json.read(self.manifest)
@@ -202,23 +203,23 @@ class OutputDir:
     # ------------------------------------------------------------ what the run wrote
 
     def files(self) -> set[str]:
-        """What the run has registered and not removed, relative to the directory. Raises BadInput where the manifest is
-        damaged."""
+        """The files that the run registered and has not removed, relative to the directory. Raises BadInput if the
+        manifest is damaged."""
         try:
             names = bounded_json.read(self.manifest)["files"]
-            # nothing outside, whoever wrote it there
+            # paths outside the directory are ignored, whoever wrote them
             return {name for name in names if not (name.startswith("/") or ".." in Path(name).parts)}
         except FileNotFoundError:
             return set()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(
-                f"{self.manifest}, the list of what the run wrote, cannot be read ({first_line(error)}). Choose "
-                "another directory, or delete this one yourself"
+                f"{self.manifest}, the list of the files that the run wrote, cannot be read ({first_line(error)}). "
+                "Choose another directory, or delete this one yourself"
             ) from error
 
     def publishable(self) -> tuple[list[str], list[str]]:
-        """(the files of the run that others may have, what else lies there): resumable state, trackers' and hidden
-        files stay at home, as does whatever a link leads to."""
+        """(the run's files to upload, all other files in the directory). Neither includes checkpoints, the tracker's
+        logs and .mmssl/; links are not followed, and never uploaded."""
         own, files, others = self.files(), [], []
         for folder, folders, names in os.walk(self.path):  # follows no links
             here = Path(folder)
@@ -230,26 +231,27 @@ class OutputDir:
         return sorted(files), sorted(others)
 
     def register(self, files: Iterable[str | Path]) -> None:
-        """Files that are about to be written are the run's. Raises BadInput where one is there that is not."""
+        """Add files that are about to be written to the manifest. Raises BadInput if one exists that the run did not
+        write."""
         own = self.files()
         paths = [self.path / file for file in files]
         names = {self._name(path) for path in paths if not path.is_relative_to(self.path / OURS)}
         if foreign := sorted(name for name in names - own if os.path.lexists(self.path / name)):
             raise BadInput(
                 f"{self.named}: {listed(foreign)} would be overwritten, and the run did not write it. Move it away, "
-                "then run the same command again, a training with --resume_from_checkpoint auto"
+                "then run the same command again (a training with --resume_from_checkpoint auto)"
             )
         if wrong := sorted(name for name in names if (self.path / name).is_dir()):
-            raise BadInput(f"{self.named}: {listed(wrong)} is a folder where a file is due; move it away")
+            raise BadInput(f"{self.named}: {listed(wrong)} is a folder, but the run writes a file there; move it away")
         if not names <= own:
             self._write(own | names)
 
     def adopt(self, files: Iterable[Path]) -> None:
-        """Files that the run has written already, under names that were free."""
+        """Add files to the manifest that the run has already written under free names."""
         self._write(self.files() | {self._name(self.path / file) for file in files})
 
     def remove(self, files: Iterable[str | Path]) -> None:
-        """Delete those of `files`, or in those folders, that are the run's, and the folders that become empty."""
+        """Delete `files`, and files in those folders, that the run wrote; then delete folders that became empty."""
         gone, own = [self._name(self.path / file) for file in files], self.files()
         names = {name for name in own if name in gone or any(str(parent) in gone for parent in Path(name).parents)}
         for name in names:
@@ -257,7 +259,7 @@ class OutputDir:
                 (self.path / name).unlink()
         parents = {Path(name) for name in gone} | {parent for name in names for parent in Path(name).parents} - {Path()}
         for parent in sorted(parents, key=lambda path: -len(path.parts)):
-            with suppress(OSError):  # something else lies in it
+            with suppress(OSError):  # not empty
                 (self.path / parent).rmdir()
         left = {name for name in names if os.path.lexists(self.path / name)}
         if names - left:
@@ -265,17 +267,18 @@ class OutputDir:
 
     @contextmanager
     def writing(self, needed: int | None = None) -> Iterator[Path]:
-        """An empty folder. Where the block ends well, its files take their places in the directory, and are the run's;
-        else they are gone, and what was there before is whole. needed: bytes, about, for whoever must free them.
+        """An empty folder for new files. If the block ends without an error, they are moved into the output directory
+        and registered; otherwise they are deleted and the old files stay. needed: approximate bytes, for the message.
 
-        Raises BadInput where the disk is full, and where a file of the user's is in the way: then they stay here.
+        Raises BadInput if the disk is full, or if a file of the user is in the way; in that case the new files stay in
+        the folder.
         """
         partial = self.path / OURS / "partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
-        except (OSError, SafetensorError) as error:  # a full disk is the one or the other
+        except (OSError, SafetensorError) as error:  # a full disk raises either
             shutil.rmtree(partial, ignore_errors=True)
             raise not_written(self.named, error, needed) from error
         except BaseException:
@@ -289,7 +292,7 @@ class OutputDir:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 file.replace(place)
         except (BadInput, OSError) as error:
-            raise BadInput(f"{first_line(error)}. Until then what was written is in {partial}") from error
+            raise BadInput(f"{first_line(error)}. Until then the new files are in {partial}") from error
         shutil.rmtree(partial, ignore_errors=True)
 
     def _write(self, files: set[str]) -> None:
@@ -300,12 +303,12 @@ class OutputDir:
             raise not_written(self.manifest, error) from error
 
     def _name(self, path: Path) -> str:
-        """Relative to the directory, also where `path` goes through the link to it."""
+        """`path` relative to the directory, also if it goes through a link to the directory."""
         if not path.is_relative_to(self.path):
             path = self.path / path.absolute().relative_to(self.named.absolute())
         return path.relative_to(self.path).as_posix()
 
 
 def listed(names: list[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first five names and the number of the others."""
     return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)

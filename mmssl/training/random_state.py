@@ -1,4 +1,4 @@
-"""Where the random number generators of a process stand: torch's as tensors, or all as plain values for JSON."""
+"""Save and restore the random number generators of a process: torch's as tensors, or all as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 def of_torch(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """On the CPU and on `device`."""
+    """Torch's states on the CPU and on `device` (None if that is the CPU)."""
     on_cpu = device.type == "cpu"
     return torch.get_rng_state(), None if on_cpu else torch.get_device_module(device).get_rng_state()
 
 
 def set_torch(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    """Go back to a state that `of_torch` gave. A state of another kind of device is left aside."""
+    """Restore a state that `of_torch` gave. The device's state is ignored on a CPU."""
     torch.set_rng_state(state[0])
     if device.type != "cpu" and state[1] is not None:
         torch.get_device_module(device).set_rng_state(state[1])
 
 
 def of_everything(device: torch.device) -> dict:
-    """Of Python, NumPy and torch."""
+    """The states of Python, NumPy and torch, as values that JSON can hold."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
     names = ("torch", "device")
     return {
@@ -34,7 +34,7 @@ def of_everything(device: torch.device) -> dict:
 
 
 def set_everything(state: dict, device: torch.device) -> None:
-    """Go back to a state that `of_everything` gave, also after a way through JSON."""
+    """Restore a state that `of_everything` gave, also after it was stored as JSON."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
@@ -43,7 +43,7 @@ def set_everything(state: dict, device: torch.device) -> None:
 
 
 def check(state: dict, device: torch.device) -> None:
-    """Raises what a state that `set_everything` cannot go back to makes the generators raise. Moves none of ours."""
+    """Raise what the generators raise if `set_everything` could not restore `state`. Changes no generator in use."""
     version, internal, gauss = state["python"]
     random.Random().setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]

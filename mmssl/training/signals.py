@@ -1,5 +1,5 @@
-"""SIGTERM, SIGHUP, SIGUSR1 (preemption, a closed terminal, Slurm's warning) and SIGINT (Ctrl-C): the step is finished
-and a checkpoint saved before the run leaves; while it exports, it says how to continue."""
+"""Handling of SIGTERM, SIGHUP, SIGUSR1 (preemption, a closed terminal, Slurm's warning) and SIGINT (Ctrl-C): training
+finishes the step, saves a checkpoint and exits; an export exits at once and prints how to continue."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LEAVE = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGU
 
 
 class Signals:
-    """Notes a signal to leave instead of dying: the step ends, a checkpoint is saved. A second Ctrl-C kills."""
+    """Records a signal so that the loop can finish the step and save a checkpoint. A second Ctrl-C kills."""
 
-    COPIES = 2.0  # seconds: one Ctrl-C arrives from the terminal, and again from the launcher
+    COPIES = 2.0  # seconds: one Ctrl-C arrives from the terminal and again from the launcher
 
     def __init__(self) -> None:
         self.received, self.at = 0, 0.0
@@ -39,7 +39,7 @@ class Signals:
 
 @contextmanager
 def interruptible(how_to_continue: str) -> Iterator[None]:
-    """A signal to leave ends the block at once, with this sentence: SystemExit. What the block cleans up, it does."""
+    """A signal prints this sentence and ends the block at once with SystemExit; `finally` clauses in it still run."""
 
     def leave(number: int, frame) -> None:
         say(f"{signal.Signals(number).name}: {how_to_continue}", sys.stderr)
@@ -56,5 +56,5 @@ def interruptible(how_to_continue: str) -> Iterator[None]:
 def parting_words(number: int, step: int, saved: bool) -> str:
     name = signal.Signals(number).name
     if saved:
-        return f"{name}: saved at step {step}. Go on with the same command and --resume_from_checkpoint auto"
-    return f"{name}: left at step {step}; nothing was saved, because --save_steps is 0"
+        return f"{name}: saved at step {step}. Continue with the same command and --resume_from_checkpoint auto"
+    return f"{name}: stopped at step {step}; nothing was saved, because --save_steps is 0"

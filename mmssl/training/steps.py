@@ -1,6 +1,6 @@
-"""How one optimizer step is taken. The loop hands a step function all micro-batches of the step; it owns backward.
+"""Step functions: each takes one optimizer step. It gets all micro-batches of the step and calls backward itself.
 
-Each returns one Output for the whole step: the mean loss and metrics, the features of the last micro-batch.
+Each returns one Output for the whole step: mean loss and metrics, and the features of the last micro-batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def standard(
     accelerator: Accelerator,
     max_grad_norm: float,
 ) -> Output:
-    """Forward and backward for each micro-batch, gradients accumulated; one update."""
+    """Run forward and backward for each micro-batch, accumulate the gradients, update once."""
     refuse_coupled_accumulation(type(unwrap(method)), len(micro_batches))
     outputs = []
     for i, batch in enumerate(micro_batches):
@@ -58,12 +58,12 @@ def grad_cache(
 
     1. Embed every micro-batch without a graph.  2. Take the loss over all embeddings, and its gradient with respect to
     them and to the parameters that the loss itself uses (a temperature).  3. Embed each micro-batch again, with a graph
-    and the same random draws, and send its share of that gradient through it. Costs one forward pass more.
+    and the same random draws, and backpropagate its part of that gradient. Costs one extra forward pass.
     """
     if len(micro_batches) > 1 and has_batch_norm(method):
         raise BadInput(
-            f"--grad_cache: the encoder of {type(unwrap(method)).__name__} has batch norms, whose statistics would be "
-            "those of each micro-batch. Use an encoder without them (a ViT), or --gradient_accumulation_steps 1."
+            f"--grad_cache: the encoder of {type(unwrap(method)).__name__} has batch norms, which would take their "
+            "statistics from each micro-batch. Use an encoder without them (a ViT), or --gradient_accumulation_steps 1."
         )
     draws, cached = [], []
     with torch.no_grad():
@@ -82,7 +82,7 @@ def grad_cache(
     chunks = {
         name: gradient.split([len(chunk[name]) for chunk in cached])
         for name, gradient in zip(embeddings, gradients, strict=False)
-        if gradient is not None  # of what is shown to the monitor alone
+        if gradient is not None  # None: features that only the monitor uses
     }
     output.loss = output.loss.detach()
 
@@ -90,7 +90,7 @@ def grad_cache(
         with no_sync_before_last(method, i, len(micro_batches), accelerator):
             random_state.set_torch(draws[i], accelerator.device)
             again = method(embed_only=True, **batch)
-            # d/d(theta) of <embedding, constant g> is the chain rule from the embedding down
+            # the gradient of <embedding, constant g> with respect to the weights is the chain rule below the embedding
             surrogate = sum((again[name] * parts[i]).sum() for name, parts in chunks.items())
             if i == len(micro_batches) - 1:
                 surrogate = surrogate + sum(
@@ -108,9 +108,9 @@ def in_place(
     accelerator: Accelerator,
     max_grad_norm: float,
 ) -> Output:
-    """The method moves its own parameters, by `train_on(**batch, learning_rate) -> Output`: no graph, no gradient. The
-    optimizer carries the learning rate. Several processes begin a step alike and end it alike: with the sum of what
-    each has changed, of parameters `share(processes, micro_batches)` of it."""
+    """The method updates its own parameters in `train_on(**batch, learning_rate) -> Output`: no graph, no gradient. The
+    optimizer only holds the learning rate. Several processes start and end a step with equal tensors: the changes of
+    all processes are summed, and those of parameters multiplied by `share(processes, micro_batches)`."""
     bare, processes = unwrap(method), accelerator.num_processes
     rate = optimizers[0].param_groups[0]["lr"]
     state = [tensor for tensor in (*bare.parameters(), *bare.buffers()) if tensor.is_floating_point()]
@@ -133,8 +133,8 @@ def rehearse(
     optimizers: Sequence[Optimizer],
     accelerator: Accelerator,
 ) -> None:
-    """One step, taken back. DDP lays its buckets out anew after the first backward pass of a process, and the last bit
-    of a sum over three or more processes depends on the layout: a resumed run must not begin with another one."""
+    """Take one step and undo it. DDP changes its bucket layout after the first backward pass of a process, and the last
+    bit of a sum over three or more processes depends on the layout, so a resumed run would start with another one."""
     stateful = [unwrap(method), *optimizers]
     before = [copy.deepcopy(part.state_dict()) for part in stateful]
     method.train()
@@ -144,12 +144,12 @@ def rehearse(
 
 
 class Skippable(tuple[Optimizer, ...]):
-    """Optimizers whose update is left out when the gradient is not finite."""
+    """Optimizers whose update is skipped when the gradient is not finite."""
 
 
 def skip_non_finite(step: Callable[..., Output]) -> Callable[..., Output]:
-    """`step`, but without a trace on weights, moments and buffers where the gradient is not finite. Waits for the
-    device at every step, and copies the buffers."""
+    """`step`, except that a non-finite gradient leaves weights, moments and buffers unchanged. Waits for the device at
+    every step, and copies the buffers."""
 
     def careful(method, micro_batches, optimizers, accelerator, max_grad_norm) -> Output:
         before = [buffer.clone() for buffer in method.buffers()]
@@ -181,13 +181,13 @@ def refuse_coupled_accumulation(method: type[Method], micro_batches: int) -> Non
     if method.couples_samples and micro_batches > 1:
         raise BadInput(
             f"{method.__name__} compares the samples of a batch: {micro_batches} accumulated micro-batches are "
-            f"{micro_batches} small comparisons, not one big one. Use step=steps.grad_cache (--grad_cache), the exact "
-            "gradient of the big batch in the same memory, or --gradient_accumulation_steps 1."
+            f"{micro_batches} small batches, not one large one. Use step=steps.grad_cache (--grad_cache), the exact "
+            "gradient of the large batch in the same memory, or --gradient_accumulation_steps 1."
         )
 
 
 def no_sync_before_last(method: Method, i: int, n: int, accelerator: Accelerator):
-    """Processes exchange gradients once, in the last micro-batch's backward."""
+    """A context in which processes exchange gradients only in the backward pass of the last micro-batch."""
     return accelerator.no_sync(method) if i < n - 1 else nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""What a run was: its length, its losses, its evaluations, its warnings."""
+"""Summary of a run: its length, losses, evaluations and warnings."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Made = TypeVar("Made")
 
 @dataclass
 class Summary:
-    """What a run was. `evaluations` begins with the untrained model (step 0) and ends with the trained one."""
+    """Summary of a run. The first of `evaluations` is that of the untrained model (step 0), the last of the trained."""
 
     step: int = 0
     epoch: int = 0
-    samples: int = 0  # into the current epoch, over all processes
+    samples: int = 0  # of the current epoch so far, over all processes
     samples_seen: int = 0
-    seconds: float = 0.0  # training alone: neither evaluation nor saving
+    seconds: float = 0.0  # of training, without evaluation and saving
     skipped_steps: int = 0
     loss: float = math.nan  # mean over the last logging_steps steps
     trivial_loss: float | None = None
@@ -30,11 +30,11 @@ class Summary:
     warnings: list[str] = field(default_factory=list)
 
     def attempt(self, what: str, make: Callable[[], Made], otherwise: Made) -> Made:
-        """What `make` gives. Where it fails: `otherwise`, and a warning. For what describes a run that has ended: its
-        weights are worth more than any description."""
+        """The result of `make`; if it raises, `otherwise` and a warning. For all that describes a finished run: no
+        description is worth losing the weights."""
         try:
             return make()
-        except Exception as error:  # whatever a method, an evaluation or a library can raise
+        except Exception as error:  # whatever a method, an evaluation or a library raises
             self.warnings.append(f"{what} failed: {type(error).__name__}: {first_line(error)}")
             say(f"warning: {self.warnings[-1]}", sys.stderr)
             return otherwise

@@ -150,13 +150,13 @@ def test_a_missing_file_a_cut_archive_and_an_unclear_column_are_named(tmp_path):
         load([tmp_path / "b.txt", tmp_path / "c.txt"], tmp_path)
     packed = gzip.compress(b"word " * 10_000)
     (tmp_path / "cut.gz").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(BadInput, match=r"cut\.gz is not a whole gzip file"):
+    with pytest.raises(BadInput, match=r"cut\.gz is not a complete gzip file"):
         load(tmp_path / "cut.gz", tmp_path / "cache")
     pq.write_table(pa.table({"title": ["a"], "body": ["b"]}), tmp_path / "a.parquet")
     with pytest.raises(BadInput, match="title, body"):
         load(tmp_path / "a.parquet", tmp_path / "cache")
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is read as running text, which has no columns"):
+    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is read as plain text, which has no columns"):
         load(tmp_path / "a.txt", tmp_path / "cache", column="body")
 
 

@@ -94,14 +94,14 @@ def test_repeated_and_leaked_lines_are_counted(tmp_path):
     assert (counts.documents, counts.lines, counts.repeated) == (2, 5, 2)
     assert (counts.held_out_documents, counts.held_out_lines, counts.leaked) == (2, 3, 1)
     assert "2 of their 5 lines (40.0%) repeat an earlier one" in str(counts)
-    assert "1 of their 3 lines (33.3%) also occur in the training data" in str(counts)
+    assert "1 of the 3 held-out lines (33.3%) occur in them" in str(counts)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "a.txt: no text in it"),
-        (b" \n\t\n", "a.txt: no text in it"),
+        (b"", "a.txt: no text: empty"),
+        (b" \n\t\n", "a.txt: no text: empty"),
         (b"x", "too little text"),
         ("first\nsecond caf\xe9\n".encode("latin1"), r"a\.txt, line 2: byte 0xe9 is not UTF-8"),
     ],
@@ -116,15 +116,15 @@ def test_a_missing_file_and_an_unclear_column_are_named(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(BadInput, match=r"b\.txt: no such file"):
         documents.load(f"{tmp_path}/a.txt,{tmp_path}/b.txt")
-    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is running text, which has no columns"):
+    with pytest.raises(BadInput, match=r"--text_column body: .*a\.txt is plain text, which has no columns"):
         documents.load(str(tmp_path / "a.txt"), "body")
     pq.write_table(pa.table({"title": ["a"], "body": ["b"]}), tmp_path / "a.parquet")
-    with pytest.raises(BadInput, match="which column holds the text.*--text_column; there are title, body"):
+    with pytest.raises(BadInput, match="no text column among title, body: name it with --text_column"):
         documents.load(str(tmp_path / "a.parquet"))
     pq.write_table(pa.table({"text": [" ", None]}), tmp_path / "blank.parquet")
     with pytest.raises(BadInput, match="the train data holds no text"):
         documents.load(str(tmp_path / "blank.parquet"))
-    with pytest.raises(BadInput, match="between commas only text files"):
+    with pytest.raises(BadInput, match="a list with commas takes only text files"):
         documents.load(f"{tmp_path}/a.txt,{tmp_path}/a.parquet")
 
 

@@ -56,6 +56,6 @@ def test_pictures_stand_on_white(folder):
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(BadInput, match="holds something already"):
+    with pytest.raises(BadInput, match="already exists and is not empty"):
         emoji.build(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

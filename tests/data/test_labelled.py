@@ -45,7 +45,7 @@ def test_a_test_split_whose_labels_are_secret_is_passed_over(tmp_path, tokenizer
     write(tmp_path / "glue", [1, 0] * 4, texts=[f"other {i}" for i in range(8)], name="validation")
     train, test = labelled.load(str(tmp_path / "glue"), "text", tokenizer)
     assert len(train) == 40 and test.inputs.texts[0] == "other 0"
-    assert "the test data is passed over: its labels are all -1" in capsys.readouterr().out
+    assert "skipped the test data: its labels are all -1" in capsys.readouterr().out
 
 
 def test_several_labels_of_a_row_are_not_taken_for_secret_ones(tmp_path):
@@ -94,7 +94,7 @@ def test_a_subset_has_its_share_of_each_class(amount, expected):
 
 @pytest.mark.parametrize("amount", ["0%", "120%", "0", "-3", "few"])
 def test_an_amount_that_is_none_is_named(amount):
-    with pytest.raises(BadInput, match=f"--labels {amount}: give a share"):
+    with pytest.raises(BadInput, match=f"--labels {amount}: give a percentage"):
         labelled.subset(torch.tensor([0, 1]), amount, seed=0)
 
 
@@ -103,7 +103,7 @@ def test_an_amount_that_is_none_is_named(amount):
     [
         (["a", None] * 20, "20 training rows have no label, row 1 first"),
         (["a"] * 40, "every training row has the label 'a'; a probe needs two classes"),
-        ([f"{i}" for i in range(40)], "40 different values in 40 rows are no classes"),
+        ([f"{i}" for i in range(40)], "40 different values in 40 rows cannot be classes"),
     ],
 )
 def test_labels_that_are_none_are_refused(labels, said, tmp_path, tokenizer):
@@ -129,11 +129,11 @@ def test_columns_that_are_not_there_are_named(tmp_path, tokenizer):
 
 
 def test_an_empty_text_and_unreadable_recordings_are_refused_by_row(tmp_path, tokenizer):
-    with pytest.raises(BadInput, match="--input_column text, row 0: '  ' is no text"):
+    with pytest.raises(BadInput, match="--input_column text, row 0: '  ' is not text"):
         labelled.load(write(tmp_path / "data", ["a", "b"] * 20, ["  "] * 40), "text", tokenizer)
     rows = {"audio": [{"bytes": b"noise", "path": f"{i}.wav"} for i in range(20)], "label": [0, 1] * 10}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "sounds.parquet")
-    with pytest.raises(BadInput, match=r"18 of 18 recordings in audio cannot be read, row 0: \d+.wav LibsndfileError"):
+    with pytest.raises(BadInput, match=r"18 recordings in audio that cannot be read \(row 0: \d+.wav LibsndfileE"):
         labelled.load(str(tmp_path / "sounds.parquet"), "audio", Wav2Vec2FeatureExtractor())
 
 

@@ -74,7 +74,7 @@ def test_chance_is_new_in_each_epoch_and_equal_in_each_run():
 
 def test_too_little_text_for_one_sequence_is_refused():
     tokens, begins = packed.number(Dataset.from_dict({"text": ["the cat"]}), tokenizer())
-    with pytest.raises(BadInput, match="3 tokens of text: not one sequence of 16; lower --max_seq_length"):
+    with pytest.raises(BadInput, match="3 tokens of text do not fill one sequence of 16; lower --max_seq_length"):
         packed.Packed(tokens, begins, tokenizer(), LENGTH)
 
 

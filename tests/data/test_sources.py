@@ -184,7 +184,7 @@ def test_an_imagefolder_with_classes_keeps_their_names(tmp_path):
         ("{}/broken.parquet", "could not be read as parquet"),
         ("{}/latin", "latin/captions.csv is not UTF-8"),
         ("{}/bare", "bare/captions.csv, line 2: no ','"),
-        ("{}/header", "header/captions.csv holds no row"),
+        ("{}/header", "header/captions.csv has no row"),
     ],
 )
 def test_what_cannot_be_read_is_named(name, said, tmp_path):

@@ -342,7 +342,7 @@ def test_pixels_that_are_not_uint8_rgb_are_refused():
     for pixels in (photographs().float(), photographs()[:, :1], photographs()[0]):
         with pytest.raises(BadInput, match="uint8"):
             module.whole(pixels)
-    with pytest.raises(BadInput, match="no view"):
+    with pytest.raises(BadInput, match="empty list of views"):
         Views([], *UNIT)
 
 

@@ -90,5 +90,5 @@ def test_the_recipe_reads_all_of_them(rows):
 def test_the_card_says_synthetic_and_the_licence():
     sources.load("voices")
     card = (sources.home() / "voices" / "README.md").read_text()
-    assert "license: cc0-1.0" in card and "Synthetic recordings" in card and "no human voice" in card
+    assert "license: cc0-1.0" in card and "Synthetic recordings" in card and "human recordings" in card
     assert "train: 400 recordings" in card and "test: 100 recordings" in card

@@ -27,7 +27,7 @@ def test_nothing_stays_of_a_block_that_failed_or_was_killed(tmp_path):
 def test_what_is_there_stays(tmp_path, mine):
     (tmp_path / mine).parent.mkdir(exist_ok=True)
     (tmp_path / mine).write_text("mine")
-    said = "data holds something already: remove it, or choose another folder"
+    said = "data already exists and is not empty: remove it, or choose another folder"
     with pytest.raises(BadInput, match=said), whole(tmp_path / "data"):
         raise AssertionError
     assert (tmp_path / mine).read_text() == "mine"
@@ -85,7 +85,7 @@ def test_what_is_in_the_way_of_a_cache_is_named(tmp_path, name):
         (tmp_path / name).touch()
     else:
         (tmp_path / name).mkdir()
-    with pytest.raises(BadInput, match=rf"{name} (is in the way|is no folder)"):
+    with pytest.raises(BadInput, match=rf"{name} (is in the way|is not a folder)"):
         once(tmp_path / "data", lambda directory: directory.mkdir())
 
 

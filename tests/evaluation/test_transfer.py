@@ -58,15 +58,15 @@ def test_every_probe_stands_beside_raw_features_untrained_and_chance(name, recip
     figures = {row: values for row, values in results.items() if "confidence" not in row}
     assert len(figures) == 6 and all(set(values) == columns for values in figures.values())
     assert all(0 <= value <= 100 for values in figures.values() for of_seed in values.values() for value in of_seed)
-    assert len(results["linear, 3 a class"][judging.OURS]) == 2
+    assert len(results["linear, 3 per class"][judging.OURS]) == 2
     assert results["linear, 100% of the labels"][RAW[DATA[name]]][0] > 80  # the class can be told from the raw input
     said = capsys.readouterr().out
-    assert RAW[DATA[name]] in said and "linear, 3 a class" in said
+    assert RAW[DATA[name]] in said and "linear, 3 per class" in said
     text = (tmp_path / "model" / "README.md").read_text()
     assert (
         "## Transfer to data: knn, linear, few_shot\n" in text
         and "## Limits" in text
-        and "| linear, 3 a class |" in text
+        and "| linear, 3 per class |" in text
     )
     measured = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"][0]["metrics"]
     assert {m["name"] for m in measured} == set(figures)
@@ -146,7 +146,7 @@ def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
     ("flags", "said"),
     [
         ("--mode linaer", "invalid choice: 'linaer'"),
-        ("--labels 200%", "--labels 200%: give a share of the training labels"),
+        ("--labels 200%", "--labels 200%: give a percentage of the training labels"),
         ("--seeds 0", "--seeds is 0; it must be 1 or more"),
         ("--ways 1", "--ways is 1; it must be 2 or more"),
         ("--mode few_shot --ways 5", "only 2 classes have more than 1 test examples"),

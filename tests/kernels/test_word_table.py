@@ -105,7 +105,7 @@ def test_a_word_of_a_million_letters_is_counted_and_its_beginning_kept(tmp_path)
     said = []
     found = corpus.load(tmp_path / "a.txt", min_count=1, cache=tmp_path / "cache", say=said.append)
     assert found.words == ["short", "é" * 500] and found.total == 3
-    assert said == ["1 of 3 words are longer than 1,000 bytes; their beginnings are taken"]
+    assert said == ["1 of 3 words are longer than 1,000 bytes and were cut to that length"]
 
 
 def test_a_file_without_white_space_is_read_in_blocks(tmp_path, monkeypatch):

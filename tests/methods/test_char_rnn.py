@@ -178,12 +178,15 @@ def test_the_text_generation_pipeline_works_without_mmssl(trained):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--dataset={place}/empty.txt", "empty.txt: no text in it: empty, or nothing but white space"),
+        ("--dataset={place}/empty.txt", "empty.txt: no text: empty, or only white space"),
         ("--dataset={place}/latin.txt", "latin.txt, line 2: byte 0xf6 is not UTF-8"),
         ("--dataset={place}/text.txt --chunk_length=9999", "too few for 4 streams of --chunk_length 9999"),
         ("--dataset={place}/text.txt --forget=1", "--forget is 1.0; it must be below 1"),
         ("--model_name_or_path={place}/run --cell=gru", "--cell has no effect with --model_name_or_path"),
-        ("--dataset={place}/greek.txt --model_name_or_path={place}/run", "does not know 100% of the characters"),
+        (
+            "--dataset={place}/greek.txt --model_name_or_path={place}/run",
+            "its vocabulary lacks 100% of the text's characters",
+        ),
     ],
 )
 def test_bad_input_is_named_in_one_sentence(flags, said, place, trained):

@@ -458,5 +458,5 @@ def test_padding_changes_no_text_embedding():
 
 
 def test_accumulated_micro_batches_are_refused_in_words():
-    with pytest.raises(BadInput, match="2 accumulated micro-batches are 2 small comparisons.*--grad_cache"):
+    with pytest.raises(BadInput, match="2 accumulated micro-batches are 2 small batches.*--grad_cache"):
         steps.refuse_coupled_accumulation(CLIP, 2)

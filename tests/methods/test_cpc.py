@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, default_collate
 from mmssl.errors import BadInput
 from mmssl.evaluation.prediction import Prediction
 from mmssl.method import HEADS
-from mmssl.methods.cpc import CPC, HIDDEN, across, everywhere, within
+from mmssl.methods.cpc import CPC, EXCLUDED, across, everywhere, within
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 
@@ -58,13 +58,13 @@ def test_scores_are_those_of_two_loops_written_out(k):
     assert valid.sum() == (frames - k).clamp(min=0).sum()
     for b, t in valid.nonzero().tolist():
         for s in range(6):
-            expected = prediction[b, t] @ encoded[b, s] / 5**0.5 if s < frames[b] else torch.tensor(HIDDEN)
+            expected = prediction[b, t] @ encoded[b, s] / 5**0.5 if s < frames[b] else torch.tensor(EXCLUDED)
             torch.testing.assert_close(inside[b, t, s], expected)
         for a in range(4):
-            expected = prediction[b, t] @ encoded[a, t + k] / 5**0.5 if t + k < frames[a] else torch.tensor(HIDDEN)
+            expected = prediction[b, t] @ encoded[a, t + k] / 5**0.5 if t + k < frames[a] else torch.tensor(EXCLUDED)
             torch.testing.assert_close(between[b, t, a], expected)
             for s in range(6):
-                expected = prediction[b, t] @ encoded[a, s] / 5**0.5 if s < frames[a] else torch.tensor(HIDDEN)
+                expected = prediction[b, t] @ encoded[a, s] / 5**0.5 if s < frames[a] else torch.tensor(EXCLUDED)
                 torch.testing.assert_close(anywhere[b, t, 6 * a + s], expected)
 
 
@@ -85,8 +85,8 @@ def test_a_sequence_of_another_speaker_is_no_candidate():
     prediction, encoded, frames = sequences()
     speaker = torch.tensor([0, 1, 0, 1])
     scores, _, valid = across(prediction, encoded, frames, 1, encoded, frames, 0, alike=speaker[:, None] == speaker)
-    assert (scores[..., 0, :][valid[:, 0]] > HIDDEN).sum(-1).tolist() == [2, 2, 2, 2]
-    assert (scores[0, :, [1, 3]] == HIDDEN).all()
+    assert (scores[..., 0, :][valid[:, 0]] > EXCLUDED).sum(-1).tolist() == [2, 2, 2, 2]
+    assert (scores[0, :, [1, 3]] == EXCLUDED).all()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

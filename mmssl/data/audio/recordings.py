@@ -1,10 +1,9 @@
-"""Recordings for training: decoded and resampled once, kept on disk as 16-bit samples, cut at random."""
+"""Recordings for training: decoded and resampled once, kept on disk as 16-bit samples, cropped at random."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,30 +15,26 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from mmssl import bounded_json
-from mmssl.data import draws, sources
+from mmssl.data import columns, draws, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.audio import waves
-from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
     import datasets
 
 
-logger = logging.getLogger(__name__)
-
-COLUMNS = ("audio", "speech", "sound", "recording", "file")
-MAX_UNUSABLE = 0.1  # share of the rows
-SILENCE = 1e-4  # largest sample, full scale being 1: below it a 16-bit recording holds nothing but its last bits
-CHUNK = 256  # rows that are decoded at a time
-ALONE = 2000  # rows that are decoded before a progress bar is worth showing
+SILENCE = 1e-4  # peak, relative to full scale; below it a 16-bit recording holds only quantisation noise
+CHUNK = 256  # rows decoded at a time
+ALONE = 2000  # rows: with fewer, no progress bar is shown
 
 
 def load(names: str, column: str | None = None, speaker: str | None = None) -> dict[str, datasets.Dataset]:
-    """{"train", "test" where there is one}, the recordings in the column "audio", who speaks in "speaker" where asked.
+    """{"train": ..., "test": ... if there is one}. The recordings are in the column "audio" and, if `speaker` is given,
+    the speakers in the column "speaker".
 
-    names: what `sources.load` takes; several with commas between them, of which the first gives the test data and the
-    others their recordings alone. Raises BadInput where a column is missing.
+    names: what `sources.load` takes; or several, separated by commas: the first gives the test data, all of them
+    training data. Raises BadInput if a column is missing.
     """
     import datasets
 
@@ -51,7 +46,7 @@ def load(names: str, column: str | None = None, speaker: str | None = None) -> d
         return parts[0]
     wanted = ["audio", "speaker"] if speaker else ["audio"]
     together = [data["train"].select_columns(wanted) for data in parts]
-    if speaker:  # numbers here, names there
+    if speaker:  # some sources have numbers, others names
         together = [rows.cast_column("speaker", datasets.Value("string")) for rows in together]
     together = datasets.concatenate_datasets(together)
     return {"train": together} | ({"test": parts[0]["test"]} if "test" in parts[0] else {})
@@ -61,16 +56,13 @@ def _named(flag: str, rows: datasets.Dataset, column: str | None, speaker: str |
     import datasets
     import pyarrow as pa
 
-    for name, of in ((column, "--audio_column"), (speaker, "--speaker_column")):
-        if name is not None and name not in rows.column_names:
-            raise BadInput(f"{flag}: {of} {name}: no such column among {', '.join(rows.column_names)}")
-    found = column or next((name for name in COLUMNS if name in rows.column_names), None)
-    if found is None:
-        raise BadInput(f"{flag}: no audio column among {', '.join(rows.column_names)}: name it with --audio_column")
+    found = columns.find(rows.column_names, column, columns.AUDIO, "audio", f"{flag}: ")
+    if speaker is not None:
+        columns.find(rows.column_names, speaker, (), "speaker", f"{flag}: ")
     try:  # paths, {bytes, path} and Audio become one and the same; what they hold is not touched
         rows = rows.cast_column(found, datasets.Audio(decode=False))
     except (TypeError, pa.ArrowException) as error:
-        raise BadInput(f"{flag}: the column {found} is {rows.features[found]}: no recordings, no paths") from error
+        raise BadInput(f"{flag}: the column {found} is {rows.features[found]}, not recordings or paths") from error
     for name, wanted in ((found, "audio"), (speaker, "speaker")):
         if name is not None and name != wanted:
             rows = rows.remove_columns([c for c in (wanted,) if c in rows.column_names]).rename_column(name, wanted)
@@ -80,11 +72,11 @@ def _named(flag: str, rows: datasets.Dataset, column: str | None, speaker: str |
 class Recordings(Dataset):
     """Crops of the recordings in the column "audio".
 
-    rows, lengths: (usable,), which rows of `data` can be used, and their samples at sampling_rate, in Hz.
-    crop:     samples; a shorter recording is padded with zeros. With a seed, a longer one is cut at random places, anew
-              each epoch, as often as it is longer; without, its beginning is taken, once.
-    shortest: samples; what is shorter is left out, as what is broken, empty or silent is: named, and counted.
-    speakers: whether crops come with who speaks, as a number.
+    rows, lengths: (usable,), the rows of `data` that can be used, and their lengths in samples at sampling_rate (Hz).
+    crop:     samples; a shorter recording is padded with zeros. With a seed, a longer one gives length // crop crops,
+              at random positions that are drawn again each epoch; without a seed, one crop, its beginning.
+    shortest: samples; shorter recordings are left out, named and counted, as are corrupt, empty and silent ones.
+    speakers: whether a batch holds the speaker of each crop, as a number.
     """
 
     def __init__(
@@ -97,7 +89,7 @@ class Recordings(Dataset):
         speakers: bool = False,
         what: str = "recordings",
     ) -> None:
-        """Raises BadInput where too much is unusable."""
+        """Raises BadInput if too many recordings are unusable."""
         self.data, self.rate, self.crop, self.seed, self.epoch = data, sampling_rate, crop, seed, 0
 
         def decode(directory: Path) -> None:
@@ -114,7 +106,8 @@ class Recordings(Dataset):
         short = [row for row, n in enumerate(found["lengths"]) if n < shortest and row not in unusable]
         unusable |= {row: f"{_path(data, row)} is shorter than {shortest / sampling_rate:.2f} s" for row in short}
         self.unusable = dict(sorted(unusable.items()))
-        self._report(len(lengths), what)
+        broken = [f"row {row}: {why}" for row, why in self.unusable.items()]
+        columns.report_unusable({f"{what} that cannot be used": broken}, len(lengths))
         self.rows = torch.tensor([row for row in range(len(lengths)) if row not in unusable])
         ends = lengths.cumsum(0)
         self.starts, self.lengths = (ends - lengths)[self.rows], lengths[self.rows]
@@ -124,7 +117,7 @@ class Recordings(Dataset):
             numbers = {name: i for i, name in enumerate(sorted(set(map(str, data["speaker"]))))}
             self.speaker = torch.tensor([numbers[str(name)] for name in data["speaker"]])[self.rows]
         often = torch.ones_like(self.lengths) if seed is None else (self.lengths // crop).clamp(min=1)
-        self.crops = torch.repeat_interleave(torch.arange(len(self.rows)), often)  # which recording each is of
+        self.crops = torch.repeat_interleave(torch.arange(len(self.rows)), often)  # (crops,) the recording of each crop
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -134,20 +127,19 @@ class Recordings(Dataset):
         return self.lengths.sum().item() / self.rate
 
     def company(self, batch: int) -> float:
-        """How many others by the same speaker a crop meets in a batch, on average."""
-        share = torch.bincount(self.speaker[self.crops]) / len(self)
-        return (batch - 1) * share.square().sum().item()
+        """The expected number of other crops by the same speaker in a batch."""
+        fraction = torch.bincount(self.speaker[self.crops]) / len(self)
+        return (batch - 1) * fraction.square().sum().item()
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def wave(self, i: int) -> np.ndarray:
-        """The whole recording, float32 in [-1, 1]."""
+        """(samples,) float32 in [-1, 1]: the whole recording i."""
         return self.samples[self.starts[i] : self.starts[i] + self.lengths[i]].astype(np.float32) / 32768
 
     def __getitems__(self, places: list[int]) -> dict[str, Tensor]:
-        """input_values: (batch, crop) float32. lengths: (batch,), samples that are no padding. index, speaker:
-        (batch,)."""
+        """input_values: (batch, crop) float32. lengths: (batch,), samples without padding. index, speaker: (batch,)."""
         places = torch.tensor(places)
         chosen = self.crops[places]
         spare = (self.lengths[chosen] - self.crop).clamp(min=0)
@@ -160,19 +152,6 @@ class Recordings(Dataset):
         batch = {"input_values": torch.from_numpy(crops / 32768), "lengths": lengths, "index": self.rows[chosen]}
         return batch if self.speaker is None else batch | {"speaker": self.speaker[chosen]}
 
-    def _report(self, total: int, what: str) -> None:
-        """What is left out is said and counted. Raises BadInput where it is too much."""
-        if total == 0:
-            raise BadInput("the data has no rows")
-        if not self.unusable:
-            return
-        shown = "; ".join(f"row {row}: {why}" for row, why in list(self.unusable.items())[:3])
-        said = f"{len(self.unusable)} of {total} {what} ({shown}{'; ...' * (len(self.unusable) > 3)})"
-        if len(self.unusable) > MAX_UNUSABLE * total:
-            raise BadInput(f"{said} cannot be used: too many to leave out; mend them or remove them")
-        if rank() == 0:
-            logger.warning("left out %s", said)
-
 
 def _decode(data: datasets.Dataset, sampling_rate: int, directory: Path, what: str) -> None:
     """Write samples.int16 and rows.json: {"lengths": of each row, "unusable": {row: why}}."""
@@ -182,15 +161,15 @@ def _decode(data: datasets.Dataset, sampling_rate: int, directory: Path, what: s
         tqdm(total=len(data), desc=f"decoding {what}", unit="recording", disable=len(data) < ALONE) as bar,
     ):
         for first in range(0, len(data), CHUNK):
-            some = data.select(range(first, min(first + CHUNK, len(data))))
-            for row, wave in enumerate(waves.read(some, "audio", sampling_rate, float("inf")), start=first):
+            chunk = data.select(range(first, min(first + CHUNK, len(data))))
+            for row, wave in enumerate(waves.read(chunk, "audio", sampling_rate, float("inf")), start=first):
                 if not isinstance(wave, str) and np.abs(wave).max() < SILENCE:
                     wave = f"{_path(data, row)} is silent"
                 if isinstance(wave, str):
                     unusable[row], wave = wave, np.empty(0, np.float32)
                 file.write((wave * 32767).round().clip(-32768, 32767).astype(np.int16).tobytes())
                 lengths.append(len(wave))
-            bar.update(len(some))
+            bar.update(len(chunk))
     (directory / "rows.json").write_text(json.dumps({"lengths": lengths, "unusable": unusable}))
 
 
@@ -199,7 +178,7 @@ def _path(data: datasets.Dataset, row: int) -> str:
 
 
 def _digest(data: datasets.Dataset, sampling_rate: int) -> str:
-    """Changes with the rows, the files that they point to, and the rate."""
+    """A digest of the rows, the files that they point to, and the rate."""
     import pyarrow.compute as pc
 
     digest = hashlib.sha256(f"{data._fingerprint} {sampling_rate} int16".encode())

@@ -17,14 +17,14 @@ LABELLED = ("digits", "mnist5k", "voices")  # with labels, for evaluation
 
 
 def build(name: str, directory: Path) -> None:
-    """Make the data of that name, with a card, in `directory`."""
+    """Write the data called `name`, with a card, to `directory`."""
     module, function = _BUILDERS[name]
     getattr(import_module(f"mmssl.data.built_in.{module}"), function)(directory)
 
 
 def licence(name: str) -> str:
-    """Where the data comes from, and its licence; "" where it is not built in."""
+    """The source of the data and its licence; "" if it is not built in."""
     if name not in _BUILDERS:
         return ""
-    said = import_module(f"mmssl.data.built_in.{_BUILDERS[name][0]}").LICENCE
-    return said[name] if isinstance(said, dict) else said
+    text = import_module(f"mmssl.data.built_in.{_BUILDERS[name][0]}").LICENCE
+    return text[name] if isinstance(text, dict) else text

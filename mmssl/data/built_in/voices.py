@@ -1,8 +1,8 @@
-"""Synthetic voices, made at run time: labelled vowels without a download or a microphone, for trying things out.
+"""Synthetic voices, made at run time: recordings of labelled vowels without a download, for trying things out.
 
-Source and filter (Fant 1960): a buzz at the pitch of the speaker, through resonances at the formants of the vowel,
-which are those of American men (Peterson & Barney 1952, table II) scaled by the length of the speaker's vocal tract.
-Each recording says one vowel two or three times, after a hiss. No human voice, and far easier than one.
+Source-filter synthesis (Fant 1960): a pulse train at the speaker's pitch, filtered by resonances at the formants of the
+vowel, which are those of American men (Peterson & Barney 1952, table II) scaled by the speaker's vocal tract length.
+Each recording holds one vowel two or three times, each after a hiss. Far easier than human speech.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ VOWELS = {  # formants in Hz: Peterson & Barney 1952, table II, men
     "u": (300, 870, 2240),
 }
 SPEAKERS = 10  # the last two are held out
-TAKES = 10  # of each speaker and vowel
+TAKES = 10  # recordings of each vowel by each speaker
 BANDWIDTHS = (60, 90, 150)  # Hz, of the formants
-LICENCE = "Synthetic: made by mmssl.data.built_in.voices from formant tables; no recording of anybody."
+LICENCE = "Synthetic: made by mmssl.data.built_in.voices from formant tables; no human recordings."
 
 CARD = """---
 license: cc0-1.0
@@ -34,14 +34,14 @@ pretty_name: Synthetic voices
 ---
 # Synthetic voices
 
-Synthetic recordings of 5 vowels, for training by 8 voices, held out by 2 others ({contents}): `audio` (FLAC),
-`sampling_rate`, `label` (the vowel), `speaker`. Made by
-`mmssl.data.built_in.voices`, source and filter; no human voice.
+Synthetic recordings of 5 vowels, by 8 voices for training and 2 other voices held out ({contents}): `audio` (FLAC),
+`sampling_rate`, `label` (the vowel), `speaker`. Made by `mmssl.data.built_in.voices` with source-filter synthesis; no
+human recordings.
 """
 
 
 def build(directory: Path) -> None:
-    """Write train.parquet, test.parquet and README.md, all or nothing. The same each time."""
+    """Write the training and test Parquet files and README.md, all or nothing. The data is the same every time."""
     from datasets import Value
 
     from mmssl.data.audio import parquet
@@ -64,7 +64,7 @@ def build(directory: Path) -> None:
 
 
 def recording(speaker: int, vowel: str, take: int) -> np.ndarray:
-    """(samples,) float32 in [-1, 1]: about a second. speaker: from 0; each has a pitch and a length of vocal tract."""
+    """(samples,) float32 in [-1, 1], about a second. speaker: counted from 0."""
     rng = np.random.default_rng([speaker, list(VOWELS).index(vowel), take])
     pitch, tract = pitch_and_tract(speaker)
     parts = [_noise(rng, rng.uniform(0.02, 0.1), 0.002)]
@@ -76,8 +76,8 @@ def recording(speaker: int, vowel: str, take: int) -> np.ndarray:
 
 
 def pitch_and_tract(speaker: int) -> tuple[float, float]:
-    """In Hz, and the length of the vocal tract in that of an average man. They do not go together here, as they do in
-    people: one must not give the other away."""
+    """(pitch in Hz, vocal tract length relative to an average man's). Unlike in people the two are not correlated: one
+    must not reveal the other."""
     return 90 * 2 ** (speaker * 7 % SPEAKERS / 6), 0.88 + 0.3 * (speaker * 3 % SPEAKERS) / SPEAKERS
 
 
@@ -85,11 +85,11 @@ def _vowel(rng: np.random.Generator, pitch: float, tract: float, vowel: str) -> 
     from scipy.signal import lfilter
 
     n = int(rng.uniform(0.15, 0.3) * RATE)
-    # the pitch falls or rises a little, and trembles
+    # the pitch falls or rises slightly, with jitter
     hertz = pitch * rng.uniform(0.94, 1.06) * np.linspace(1, rng.uniform(0.85, 1.1), n)
     phase = np.cumsum(hertz * (1 + 0.01 * np.cumsum(rng.normal(size=n)) / np.sqrt(n))) / RATE
-    wave = np.diff(np.floor(phase), prepend=0.0)  # one pulse a period
-    wave = lfilter([1.0], [1.0, -0.95], wave) + 0.003 * rng.normal(size=n)  # the glottis falls with frequency; breath
+    wave = np.diff(np.floor(phase), prepend=0.0)  # one pulse per period
+    wave = lfilter([1.0], [1.0, -0.95], wave) + 0.003 * rng.normal(size=n)  # glottal low-pass, and breath noise
     for formant, bandwidth in zip(VOWELS[vowel], BANDWIDTHS, strict=True):
         radius = np.exp(-np.pi * bandwidth / RATE)
         angle = 2 * np.pi * min(formant * rng.uniform(0.94, 1.06) / tract, 0.47 * RATE) / RATE

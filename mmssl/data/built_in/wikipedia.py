@@ -1,7 +1,7 @@
-"""Some hundred English Wikipedia articles without a download: the dump excerpt that gensim ships with its tests.
+"""About a hundred English Wikipedia articles without a download: the dump excerpt that gensim ships with its tests.
 
-Mark-up is removed by gensim's wikicorpus; what is left is running text, case and punctuation kept, a paragraph a line.
-For word vectors, masked language models and anything else that reads text.
+gensim's wikicorpus removes the mark-up; case and punctuation are kept, one paragraph per line. For word vectors, masked
+language models and anything else that reads text.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ pretty_name: Some Wikipedia articles
 ---
 # Some Wikipedia articles
 
-{train} training and {test} held-out articles of the English Wikipedia: `title` and `text`, mark-up removed, a paragraph
-a line. Built by `mmssl.data.built_in.wikipedia` from the dump excerpt in gensim's test data.
+{train} training and {test} held-out articles of the English Wikipedia: `title` and `text`, without mark-up, one
+paragraph per line. Built by `mmssl.data.built_in.wikipedia` from the dump excerpt in gensim's test data.
 
 Text: Wikipedia contributors, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/); each article's authors are
 listed in its history at https://en.wikipedia.org.
@@ -42,7 +42,7 @@ def articles() -> Iterator[tuple[str, str]]:
     except ImportError as error:
         raise BadInput("the built-in Wikipedia articles come with gensim; pip install gensim") from error
     if not Path(datapath(DUMP)).exists():
-        raise BadInput(f"this gensim ships no {DUMP}; gensim 4.4 does")
+        raise BadInput(f"the installed gensim lacks {DUMP}; install gensim 4.4, which has it")
     with bz2.open(datapath(DUMP)) as dump:
         for title, marked_up, _ in extract_pages(dump, filter_namespaces=("0",)):
             text = _running_text(filter_wiki(marked_up))
@@ -66,7 +66,7 @@ def build(directory: Path) -> None:
 
 
 def _running_text(text: str) -> str:
-    """Headings, list marks, leftovers of tables and empty lines taken out; a paragraph a line."""
+    """The text without headings, list marks, remains of tables and empty lines; one paragraph per line."""
     text = re.sub(r"'{2,}", "", text)  # bold, italic
     lines = (re.sub(r"^[*#:;|!\s]+", "", line).strip() for line in text.splitlines())
     return "\n".join(line for line in lines if len(line) > 40 and not line.startswith(("=", "{", "}", "[[")))

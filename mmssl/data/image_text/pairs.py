@@ -1,4 +1,4 @@
-"""Image–text pairs: every image decoded once, every caption tokenised once, captions drawn anew in each epoch."""
+"""Image–text pairs: every image decoded once, every caption tokenised once, captions drawn again in each epoch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmssl.data import columns as table
 from mmssl.data import draws
 from mmssl.data.images.decoded import Decoded, try_decode
-from mmssl.data.images.decoding import undecoded
+from mmssl.data.images.decoding import is_deep, undecoded
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
-from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -27,37 +27,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "jpeg", "picture", "photo")
-CAPTION_COLUMNS = ("captions", "caption", "text", "txt", "sentences", "sentence", "title", "description")
-MAX_UNUSABLE = 0.1  # share of the rows; beyond it the data set itself must be wrong
-
 
 def columns(data: Data, image: str | None, caption: str | None) -> tuple[str, str]:
     """The names of the image and the caption column: those given, else the first with a usual name."""
-    return image_column(data, image), _column(data, caption, CAPTION_COLUMNS, "caption")
+    return image_column(data, image), table.find(_names(data), caption, table.CAPTION, "caption")
 
 
 def image_column(data: Data, given: str | None) -> str:
-    return _column(data, given, IMAGE_COLUMNS, "image")
+    return table.find(_names(data), given, table.IMAGE, "image")
 
 
-def _column(data: Data, given: str | None, usual: Sequence[str], what: str) -> str:
-    names = data.column_names or list(next(iter(data)))
-    if given is not None and given not in names:
-        raise BadInput(f"--{what}_column {given}: the data has no such column, only {', '.join(names)}")
-    found = given or next((name for name in usual if name in names), None)
-    if found is None:
-        raise BadInput(f"no {what} column among {', '.join(names)}: name it with --{what}_column")
-    return found
+def _names(data: Data) -> list[str]:
+    return data.column_names or list(next(iter(data)))  # a stream may not know them before its first row
 
 
 class Pairs(Dataset):
-    """Images, decoded once (see decoded.py), and their captions, tokenised once.
+    """Images, decoded once (see images/decoded.py), and their captions, tokenised once.
 
-    rows:     (images,) of the source that can be used
+    rows:     (images,) the rows of the source that can be used
     pixels:   (rows of the source, 3, height, width) uint8: image i is pixels[rows[i]]
     captions: the texts of each image, at least one
-    tokens:   all of them, one after the other; those of image i are first[i] to first[i + 1]
+    tokens:   all captions in one list; those of image i are first[i] to first[i + 1]
     """
 
     def __init__(
@@ -74,21 +64,20 @@ class Pairs(Dataset):
         captions_per_image: int = 1,
         what: str = "images",
     ) -> None:
-        """first_caption: probability of drawing an image's first caption, otherwise any of them. word_dropout: share of
-        the words left out, never all of a caption; word_noise: replaced by pieces of words. captions_per_image: drawn
-        at a time, each changed separately. All four are for training.
+        """first_caption: probability of drawing an image's first caption; otherwise any of them is drawn. word_dropout:
+        fraction of the words that is left out, never all of a caption. word_noise: fraction of the words that is
+        replaced by random pieces of words. captions_per_image: captions drawn at a time, each altered separately. All
+        four are for training.
 
-        Raises BadInput when nothing is left, or when more than a tenth of the rows cannot be used.
+        Raises BadInput if there are no rows, or if more than a tenth of them cannot be used.
         """
         self.epoch, self.first_caption, self.seeds = 0, first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
         texts = [clean(value) for value in data[caption_column]]
-        silent = [f"row {row}" for row, captions in enumerate(texts) if not captions]
-        report_unusable(silent, [], len(data))  # before the costly part
+        silent = {"images without a caption": [f"row {row}" for row, captions in enumerate(texts) if not captions]}
+        table.unusable(silent, len(data))  # before the costly part
         decoded = Decoded(data, image_column, processor.image_processor, what)
-        report_unusable(
-            silent, [f"row {row}: {why}" for row, why in sorted(decoded.broken.items())], len(data), final=True
-        )
+        table.report_unusable(decoded.unusable | silent, len(data))
         self.pixels = decoded.pixels
         self.rows = torch.tensor([row for row, captions in enumerate(texts) if captions and row not in decoded.broken])
         self.captions = [texts[row] for row in self.rows.tolist()]
@@ -96,16 +85,16 @@ class Pairs(Dataset):
         self.tokens = Tokens([text for captions in self.captions for text in captions], processor.tokenizer, max_length)
 
     def set_epoch(self, epoch: int) -> None:
-        """Another draw of captions."""
+        """Each epoch draws other captions."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, size, size) uint8; input_ids, attention_mask: (batch, tokens), or, of several
-        captions per image, (batch, captions, tokens); key: (batch,) int64, what an image's
-        views are drawn from; index: (batch,), rows of the source."""
+        """pixel_values: (batch, 3, size, size) uint8; input_ids, attention_mask: (batch, tokens), or, with several
+        captions per image, (batch, captions, tokens); key: (batch,) int64, from which an image's views are drawn;
+        index: (batch,), rows of the source."""
         chosen = torch.tensor(indices)
         count, texts = self.first[chosen + 1] - self.first[chosen], []
         for seed in self.seeds:
@@ -117,7 +106,7 @@ class Pairs(Dataset):
 
 
 def all_captions(data: Data, column: str, rows_of_a_stream: int = 10_000) -> list[str]:
-    """Every caption (of the first rows of a stream): what a tokenizer is trained on."""
+    """All captions, to train a tokenizer on; from a stream, those of its first rows."""
     import datasets
 
     values = data[column] if isinstance(data, datasets.Dataset) else (r[column] for r in data.take(rows_of_a_stream))
@@ -131,10 +120,10 @@ def clean(value: str | Sequence[str] | None) -> list[str]:
 
 
 class StreamedPairs:
-    """The same batches from a stream: decoded and tokenised as they come, in the loader's workers.
+    """The batches of `Pairs` from a stream: decoded and tokenised as they arrive, in the loader's workers.
 
-    `rows` is the stream to give to the Loader, this object its collate_fn. Rows that cannot be used are left out, the
-    first few named; when they are more than a tenth of the many that were read, BadInput ends the run.
+    Give the Loader `rows` as its dataset and this object as its collate_fn. Rows that cannot be used are left out, and
+    the first NAMED of them are named. If, after MANY rows, they are more than a tenth, BadInput ends the run.
     """
 
     BUFFER = 1000  # rows that a shuffle chooses from
@@ -158,7 +147,7 @@ class StreamedPairs:
         self.image_column, self.caption_column = image_column, caption_column
         self.first_caption, self.seeds = first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
-        self.epoch, self.read, self.unusable = 0, 0, 0
+        self.epoch, self.read, self.unusable, self.scaled = 0, 0, 0, set()
         rows = undecoded(rows, image_column) if rows.features else rows
         # one shard at a time: where several are mixed, datasets sleeps for five seconds at the end of each epoch
         rows = rows.shuffle(seed=seed, buffer_size=self.BUFFER, max_buffer_input_shards=1)
@@ -170,13 +159,17 @@ class StreamedPairs:
 
     def _read(self, row: dict, place: int) -> dict:
         texts = clean(row[self.caption_column])
-        pixels = try_decode(row[self.image_column], self.processor.image_processor) if texts else "no caption"
+        image = row[self.image_column]
+        pixels, mode = try_decode(image, self.processor.image_processor) if texts else ("no caption", "")
+        if is_deep(mode) and mode not in self.scaled:
+            self.scaled.add(mode)
+            logger.warning("images of mode %s, row %d of the shuffled stream first, are scaled to 8 bits", mode, place)
         self.read += 1
         if isinstance(pixels, str):
             self.unusable += 1
             if self.unusable <= self.NAMED:
                 logger.warning("left out: row %d of the shuffled stream: %s", place, pixels)
-            if self.read >= self.MANY and self.unusable > MAX_UNUSABLE * self.read:
+            if self.read >= self.MANY and self.unusable > table.MAX_UNUSABLE * self.read:
                 raise BadInput(f"{self.unusable} of {self.read} rows of the stream cannot be used, the last: {pixels}")
             pixels = None
         return {"pixels": pixels, "texts": texts, "place": place}
@@ -189,7 +182,7 @@ class StreamedPairs:
             drawn = _draw_captions(places, count, self.first_caption, seed, self.epoch).tolist()
             captions = [row["texts"][number] for row, number in zip(rows, drawn, strict=True)]
             tokens = Tokens(captions, self.processor.tokenizer, self.max_length)
-            # rows of this batch alone are numbered from 0: the place of the first makes the draw the batch's own
+            # the rows are numbered from 0 in every batch: adding the first one's place gives each batch its own draw
             texts.append(tokens.altered(torch.arange(len(rows)), *self.words, seed + int(places[0]), self.epoch))
         pixels = torch.from_numpy(np.stack([np.asarray(row["pixels"], dtype=np.uint8) for row in rows]))
         key = draws.draw(places, self.seeds[0], self.epoch)
@@ -197,7 +190,7 @@ class StreamedPairs:
 
 
 def seeds(seed: int, n: int) -> list[int]:
-    """`seed`, and n - 1 others far from it (of which draws.draw sees the last 32 bits)."""
+    """`seed` and n - 1 others far from it. They differ in the low 32 bits, the only ones that draws.draw uses."""
     return [seed ^ (number << 20) for number in range(n)]
 
 
@@ -206,22 +199,8 @@ def _texts(texts: list[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
 
 
 def _draw_captions(images: Tensor, count: Tensor, first_caption: float, seed: int, epoch: int) -> Tensor:
-    """Which of its `count` captions each image shows in this epoch: with probability first_caption, the first."""
+    """(images,) which of its `count` captions each image gets in this epoch: the first with probability first_caption,
+    otherwise a random one. images, count: (images,) int64."""
     drawn = draws.draw(images, seed, epoch) % count
     drawn[draws.share(images, ~seed, epoch) < first_caption] = 0
     return drawn
-
-
-def report_unusable(silent: list[str], broken: list[str], total: int, final: bool = False) -> None:
-    """What cannot be used is announced and counted, never swallowed. Raises BadInput where it is too much."""
-    found = ((broken, "images that cannot be decoded"), (silent, "images without a caption"))
-    said = " and ".join(
-        f"{len(rows)} {what} ({'; '.join(rows[:3])}{'; ...' if len(rows) > 3 else ''})" for rows, what in found if rows
-    )
-    unusable = len(silent) + len(broken)
-    if total == 0:
-        raise BadInput("the data has no rows")
-    if unusable > MAX_UNUSABLE * total:
-        raise BadInput(f"of {total} rows, {said}: too many to leave out; mend them or remove them")
-    if said and final and rank() == 0:
-        logger.warning("left out of %d rows: %s", total, said)

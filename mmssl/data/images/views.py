@@ -1,9 +1,9 @@
-"""Views of images: random crops, moves and colours, drawn for each image and normalised, a batch at a time.
+"""Augmented views of images: random crops, moves and colours, drawn for each image and normalised, a batch at a time.
 
-What SimCLR (Chen et al. 2020, arXiv:2002.05709, appendix A) and its successors train on. Differs from torchvision's
-transforms: every draw is a function of the image's key, so that a view does not depend on the batch, process or thread
-in which it is made, and repeats after a resume; a crop need not consist of whole pixels; the colours change in a fixed
-order. On a CPU a compiled pass does the work (`mmssl.kernels.views`), elsewhere tensor operations.
+The augmentation of SimCLR (Chen et al. 2020, arXiv:2002.05709, appendix A) and its successors. Differs from
+torchvision's transforms: every draw is a function of the image's key, so that a view does not depend on the batch,
+process or thread that makes it, and is the same after a resume; crops are not rounded to whole pixels; the colours
+change in a fixed order. On a CPU a compiled kernel does the work (`mmssl.kernels.views`), elsewhere tensor operations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmssl.data.images import decoding
 from mmssl.errors import BadInput
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-# What is drawn for a view. A draw's number is its place here: append only, or runs no longer repeat.
+# What is drawn for a view. A draw's stream is its index here: append only, or old runs no longer repeat.
 AMOUNTS = ("area", "ratio", "x", "y", "angle", "zoom", "shift_x", "shift_y", "brightness", "lightness", "contrast",
            "saturation", "hue", "sigma")  # fmt: skip
 EVENTS = ("flip", "jitter", "grey", "blur", "solarise")
@@ -31,27 +31,27 @@ STREAMS_PER_VIEW = 64  # room for more draws
 
 @dataclass(frozen=True)
 class View:
-    """How one view of an image is drawn: cropped or moved, mirrored, colours changed, made grey, blurred, solarised.
+    """The random changes of one view: crop or move, flip, colours, grey, blur, solarise.
 
     size: (height, width) in pixels; one number for a square; None: as large as the image.
 
     A random resized crop (Szegedy et al. 2014, arXiv:1409.4842, section 6), unless scale is None:
-    scale: share of the area that it keeps. ratio: its width / height.
+    scale: (smallest, largest) fraction of the area that the crop keeps. ratio: (smallest, largest) width / height.
 
-    Or a move of the whole image; what comes in from outside repeats the border:
-    rotation: degrees, either way. zoom: (smallest, largest) of the visible part, as a share of the side.
-    translation: share of the side, either way.
+    Or a move of the whole image; pixels from outside repeat the border:
+    rotation: largest angle in degrees, either way. zoom: (smallest, largest) visible part, as a fraction of the side.
+    translation: largest shift, either way, as a fraction of the side.
 
-    flip: probability of a mirror image.
+    flip: probability of a horizontal flip.
     jitter: probability that the colours change, each by its own draw and in this order. Brightness multiplies by
-            1 +- `brightness` and adds +- `lightness`; contrast draws apart from the image's mean grey by a factor of
-            1 +- `contrast`; saturation draws apart from the pixel's grey by 1 +- `saturation`; `hue` turns the colour
-            wheel by up to this share of a circle, either way (at most 0.5).
-    grey: probability that the colour is lost.
-    blur: probability of a Gaussian of `sigma` (smallest, largest) pixels; its kernel spans 10 % of the side.
+            1 +- `brightness` and adds +- `lightness`; contrast scales the distance from the image's mean grey by
+            1 +- `contrast`; saturation scales the distance from the pixel's grey by 1 +- `saturation`; `hue` turns the
+            colour wheel by up to this fraction of a circle, either way (at most 0.5).
+    grey: probability that the view is grey.
+    blur: probability of a Gaussian blur with `sigma` (smallest, largest) pixels; its kernel spans 10 % of the side.
     solarise: probability that values above one half are inverted.
 
-    Raises BadInput where these cannot be.
+    Raises BadInput if a value is out of range.
     """
 
     size: int | tuple[int, int] | None = None
@@ -103,7 +103,7 @@ class View:
         return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
 
     def ranges(self) -> list[tuple[float, float]]:
-        """(smallest, largest) of each of AMOUNTS."""
+        """(smallest, largest) value of each of AMOUNTS, in their order."""
         area, ratio = self.scale or (1.0, 1.0), self.ratio if self.scale else (1.0, 1.0)
 
         def around(strength: float, middle: float) -> tuple[float, float]:
@@ -128,55 +128,56 @@ class View:
 
 
 WHOLE = View(scale=None, flip=0.0, jitter=0.0, grey=0.0)
-CROP = View(flip=0.0, jitter=0.0, grey=0.0)  # where a mirror image is another thing: digits, letters
+CROP = View(flip=0.0, jitter=0.0, grey=0.0)  # for images that a flip changes into others: digits, letters
 CROP_FLIP = View(jitter=0.0, grey=0.0)  # MAE, arXiv:2111.06377, appendix A.1
-SIMCLR = View()  # of 32 to 64 px: arXiv:2002.05709, appendix B.9, with colours of strength 0.5 and no blur
-PHOTO = View(scale=(0.5, 1.0), jitter=0.0, grey=0.0)  # with a caption that names what is in it: most of it stays
-# drawings: moved about, never mirrored (an arrow to the left is not one to the right)
+SIMCLR = View()  # for 32 to 64 px: arXiv:2002.05709, appendix B.9, colour strength 0.5, no blur
+PHOTO = View(scale=(0.5, 1.0), jitter=0.0, grey=0.0)  # captioned photos: a crop must keep what the caption names
+# drawings: moved but never flipped (an arrow to the left is not one to the right)
 EMOJI = View(
     scale=None, rotation=15.0, zoom=(0.8, 1.25), translation=0.1, flip=0.0, jitter=1.0, brightness=0.2, lightness=0.2,
     contrast=0.0, saturation=0.4, hue=0.0, grey=0.0,
 )  # fmt: skip
-BLUR_FROM = 96  # px; on less a blur takes the object away with the detail
+BLUR_FROM = 96  # px; in smaller images a blur removes the object along with the detail
 
 
 def simclr(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> View:
-    """SimCLR's view of `size` px: with blur where the image is large enough (arXiv:2002.05709, appendix A)."""
+    """SimCLR's view at `size` px, with blur if the image is large enough (arXiv:2002.05709, appendix A)."""
     return View(size=size, scale=scale, blur=0.5 if size >= BLUR_FROM else 0.0)
 
 
 def byol(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> tuple[View, View]:
-    """BYOL's two views, of which one is blurred and the other solarised (arXiv:2006.07733, table 6)."""
+    """BYOL's two views: one is always blurred, the other rarely blurred and sometimes solarised (arXiv:2006.07733,
+    table 6)."""
     blurs = (1.0, 0.1) if size >= BLUR_FROM else (0.0, 0.0)
     first = View(size=size, scale=scale, saturation=0.2, blur=blurs[0])
     return first, replace(first, blur=blurs[1], solarise=0.2)
 
 
 def sized(view: View, processor) -> View:
-    """The view in the size of images that `processor` leaves."""
+    """The view at the output size of `processor`."""
     return replace(view, size=decoding.shape(processor))
 
 
 def multi_crop(
     large: Sequence[View], small_size: int, small_views: int, boundary: float = 0.4, smallest: float = 0.05
 ) -> tuple[View, ...]:
-    """The large views, cut from at least `boundary` of the area, then small ones, cut from `smallest` to `boundary` of
-    it (SwAV, arXiv:2006.09882, section 3.2; the shares are those of DINO, arXiv:2104.14294, appendix)."""
+    """The large views, which keep at least `boundary` of the area, then small ones, which keep `smallest` to `boundary`
+    of it (SwAV, arXiv:2006.09882, section 3.2; the fractions are those of DINO, arXiv:2104.14294, appendix)."""
     blur = 0.5 if small_size >= BLUR_FROM else 0.0
     small = replace(large[0], size=small_size, scale=(smallest, boundary), blur=blur, solarise=0.0)
     return tuple(replace(view, scale=(boundary, 1.0)) for view in large) + (small,) * small_views
 
 
 class Views(nn.Module):
-    """Several views of each image of a batch, with zero mean and unit deviation by `mean` and `std` (of three channels,
-    in [0, 1]). Raises BadInput where there is no view."""
+    """Several views of each image of a batch, normalised by `mean` and `std` (one value per channel, for pixels in
+    [0, 1]). Raises BadInput if `views` is empty."""
 
     def __init__(self, views: Sequence[View], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if not views:
-            raise BadInput("Views() of no view; give at least one")
+            raise BadInput("Views() got an empty list of views; give at least one")
         self.views = tuple(views)
-        self.on_cpu = torch.compiler.disable(_on_cpu)  # a compiled model calls it as it is
+        self.on_cpu = torch.compiler.disable(_on_cpu)  # torch.compile must not trace into numba
         ranges = torch.tensor([view.ranges() for view in self.views])
         chances = torch.tensor([[float(getattr(view, name)) for name in EVENTS] for view in self.views])
         constants = {
@@ -194,31 +195,32 @@ class Views(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, key: Tensor) -> list[Tensor]:
-        """A (batch, 3, height, width) float32 for each view.
+        """For each view, (batch, 3, height, width) float32.
 
-        pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, a number for each image that changes with
-        seed, epoch and row.
+        pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, a number per image that changes with seed,
+        epoch and row.
         """
         parameters = self.parameters_of(key, *pixel_values.shape[2:])
         return [self._render(pixel_values, view, own) for view, own in zip(self.views, parameters, strict=True)]
 
     @torch.no_grad()
     def whole(self, pixel_values: Tensor) -> Tensor:
-        """(batch, 3, height, width) float32: nothing drawn; normalised, and resized to the first view's size."""
+        """(batch, 3, height, width) float32: the whole images without random changes, normalised and resized to the
+        first view's size. pixel_values: (batch, 3, height, width) uint8."""
         parameters = torch.tensor([1.0, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 0, 0], device=pixel_values.device)
         return self._render(
             pixel_values, replace(WHOLE, size=self.views[0].size), parameters.repeat(len(pixel_values), 1)
         )
 
     def to_unit_range(self, pixels: Tensor) -> Tensor:
-        """Normalised -> [0, 1], as they are drawn in a figure."""
+        """(..., 3, height, width) float32: undo the normalisation, giving values in [0, 1] for figures."""
         return (pixels * self.std.view(3, 1, 1) + self.mean.view(3, 1, 1)).clamp(0, 1)
 
     def parameters_of(self, key: Tensor, height: int, width: int) -> Tensor:
-        """(views, batch, 14) float32: what is done to each image of (height, width), for each view.
+        """(views, batch, 14) float32: the changes of each view of each image of (height, width).
 
-        0-5    where the pixel at (x, y) of the view looks in the image, both in [-1, 1]:
-               (p0 x + p1 y + p2, p3 x + p4 y + p5)
+        0-5    the pixel at (x, y) of the view samples the image at (p0 x + p1 y + p2, p3 x + p4 y + p5), both in
+               [-1, 1]
         6-10   brightness, lightness, contrast, saturation, hue, as in View; 1, 0, 1, 1, 0 change nothing
         11-13  grey: 1 or 0. sigma of the blur in pixels, 0 for none. solarise: 1 or 0
         """
@@ -228,7 +230,7 @@ class Views(nn.Module):
         happens = drawn[..., len(AMOUNTS) :] < self.chances
         flip, jitter, grey, blur, solarise = happens.unbind(2)
         ratio, zoom = ratio.exp() * torch.where(self.crops, height / width, 1.0), zoom.exp()
-        # width and height of the crop, as shares of the image's
+        # width and height of the crop, as fractions of the image's
         wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         mirror = 1 - 2 * flip.float()
         cosine, sine = angle.cos() * zoom, angle.sin() * zoom
@@ -237,7 +239,7 @@ class Views(nn.Module):
             [
                 wide * cosine * mirror,
                 -wide * sine,
-                x * (1 - wide) + shift_x,  # anywhere that keeps the crop inside
+                x * (1 - wide) + shift_x,  # any position that keeps the crop inside the image
                 high * sine * mirror,
                 high * cosine,
                 y * (1 - high) + shift_y,
@@ -268,8 +270,8 @@ def _on_cpu(*arguments) -> Tensor:
 @cache
 def _cpu_pass():
     try:
-        from mmssl.kernels.views import cpu_pass  # numba is loaded where it is needed
-    except Exception:  # numba does not know this Python, or LLVM this processor
+        from mmssl.kernels.views import cpu_pass  # here: it loads numba
+    except Exception:  # numba does not support this Python, or LLVM this processor
         return tensor_form
     return cpu_pass
 
@@ -286,7 +288,7 @@ def tensor_form(
     """(batch, 3, *size) float32: one view of each image, as tensor operations.
 
     pixel_values: (batch, 3, height, width) uint8. parameters: (batch, 14), see `Views.parameters_of`. affine: whether
-    the matrix in them turns or moves; it is a crop otherwise. radius: of the blur's kernel, in pixels. mean, std: (3,).
+    the matrix rotates or moves the image; otherwise it crops. radius: of the blur kernel, in pixels. mean, std: (3,).
     """
     with torch.autocast(pixel_values.device.type, enabled=False):  # in bf16 a pixel keeps only 8 bits
         p = [column.view(-1, 1, 1, 1) for column in parameters.unbind(1)]
@@ -294,12 +296,12 @@ def tensor_form(
         pixels = _colours(pixels, *p[6:12])
         if radius > 0:
             pixels = _blur(pixels, parameters[:, 12], radius)
-        pixels = torch.minimum(pixels, 2 - p[13] - pixels)  # x or, where it is to be solarised, min(x, 1 - x)
+        pixels = torch.minimum(pixels, 2 - p[13] - pixels)  # x or, if solarised, min(x, 1 - x)
         return (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
 def _geometry(pixel_values: Tensor, parameters: Tensor, size: tuple[int, int], affine: bool) -> Tensor:
-    if affine:  # the whole image in the view's size, then turned
+    if affine:  # the whole image is resized to the view's size, then rotated
         unmoved = parameters.new_tensor([[1.0, 0, 0, 0, 1, 0]])
         pixels = _geometry(pixel_values, unmoved, size, affine=False)
         grid = F.affine_grid(parameters[:, :6].reshape(-1, 2, 3), list(pixels.shape), align_corners=False)
@@ -311,13 +313,14 @@ def _geometry(pixel_values: Tensor, parameters: Tensor, size: tuple[int, int], a
 
 
 def _weights(scale: Tensor, shift: Tensor, source: int, size: int) -> Tensor:
-    """(batch, size, source): the triangle filter of each output pixel, as wide as two source or two output pixels,
-    whichever is more. Output pixels lie at u in [-1, 1] and look at scale * u + shift; [-1, 1] is the whole source."""
+    """(batch, size, source) float32: the triangle filter of each output pixel, as wide as two source or two output
+    pixels, whichever is more. The output pixel at u in [-1, 1] samples the source at scale * u + shift; [-1, 1] is the
+    whole source. scale, shift: (batch,)."""
     u = (2 * torch.arange(size, device=scale.device, dtype=torch.float64) + 1) / size - 1
     centre = ((scale[:, None].double() * u + shift[:, None].double() + 1) * source - 1) / 2
     support = (scale.abs() * source / size).clamp(min=1)[:, None, None]
     whole = centre.floor()
-    # float64 for where a pixel looks, float32 for the way from there
+    # float64 for the position of a pixel, float32 for the distance from it
     away = torch.arange(source, device=scale.device) - whole.float()[..., None] - (centre - whole).float()[..., None]
     weights = (1 - away.abs() / support).clamp(min=0)
     return weights / weights.sum(dim=2, keepdim=True)
@@ -345,7 +348,8 @@ def _luma(pixels: Tensor) -> Tensor:
 
 
 def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
-    """To HSV, turned by `turn` of a circle, and back. All is multiplied by the chroma, so that nothing is divided."""
+    """Convert to HSV, rotate the hue by the fraction `turn` of a circle, convert back. The hue stays multiplied by the
+    chroma, which avoids a division by it. pixels: (batch, 3, height, width). turn: (batch, 1, 1, 1)."""
     red, green, blue = pixels.split(1, dim=1)
     most, least = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
     chroma = most - least
@@ -354,14 +358,14 @@ def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
     start = (6 * turn + pixels.new_tensor([5, 3, 1]).view(1, 3, 1, 1)) % 6
     k = hue + start * chroma
     k = torch.where(k >= 6 * chroma, k - 6 * chroma, k)
-    # a colour lies below the greatest by a trapezoid around the circle
+    # each channel is the maximum minus a trapezoid over the colour circle
     return most - torch.minimum(torch.minimum(k, 4 * chroma - k), chroma).clamp(min=0)
 
 
 def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
     n, channels, height, width = pixels.shape
     away = torch.arange(-radius, radius + 1, device=pixels.device)
-    taps = torch.exp(-0.5 * (away / sigma.clamp(min=1e-3)[:, None]) ** 2)  # a sigma of 0: one tap, no blur
+    taps = torch.exp(-0.5 * (away / sigma.clamp(min=1e-3)[:, None]) ** 2)  # sigma 0: one tap, no blur
     taps = (taps / taps.sum(1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None]
     planes = F.pad(pixels.reshape(1, -1, height, width), [radius] * 4, mode="replicate")
     planes = F.conv2d(planes, taps[:, :, None], groups=n * channels)

@@ -1,4 +1,4 @@
-"""Text from wherever it lies, as large blocks of UTF-8: for what reads more of it than fits into memory."""
+"""Reads text from files, tables or data sets in large blocks of UTF-8, so that it may be larger than memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.data import sources
+from mmssl.data import columns, sources
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 BLOCK = 1 << 24  # bytes
-SPACE = re.compile(  # what str.split() splits at, in UTF-8
+SPACE = re.compile(  # the white space of str.split(), in UTF-8
     rb"[\t-\r\x1c- ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
 )
-TABLES = (".csv", ".json", ".jsonl")  # which `datasets` reads
+TABLES = (".csv", ".json", ".jsonl")  # read by `datasets`
 
 
 def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, bytes]]]:
-    """(what identifies the text, its blocks: where it is from and UTF-8 that begins and ends between two words, or in a
-    file without white space for a whole block between two characters).
+    """(what identifies the text, its blocks). A block is (source, UTF-8 bytes). It begins and ends between two words,
+    or between two characters where a whole block has no white space.
 
-    source, column: as in `corpus.load`. Raises BadInput: no such file, a broken one, no column of text, bytes that are
-    not UTF-8 (file and line named).
+    source, column: as in `corpus.load`. Raises BadInput if a file is missing or corrupt, if there is no text column, or
+    if bytes are not UTF-8 (with file and line).
     """
     from datasets import Dataset, IterableDataset
 
@@ -48,7 +48,7 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
             if not path.is_file():
                 raise BadInput(f"{path}: no such file")
             if column and path.suffix != ".parquet":
-                raise BadInput(f"--text_column {column}: {path} is read as running text, which has no columns")
+                raise BadInput(f"--text_column {column}: {path} is read as plain text, which has no columns")
         states = [path.stat() for path in paths]
         name = [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p, s in zip(paths, states, strict=True)]
         return [name, column], (block for path in paths for block in file_blocks(path, column))
@@ -82,8 +82,8 @@ def file_blocks(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:
 
 
 def _last_break(block: bytes) -> int:
-    """Where a block is cut: after its last line; else, for a line that fills it, after its last word; else, so that no
-    text is held in memory whole, after its last complete character."""
+    """The number of bytes before the cut: after the last line; if one line fills the block, after the last word; if
+    there is no white space either, after the last complete character, so that memory stays bounded."""
     if cut := block.rfind(b"\n") + 1 or block.rfind(b" ") + 1:
         return cut
     for space in SPACE.finditer(block):
@@ -92,7 +92,7 @@ def _last_break(block: bytes) -> int:
 
 
 def _begun_character(block: bytes) -> int:
-    """Bytes at the end of a block that are a character whose rest has yet to be read, 0 to 3."""
+    """The number of bytes, 0 to 3, at the end of a block that belong to a character which is not complete yet."""
     for back in range(1, min(3, len(block)) + 1):
         first = block[-back]
         if first >= 0xC0:
@@ -106,7 +106,7 @@ def _read(path: Path, file) -> bytes:
     try:
         return file.read(BLOCK)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadInput(f"{path} is not a whole gzip file: {error}") from error
+        raise BadInput(f"{path} is not a complete gzip file: {error}") from error
 
 
 def _check_utf8(path: Path, block: bytes, lines: int) -> None:
@@ -138,22 +138,19 @@ def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
     import pyarrow as pa
 
     strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    column = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else None)
-    if column not in strings:
-        raise BadInput(
-            f"{name}: {'which column holds the text?' if column is None else f'no column {column!r} of strings.'} "
-            f"Name it with --text_column; there are {', '.join(strings) or 'no columns of strings'}"
-        )
-    return column
+    usual = ("text", *strings) if len(strings) == 1 else ("text",)
+    if not strings:
+        raise BadInput(f"{name}: no column of strings among {', '.join(schema.names)}")
+    return columns.find(strings, column, usual, "text", f"{name}: ")
 
 
 def _as_lines(name: str | Path, texts: pa.Array) -> memoryview | bytes:
-    """Texts joined by line ends. A text of None is an empty line. Raises BadInput where one is not UTF-8."""
+    """Texts joined by line ends; None becomes an empty line. Raises BadInput if a text is not UTF-8."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     try:
-        texts.validate(full=True)  # Arrow reads a column of strings without looking at their bytes
+        texts.validate(full=True)  # Arrow reads a column of strings without checking their bytes
     except pa.ArrowInvalid as error:
         raise BadInput(f"{name}: {error}; the column must hold UTF-8") from error
     texts = pc.fill_null(texts.cast(pa.large_string()), "")
@@ -163,7 +160,7 @@ def _as_lines(name: str | Path, texts: pa.Array) -> memoryview | bytes:
 
 
 def in_blocks(texts: Iterable[str | bytes | memoryview]) -> Iterator[bytes]:
-    """Short texts, each ending in a line end, gathered into blocks."""
+    """Short texts, each ending in a line end, joined into blocks of about BLOCK bytes."""
     gathered, size = [], 0
     for text in texts:
         text = text.encode() if isinstance(text, str) else text

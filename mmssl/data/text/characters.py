@@ -1,4 +1,4 @@
-"""Text as one row of characters or bytes: their tokenizer, and the streams of chunks that recurrent networks read."""
+"""Text as one sequence of characters or bytes: the tokenizer, and the streams of chunks for recurrent networks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 BETWEEN_DOCUMENTS = "\n\n"
 CODE_POINTS = 0x110000
-UNKNOWN, PADDING = "<unk>", "<pad>"  # the last two of a vocabulary
-MOST_UNKNOWN = 0.05  # of a text's characters, to a model whose vocabulary comes from another text
+UNKNOWN, PADDING = "<unk>", "<pad>"  # the last two tokens of a vocabulary
+MOST_UNKNOWN = 0.05  # fraction of a text's characters that a loaded model's vocabulary may lack
 UNITS = {"characters": "character", "bytes": "byte"}
 
 
 def join(documents: Documents) -> str:
-    """All texts as one, a blank line between them. documents: with a column "text"."""
+    """All texts as one string, with a blank line between them. documents: with a column "text"."""
     return BETWEEN_DOCUMENTS.join(documents["text"])
 
 
 def tokenizer(text: str, vocabulary: str) -> PreTrainedTokenizerFast:
-    """One token for each of the `characters` that occur in `text`, in the order of their code points; or for each of
-    the 256 `bytes` of UTF-8, of which any text consists."""
+    """vocabulary "characters": one token for each character that occurs in `text`, in code point order. "bytes": one
+    token for each of the 256 bytes, which cover any UTF-8 text."""
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -52,13 +52,13 @@ def tokenizer(text: str, vocabulary: str) -> PreTrainedTokenizerFast:
         pad_token=PADDING,
         padding_side="left",  # for generation
         clean_up_tokenization_spaces=False,
-        split_special_tokens=True,  # a text that happens to hold "<pad>" holds five characters
+        split_special_tokens=True,  # "<pad>" in a text is five characters, not padding
         model_input_names=["input_ids", "attention_mask"],
     )
 
 
 def encode(text: str, tokenizer: PreTrainedTokenizerFast, vocabulary: str) -> np.ndarray:
-    """(symbols,) of the smallest unsigned type: what `tokenizer` gives, a hundred times as fast."""
+    """(symbols,) of the smallest unsigned type: the ids that `tokenizer` gives, a hundred times as fast."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     known = tokenizer.get_vocab()
@@ -74,13 +74,14 @@ def encode(text: str, tokenizer: PreTrainedTokenizerFast, vocabulary: str) -> np
 
 
 class Streams(Dataset):
-    """A text cut into `streams` strips of equal length that are read side by side, a chunk of each at a time.
+    """A text cut into `streams` strips of equal length that are read in parallel, one chunk of each at a time.
 
-    Item i is the next chunk of stream i % streams: a batch of all streams continues the batch before it. The text is
-    taken for a ring, and every epoch begins at another place of it. What is left over of a strip is less than a chunk.
+    Item i is the next chunk of stream i % streams, so a batch of all streams continues the previous batch. The text is
+    treated as a ring, and every epoch starts at another position in it. The end of a strip is dropped if it does not
+    fill a chunk.
 
-    ids: (symbols,) integers. chunk: symbols between two updates. forget: share of the chunks, drawn by seed, epoch and
-    item, before which a stream is to forget what it has read.
+    ids: (symbols,) integers. chunk: symbols between two updates. forget: fraction of the chunks, drawn from seed, epoch
+    and item, before which the recurrent state of the stream is reset.
     """
 
     def __init__(self, ids: np.ndarray, streams: int, chunk: int, forget: float = 0.0, seed: int = 0) -> None:
@@ -104,8 +105,8 @@ class Streams(Dataset):
         return {name: value[0] for name, value in self.__getitems__([i]).items()}
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        """input_ids: (rows, chunk + 1) int64, the last symbol being the first of the next chunk. stream, index: (rows,)
-        int64. fresh: (rows,) bool, where the stream forgets."""
+        """input_ids: (rows, chunk + 1) int64; the last symbol is the first of the next chunk. stream, index: (rows,)
+        int64. fresh: (rows,) bool, True = reset the stream's state."""
         rows = np.asarray(rows)
         stream = rows % self.streams
         begin = self.start + stream * self.strip + rows // self.streams * self.chunk
@@ -114,13 +115,13 @@ class Streams(Dataset):
         return {
             "input_ids": torch.from_numpy(self.ids[at].astype(np.int64)),
             "stream": torch.from_numpy(stream),
-            "fresh": draws.share(index + 1, self.seed, self.epoch) < self.forget,  # 0 was drawn for the start
+            "fresh": draws.share(index + 1, self.seed, self.epoch) < self.forget,  # the draw of 0 is the start position
             "index": index,
         }
 
 
 def refuse_unknown(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    """Raises BadInput where `name` does not know more than MOST_UNKNOWN of the characters."""
+    """Raises BadInput if the vocabulary of `name` lacks more than MOST_UNKNOWN of the characters."""
     unknown = float((ids == tokenizer.unk_token_id).mean())
     if unknown > MOST_UNKNOWN:
-        raise BadInput(f"{name} does not know {unknown:.0%} of the characters")
+        raise BadInput(f"{name}: its vocabulary lacks {unknown:.0%} of the text's characters; train a new model")

@@ -1,10 +1,9 @@
 """Text as word2vec reads it: a vocabulary, and one flat int32 array of word ids with -1 at the end of each sentence.
 
-A word is what stands between white space, exactly as `str.split()` has it, of at most LONGEST_WORD bytes; a sentence is
-a line, and empty lines are none. The bytes are cut into
-words and looked up in a hash table by compiled code, several blocks at once; the array is written to disk block by
-block and read back memory-mapped, so that a corpus may be larger than memory. It is kept on disk: the same text with
-the same settings is read from there the next time.
+Words are what `str.split()` gives, cut to LONGEST_WORD bytes; a sentence is a line, and empty lines are skipped.
+Compiled code cuts the bytes into words and looks them up in a hash table, several blocks in parallel. The array is
+written to disk block by block and memory-mapped, so that a corpus may be larger than memory. It stays on disk: the next
+run with the same text and settings reads it from there.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
     from mmssl.kernels.word_table import Table
 
 
-DROPPED = -2  # a word that is too rare
+DROPPED = -2  # id of a word that is too rare
 LONG_LINE = 1_000_000  # words
-FORMAT = 2  # of the files on disk
+FORMAT = 2  # version of the files on disk
 
 Say = Callable[[str], None]
 
@@ -48,7 +47,7 @@ class Corpus:
     words:  the vocabulary, most frequent first.
     counts: (words,) int64.
     ids:    (tokens,) int32, memory-mapped; SENTENCE_END after each line that has words.
-    total:  words of the text, the dropped ones among them.
+    total:  words in the text, including the dropped ones.
     """
 
     words: list[str]
@@ -57,7 +56,7 @@ class Corpus:
     total: int
 
     def sentences(self) -> Iterator[list[str]]:
-        """The lines again, as lists of words, without the dropped ones."""
+        """The lines as lists of words, without the dropped words."""
         from mmssl.kernels import SENTENCE_END
 
         rest = np.empty(0, np.int32)
@@ -70,9 +69,9 @@ class Corpus:
 
     @property
     def unigram_entropy(self) -> float:
-        """Nats per word of a model that knows the counts alone."""
-        share = self.counts / self.counts.sum()
-        return float(-(share * np.log(share)).sum())
+        """The loss, in nats per word, of a model that knows only the word counts."""
+        frequency = self.counts / self.counts.sum()
+        return float(-(frequency * np.log(frequency)).sum())
 
 
 def load(
@@ -87,17 +86,17 @@ def load(
     threads: int | None = None,
     say: Say = print,
 ) -> Corpus:
-    """The corpus of a text, from the cache where it is there.
+    """The corpus of a text, from the cache if it is there.
 
     source:    a text file, also .gz; a Parquet file; a list of such files; a folder, a built-in name or a Hub id (see
                `sources.load`); a datasets.Dataset or IterableDataset.
-    column:    of tables: the one with the text. Default: "text", else the only column of strings.
-    min_count: rarer words are left out. max_words: at most so many, the most frequent ones.
-    plain:     lower-case everything and keep letters and digits alone, for text that is not tokenised yet.
+    column:    the text column of a table. Default: "text", else the only column of strings.
+    min_count: rarer words are left out. max_words: largest vocabulary; the most frequent words are kept.
+    plain:     lower-case everything and keep only letters and digits, for text that is not tokenised yet.
     phrases:   join word pairs that belong together (see `join_phrases`).
     cache:     folder for the arrays; default ~/.cache/huggingface/mmssl/corpora, or $MMSSL_HOME/corpora.
 
-    Raises BadInput: no such file, bytes that are not UTF-8 (file and line named), no words, none of min_count.
+    Raises BadInput if a file is missing, if bytes are not UTF-8 (with file and line), or if no word is left.
     """
     cache = Path(cache) if cache else sources.home() / "corpora"
     name, blocks = open_blocks(source, column)
@@ -113,19 +112,19 @@ def load(
 
 
 def from_args(args) -> Corpus:
-    """As the flags of recipes/word2vec.py have it."""
+    """The corpus that the flags of recipes/word2vec.py describe."""
     source = args.dataset.split(",") if "," in args.dataset else args.dataset
     options = {"column": args.text_column, "min_count": args.min_count, "max_words": args.max_words}
     return load(source, **options, plain=args.plain == "yes", phrases=args.phrases)
 
 
 def read(directory: Path) -> Corpus:
-    """A corpus that `build` has written."""
+    """Read a corpus that `build` wrote."""
     with reading(directory):
         about = bounded_json.read(directory / "corpus.json")
         words = (directory / "words.txt").read_bytes().decode().split("\n")
         counts, ids = np.load(directory / "counts.npy"), np.memmap(directory / "ids.int32", np.int32, mode="r")
-        # every occurrence of a word that is kept, and the ends of sentences
+        # ids holds every occurrence of a word that is kept, and the ends of sentences
         if not len(words) == len(counts) == about["words"] or len(ids) < counts.sum():
             raise ValueError("words.txt, counts.npy or ids.int32 is cut short")
         return Corpus(words, counts, ids, about["total"])
@@ -140,9 +139,9 @@ def build(
     threads: int | None = None,
     say: Say = print,
 ) -> None:
-    """Count and number the words of `blocks`, and write words.txt, counts.npy, ids.int32, corpus.json to `directory`.
+    """Count and number the words of `blocks`. Write words.txt, counts.npy, ids.int32 and corpus.json to `directory`.
 
-    blocks: (where it is from, text as UTF-8); each begins and ends between two words.
+    blocks: (source, UTF-8 text); each begins and ends between two words.
     """
     from mmssl.kernels.word_table import LONGEST_WORD
 
@@ -151,9 +150,9 @@ def build(
         words, counts, renumber = _vocabulary(tables, min_count, max_words)
         total = int(sum(table.counts[: table.size].sum() for table in tables))
         if cut := sum(table.cut for table in tables):
-            say(f"{cut:,} of {total:,} words are longer than {LONGEST_WORD:,} bytes; their beginnings are taken")
+            say(f"{cut:,} of {total:,} words are longer than {LONGEST_WORD:,} bytes and were cut to that length")
         if longest > LONG_LINE:
-            say(f"the longest line has {longest:,} words; it is one sentence, and windows run through it unbroken")
+            say(f"the longest line has {longest:,} words; a line counts as one sentence, so no window ends inside it")
         _renumber(place / "provisional.int32", place / "ids.int32", pieces, renumber)
         (place / "provisional.int32").unlink()
         (place / "words.txt").write_bytes("\n".join(words).encode())
@@ -164,8 +163,8 @@ def build(
 def join_phrases(
     corpus: Corpus, directory: Path, min_count: int = 5, threshold: float = 10.0, say: Say = print
 ) -> Corpus:
-    """The corpus with word pairs that belong together written as one, new_york, found by gensim's Phrases (Mikolov et
-    al. 2013, section 4). Python's speed: about a minute for ten million words, once."""
+    """The corpus with frequent word pairs joined into one word, new_york, as found by gensim's Phrases (Mikolov et al.
+    2013, section 4). Runs in Python: about a minute for ten million words, once."""
     from gensim.models.phrases import Phrases
 
     phrases = Phrases(corpus.sentences(), min_count=min_count, threshold=threshold, delimiter="_").freeze()
@@ -178,9 +177,10 @@ def join_phrases(
 
 
 def _number(blocks, file: Path, plain: bool, threads: int) -> tuple[list[Table], list[tuple[int, int]], int]:
-    """Write the provisional numbers of all blocks. Returns the tables, (table, length) of each block, the longest
-    line."""
-    from mmssl.kernels import SENTENCE_END, Table
+    """Write the provisional numbers of all blocks. Returns the tables, (table, length) of each block, and the words of
+    the longest line."""
+    from mmssl.kernels import SENTENCE_END
+    from mmssl.kernels.word_table import Table
 
     tables = [Table() for _ in range(threads)]
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -193,11 +193,11 @@ def _number(blocks, file: Path, plain: bool, threads: int) -> tuple[list[Table],
         try:
             ids, longest = tables[i].number(text)
         finally:
-            free.put(i)  # else the other threads would wait for it for ever
+            free.put(i)  # also after an error, or the other threads would wait for it forever
         return i, ids, longest
 
     pieces, longest = [], 0
-    ended = True  # whether the line before is complete: then a line feed ends nothing
+    ended = True  # whether the previous line is complete: a line feed then ends an empty line
     with open(file, "wb") as f, ThreadPoolExecutor(threads) as pool:
         for i, ids, line in _ahead(pool, number, blocks, threads):
             if ended and len(ids) and ids[0] == SENTENCE_END:
@@ -211,7 +211,7 @@ def _number(blocks, file: Path, plain: bool, threads: int) -> tuple[list[Table],
 
 
 def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, n: int) -> Iterator:
-    """`map` in order, at most n items in flight: what is read from disk and not yet used stays bounded."""
+    """`map` in order with at most n items in flight, which bounds the memory for what is read ahead."""
     waiting = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
@@ -222,7 +222,7 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, n: int
 
 
 def _plain(text: bytes) -> pa.Buffer:
-    """Lower-cased, with everything but letters, digits and line ends turned to spaces."""
+    """Lower-cased, with everything except letters, digits and line ends replaced by spaces."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -242,8 +242,8 @@ def _vocabulary(tables: list[Table], min_count: int, max_words: int | None) -> t
         for word, n in zip(words, table.counts[: table.size].tolist(), strict=True):
             count[word] = count.get(word, 0) + n
     if not count:
-        raise BadInput("the text holds no words: empty files, or nothing but white space")
-    # equally frequent words in the order of their bytes: the numbering must not depend on which thread was first
+        raise BadInput("the text holds no words: the files are empty or hold only white space")
+    # equally frequent words are sorted by their bytes: the numbering must not depend on which thread was first
     kept = sorted((item for item in count.items() if item[1] >= min_count), key=lambda item: (-item[1], item[0]))
     kept = kept[:max_words]
     if not kept:

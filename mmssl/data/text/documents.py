@@ -1,6 +1,6 @@
-"""The documents of a text data set: what masked language models, character models and predictive coding read.
+"""The documents of a text data set, for masked language models, character models and predictive coding.
 
-A document is a row of a table; of a text file, what stands between two blank lines, or all of it where there is none.
+A document is a row of a table or, in a text file, a block between blank lines; without blank lines, the whole file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mmssl.errors import BadInput
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-TEXT_FILES = (".txt", ".text", ".md")  # each also with .gz behind it
+TEXT_FILES = (".txt", ".text", ".md")  # each also with .gz after it
 BYTE_ORDER_MARK = "\ufeff"
-FEW = 10  # documents: of fewer, the last tenth of each is held out instead of whole ones
+FEW = 10  # documents: with fewer, the last tenth of each is held out instead of whole documents
 
 
 def load(
@@ -35,24 +35,25 @@ def load(
     streaming: bool = False,
     seed: int = 0,
 ) -> tuple[sources.Data, Dataset]:
-    """(train, held out), each with one column, "text"; no document of white space alone. Kept on disk for the next run.
+    """(train, held out), each with one column, "text", and no blank documents. Kept on disk for the next run.
 
-    name:      text files (.txt, also .gz; several with commas between them), a folder of them, or whatever
-               `sources.load` takes: a built-in name, Parquet, CSV, JSON lines, a Hub id.
-    column:    of tables: the one with the text. Default: "text", else the only column of strings.
-    held_out:  documents, where the data has no test part: at most a tenth of them, always the same ones. Of a text of
-               fewer than ten documents, the last tenth of the characters of each.
+    name:      text files (.txt, also .gz; several separated by commas), a folder of them, or whatever `sources.load`
+               takes: a built-in name, Parquet, CSV, JSON lines, a Hub id.
+    column:    the text column of a table. Default: "text", else the only column of strings.
+    held_out:  documents to hold out if the data has no test part: at most a tenth, always the same ones. With fewer
+               than ten documents, the last tenth of the characters of each is held out.
     whole:     text files are not cut at blank lines.
-    streaming: read as it goes; train is an IterableDataset, and its first documents are held out.
+    streaming: read while training; train is an IterableDataset, and the first documents are held out.
 
-    Raises BadInput: no such file, bytes that are not UTF-8 (file and line named), no column of text, no text at all.
+    Raises BadInput if a file is missing, if bytes are not UTF-8 (with file and line), if there is no text column, or if
+    there is no text.
     """
     from accelerate import PartialState
 
     with PartialState().main_process_first():
         files = _text_files(name)
         if files and column:
-            raise BadInput(f"--text_column {column}: {name} is running text, which has no columns")
+            raise BadInput(f"--text_column {column}: {name} is plain text, which has no columns")
         if files:
             data = {part: _read(paths, whole, streaming) for part, paths in files.items()}
         else:
@@ -71,8 +72,8 @@ def load(
 
 @dataclass(frozen=True)
 class Counts:
-    """Of training documents; lines that are not blank. repeated: lines that stood in the text before. leaked: lines of
-    the held-out documents that stand in the training documents too."""
+    """Sizes of the training and held-out documents; blank lines do not count. repeated: training lines that occurred
+    before. leaked: held-out lines that also occur in the training documents."""
 
     documents: int
     characters: int
@@ -91,7 +92,7 @@ class Counts:
 
 
 def count(train: Dataset, held_out: Dataset) -> Counts:
-    """How much there is, and how much of it twice. Reads everything once, about 2 million lines a second."""
+    """Count documents, lines and repeated lines. Reads everything once, about 2 million lines per second."""
     here, characters = _lines(train)
     there, _ = _lines(held_out)
     known = np.unique(here)
@@ -107,7 +108,7 @@ def _features() -> Features:
 
 
 def _lines(data: Dataset) -> tuple[np.ndarray, int]:
-    """A number for each line that is not blank, equal lines alike, and the characters of all documents."""
+    """(lines,) int64: a hash of each line that is not blank; and the number of characters of all documents."""
     hashes, characters = [np.empty(0, np.int64)], 0
     for rows in data.iter(256):
         characters += sum(map(len, rows["text"]))
@@ -117,7 +118,7 @@ def _lines(data: Dataset) -> tuple[np.ndarray, int]:
 
 
 def _text_files(name: str) -> dict[str, list[str]] | None:
-    """{"train": files, "test": ... where there are any}, or None where `name` is something else than text files."""
+    """{"train": files, "test": ... if there are any}, or None if `name` is not text files."""
     if name in sources.BUILT_IN:
         return None
     paths = [Path(part).expanduser() for part in name.split(",")]
@@ -136,7 +137,7 @@ def _text_files(name: str) -> dict[str, list[str]] | None:
         if not path.is_file():
             raise BadInput(f"--dataset {path}: no such file")
         if not _is_text(path):
-            raise BadInput(f"--dataset {path}: between commas only text files can stand ({', '.join(TEXT_FILES)}, .gz)")
+            raise BadInput(f"--dataset {path}: a list with commas takes only text files ({', '.join(TEXT_FILES)}, .gz)")
     return {"train": list(map(str, paths))}
 
 
@@ -145,7 +146,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _read(files: list[str], whole: bool, streaming: bool) -> sources.Data:
-    # size and time: what is kept on disk answers for these files only
+    # size and time are part of the cache key: changed files are read again
     from datasets import Dataset, IterableDataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -178,7 +179,7 @@ def _documents(files: list[str], states: list[str], whole: bool) -> Iterator[dic
             found = True
             yield {"text": "".join(gathered)}
     if not found:
-        raise BadInput(f"{', '.join(files)}: no text in it: empty, or nothing but white space")
+        raise BadInput(f"{', '.join(files)}: no text: empty, or only white space")
 
 
 def _one_column(name: str, rows: sources.Data, column: str | None) -> sources.Data:
@@ -200,7 +201,7 @@ def _cut(name: str, texts: list[str]) -> tuple[Dataset, Dataset]:
     parts = [text[:n] for text, n in zip(texts, at, strict=True)], [text[n:] for text, n in zip(texts, at, strict=True)]
     train, test = ([text for text in part if text and not text.isspace()] for part in parts)
     if not train or not test:
-        raise BadInput(f"--dataset {name}: too little text to train on nine tenths of it and hold out the last")
+        raise BadInput(f"--dataset {name}: too little text to hold out a tenth of it and train on the rest")
     from datasets import Dataset
 
     return tuple(Dataset.from_dict({"text": part}, features=_features()) for part in (train, test))

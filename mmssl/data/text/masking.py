@@ -1,6 +1,6 @@
-"""Which tokens a masked language model must guess, and what stands in their place. Devlin et al. 2018, section 3.1.
+"""Which tokens a masked language model predicts, and what replaces them in its input. Devlin et al. 2018, section 3.1.
 
-All chance follows from one number for each sequence: equal on any number of processes, after a resume, on any device.
+All randomness follows from one number per sequence: equal on any number of processes, after a resume, on any device.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from torch import Tensor
 from mmssl.data import draws
 
 UNITS = ("tokens", "words", "spans")
-HIDDEN, REPLACED = 0.8, 0.1  # section 3.1: 80 % become [MASK], 10 % a random token, 10 % stay
+MASKED, REPLACED = 0.8, 0.1  # section 3.1: 80 % become [MASK], 10 % a random token, 10 % stay
 LONGEST_SPAN, SPAN_ENDS = 10, 0.2  # words; the geometric distribution of SpanBERT, arXiv:1907.10529, section 3.1
 
 
 def choose(draw: Tensor, maskable: Tensor, begins_word: Tensor, share: float, unit: str = "tokens") -> Tensor:
-    """(batch, length) bool: the tokens to guess.
+    """(batch, length) bool: the tokens to predict.
 
-    Exactly `share` of each sequence's length (rounded, at least one), as far as it has maskable tokens. Whole words,
-    and spans of them, are taken in random order until that many are reached: at most one word more.
-    draw: (batch,) int64. maskable, begins_word: (batch, length) bool. unit: of UNITS.
+    Exactly the fraction `share` of each sequence's length (rounded, at least one), or all its maskable tokens if they
+    are fewer. Whole words and spans of words are taken in random order until that number is reached; the last word may
+    exceed it. draw: (batch,) int64. maskable, begins_word: (batch, length) bool. unit: one of UNITS.
     """
     length = maskable.shape[1]
     wanted = max(1, round(share * length))
     place = torch.arange(length, device=draw.device)
     score = _share(draw[:, None], place, 0)
     if unit != "tokens":
-        word = begins_word.cumsum(1)  # from 1 on
+        word = begins_word.cumsum(1)  # (batch, length) the number of each token's word, from 1
         score = _span_scores(draw, word) if unit == "spans" else _share(draw[:, None], word, 0)
     score = score.masked_fill(~maskable, torch.inf)
     order = score.sort(dim=1, stable=True)[1]
@@ -39,17 +39,19 @@ def choose(draw: Tensor, maskable: Tensor, begins_word: Tensor, share: float, un
 
 
 def corrupt(draw: Tensor, input_ids: Tensor, chosen: Tensor, mask_token: int, vocab_size: int) -> Tensor:
-    """input_ids as the model sees them: of the chosen ones, 80 % are mask_token, 10 % any token, 10 % as they were."""
+    """(batch, length) int64: input_ids with 80 % of the chosen ones replaced by mask_token, 10 % by a random token and
+    10 % unchanged. draw: (batch,) int64. input_ids: (batch, length) int64. chosen: (batch, length) bool."""
     place = torch.arange(input_ids.shape[1], device=draw.device)
     kind = _share(draw[:, None], place, 1)
     random = (_share(draw[:, None], place, 2) * vocab_size).long()
-    seen = torch.where(chosen & (kind < HIDDEN), mask_token, input_ids)
-    return torch.where(chosen & (kind >= HIDDEN) & (kind < HIDDEN + REPLACED), random, seen)
+    seen = torch.where(chosen & (kind < MASKED), mask_token, input_ids)
+    return torch.where(chosen & (kind >= MASKED) & (kind < MASKED + REPLACED), random, seen)
 
 
 def _span_scores(draw: Tensor, word: Tensor) -> Tensor:
-    """A span begins at every word, with a length of its own; a word has the lowest score of the spans that cover it, so
-    that taking words by score takes span after span."""
+    """(batch, length) float64. A span of random length and random score starts at every word; a word gets the lowest
+    score of the spans that cover it, so that taking words by score takes one span after another. draw: (batch,) int64.
+    word: (batch, length), the number of each token's word, from 1."""
     score = torch.full(word.shape, torch.inf, dtype=torch.double, device=draw.device)
     for back in range(LONGEST_SPAN):
         start = word - back
@@ -60,5 +62,5 @@ def _span_scores(draw: Tensor, word: Tensor) -> Tensor:
 
 
 def _share(draw: Tensor, x: Tensor, purpose: int) -> Tensor:
-    """Spread evenly over [0, 1): one number for each sequence, place and purpose."""
+    """Uniform in [0, 1), float64: one number for each sequence, x and purpose. draw, x: integers that broadcast."""
     return draws.share(draw + 0x9E3779B1 * x, purpose, 0)

@@ -1,7 +1,7 @@
-"""Documents as one flat run of tokens, numbered once and kept on disk, cut into sequences without padding.
+"""Documents tokenised once into one flat array of tokens on disk, and cut into sequences without padding.
 
-A document follows the other with the separator between them, as RoBERTa's FULL-SENTENCES (arXiv:1907.11692, section
-4.2); every sequence is full. The run is memory-mapped: it may be larger than memory.
+Documents follow each other with a separator between them, as in RoBERTa's FULL-SENTENCES (arXiv:1907.11692, section
+4.2); every sequence is full. The array is memory-mapped, so that it may be larger than memory.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-FORMAT = 1  # of the files on disk
-AT_ONCE = 256  # documents
-MOST_UNKNOWN = 0.2  # of the tokens of a text, to a tokenizer that was not trained on it
-PIECE = 20_000  # characters: a longer document is numbered in pieces, cut at line ends, on all cores
+FORMAT = 1  # version of the files on disk
+AT_ONCE = 256  # documents tokenised at a time
+MOST_UNKNOWN = 0.2  # fraction of a text's tokens that may be unknown to a loaded tokenizer
+PIECE = 20_000  # characters: a longer document is cut at line ends and tokenised in pieces, on all cores
 
 Batch = dict[str, Tensor]
 
 
 class Packed(Dataset):
-    """Sequence i is the i-th stretch of the run, between the two tokens that the model's tokenizer puts around a text.
+    """Sequence i is the i-th segment of the tokens, between the two tokens that the tokenizer puts around a text.
 
     tokens: (n,) int32. begins_word: (n,) bool. Both as `number` gives them.
     """
@@ -48,11 +48,11 @@ class Packed(Dataset):
         length: int,
         seed: int = 0,
     ) -> None:
-        """length: tokens of a sequence, the two around it among them. Raises BadInput where not one is full."""
+        """length: tokens of a sequence, including the two around it. Raises BadInput if there is not one full one."""
         self.tokens, self.begins_word, self.length, self.seed, self.epoch = tokens, begins_word, length, seed, 0
         self.first, self.last = tokenizer.cls_token_id, tokenizer.sep_token_id
         if len(self) == 0:
-            raise BadInput(f"{len(tokens)} tokens of text: not one sequence of {length}; lower --max_seq_length")
+            raise BadInput(f"{len(tokens)} tokens of text do not fill one sequence of {length}; lower --max_seq_length")
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -61,15 +61,15 @@ class Packed(Dataset):
         return len(self.tokens) // (self.length - 2)
 
     def __getitems__(self, rows: list[int]) -> Batch:
-        """input_ids: (rows, length) int64. begins_word: the same shape, bool. draw: (rows,) int64, the number that all
-        chance of this sequence in this epoch begins with. index: (rows,)."""
+        """input_ids: (rows, length) int64. begins_word: the same shape, bool. draw: (rows,) int64, from which all
+        random choices for this sequence in this epoch are derived. index: (rows,)."""
         inside = self.length - 2
         ids = np.empty((len(rows), self.length), np.int64)
         begins = np.ones((len(rows), self.length), bool)
         for i, row in enumerate(rows):
             ids[i, 1:-1] = self.tokens[row * inside : (row + 1) * inside]
             begins[i, 1:-1] = self.begins_word[row * inside : (row + 1) * inside]
-        begins[:, 1] = True  # a word that the cut goes through begins anew
+        begins[:, 1] = True  # the rest of a word that was cut counts as a word
         ids[:, 0], ids[:, -1] = self.first, self.last
         index = torch.tensor(rows)
         drawn = draws.draw(index, self.seed, self.epoch)
@@ -82,9 +82,9 @@ class Packed(Dataset):
 
 
 def number(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, begins_word) of all documents, from disk where they have been numbered before.
+    """(tokens, begins_word) of all documents: (n,) int32 and (n,) bool, from disk if they were tokenised before.
 
-    data: one column, "text". Raises BadInput where the tokenizer numbers nothing.
+    data: one column, "text". Raises BadInput if the tokenizer gives no tokens.
     """
     key = json.dumps([data._fingerprint, tokenizer.backend_tokenizer.to_str(), FORMAT])
 
@@ -110,8 +110,8 @@ def number(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[
 
 
 def stream(data: datasets.IterableDataset, tokenizer: PreTrainedTokenizerBase, length: int) -> datasets.IterableDataset:
-    """The same sequences as they come, to be collated with `collate`; what is left of a thousand documents is less than
-    one of them, and dropped."""
+    """The sequences of `Packed` from a stream, to be collated with `Collate`. The end of each thousand documents that
+    does not fill a sequence is dropped."""
 
     def pack(rows: dict[str, list[str]]) -> dict[str, list]:
         tokens, begins = _joined([text for text in rows["text"] if text], tokenizer)
@@ -123,7 +123,7 @@ def stream(data: datasets.IterableDataset, tokenizer: PreTrainedTokenizerBase, l
 
 
 class Collate:
-    """Rows of `stream` -> the batches of `Packed`. Chance comes from torch's generator, which the loader seeds."""
+    """Rows of `stream` -> the batches of `Packed`. `draw` comes from torch's generator, which the loader seeds."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.first, self.last = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -149,7 +149,7 @@ def _numbered(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> Ite
 
 
 def _joined(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, begins_word) of some documents, the separator after each."""
+    """(tokens, begins_word) of a list of documents, with the separator after each."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -178,6 +178,8 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def refuse_unknown(counts: np.ndarray, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raises BadInput where the tokenizer of `name` does not know more than MOST_UNKNOWN of the text."""
+    """Raises BadInput if more than MOST_UNKNOWN of the tokens are unknown to the tokenizer of `name`."""
     if tokenizer.unk_token_id is not None and (unknown := counts[tokenizer.unk_token_id] / counts.sum()) > MOST_UNKNOWN:
-        raise BadInput(f"{name}: its tokenizer does not know {unknown:.0%} of the text; train one on the text instead")
+        raise BadInput(
+            f"{name}: {unknown:.0%} of the text's tokens are unknown to its tokenizer; train a new one on the text"
+        )

@@ -1,4 +1,4 @@
-"""Documents as sequences of sentences, sentences as words: what predictive coding reads."""
+"""Documents as sequences of sentences, and sentences as words, for predictive coding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# after . ! ? and closing quotes, before what can begin a sentence; and at line ends and HTML's
+# after . ! ? and closing quotes, before a character that can begin a sentence; and at line ends and <br>
 END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[^\W_a-z])|\s*(?:\n|<br\s*/?>)+\s*")
 WORD = re.compile(r"\w")
 
@@ -29,7 +29,7 @@ def split(text: str) -> list[str]:
 
 
 def vocabulary(texts: Iterable[str], size: int, min_count: int) -> list[str]:
-    """The most frequent words, lower-cased letters and digits as `word_vectors.tokenizer` cuts them."""
+    """The most frequent words: lower-cased letters and digits, cut as by `word_vectors.tokenizer`."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(re.sub(r"[\W_]+", " ", text.lower()).split())
@@ -37,10 +37,11 @@ def vocabulary(texts: Iterable[str], size: int, min_count: int) -> list[str]:
 
 
 class Documents(Dataset):
-    """Stretches of `sentences` sentences that follow each other in a document, cut anew each epoch.
+    """Segments of `sentences` consecutive sentences of a document, at random positions drawn again each epoch.
 
-    A document gives as many stretches as it is longer. Documents of fewer than `fewest` sentences are left out, and
-    counted in `too_short`. max_words: of a sentence, at most. seed: None cuts them one after the other, always alike.
+    A document of n sentences gives n // sentences segments, at least one. Documents of fewer than `fewest` sentences
+    are left out and counted in `too_short`. max_words: sentences are cut to this many words. seed: None cuts a document
+    into consecutive segments, the same in every epoch.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Documents(Dataset):
         max_words: int = 50,
         seed: int | None = None,
     ) -> None:
-        """Raises BadInput where no document is long enough."""
+        """Raises BadInput if no document is long enough."""
         self.sentences, self.seed, self.epoch, self.pad = sentences, seed, 0, tokenizer.pad_token_id
         ids, lengths, counts, self.too_short = [], [], [], 0
         for document in _tokenised(texts, tokenizer, max_words):
@@ -65,24 +66,24 @@ class Documents(Dataset):
         if not counts:
             raise BadInput(f"no document of {fewest} sentences or more: lower --prediction_steps, or cut texts less")
         self.ids = torch.cat(ids)
-        self.ends = torch.tensor([0, *lengths]).cumsum(0)  # of sentence i: ends[i + 1]
+        self.ends = torch.tensor([0, *lengths]).cumsum(0)  # sentence i ends at ends[i + 1]
         self.counts = torch.tensor(counts)
-        self.first = self.counts.cumsum(0) - self.counts  # sentence of each document
+        self.first = self.counts.cumsum(0) - self.counts  # (documents,) the first sentence of each
         often = (self.counts // sentences).clamp(min=1)
-        self.stretches = torch.repeat_interleave(torch.arange(len(counts)), often)  # which document each is of
-        self.number = torch.arange(len(self.stretches)) - (often.cumsum(0) - often)[self.stretches]  # within it
+        self.segments = torch.repeat_interleave(torch.arange(len(counts)), often)  # (segments,) the document of each
+        self.number = torch.arange(len(self.segments)) - (often.cumsum(0) - often)[self.segments]  # within the document
 
     def __len__(self) -> int:
-        return len(self.stretches)
+        return len(self.segments)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __getitems__(self, places: list[int]) -> dict[str, Tensor]:
-        """input_ids, attention_mask: (batch, sentences, longest of their sentences). lengths: (batch,), sentences that
-        are no padding. index: (batch,)."""
+        """input_ids, attention_mask: (batch, sentences, longest of their sentences). lengths: (batch,), sentences
+        without padding. index: (batch,)."""
         places = torch.tensor(places)
-        documents = self.stretches[places]
+        documents = self.segments[places]
         spare = (self.counts[documents] - self.sentences).clamp(min=0)
         if self.seed is None:
             skipped = self.number[places] * self.sentences
@@ -91,9 +92,9 @@ class Documents(Dataset):
         first = self.first[documents] + skipped
         lengths = self.counts[documents].clamp(max=self.sentences)
         step = torch.arange(self.sentences)
-        there = step < lengths[:, None]
+        exists = step < lengths[:, None]
         sentence = (first[:, None] + step).clamp(max=len(self.ends) - 2)
-        words = (self.ends[sentence + 1] - self.ends[sentence]) * there
+        words = (self.ends[sentence + 1] - self.ends[sentence]) * exists
         place = torch.arange(int(words.max()))
         mask = place < words[..., None]
         input_ids = torch.full(mask.shape, self.pad)
@@ -102,7 +103,7 @@ class Documents(Dataset):
 
 
 def _tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_words: int) -> Iterator[list[list[int]]]:
-    """The sentences of each text as ids, empty ones left out."""
+    """The sentences of each text as ids, without empty ones."""
     for text in texts:
         found = split(text)
         encoded = tokenizer(found, truncation=True, max_length=max_words)["input_ids"] if found else []

@@ -1,5 +1,5 @@
-"""The random choices of skip-gram training (Mikolov et al. 2013, arXiv:1310.4546): which words stay, how far each looks
-around, and which noise words it is told from. Every form of the method trains on the same draws."""
+"""The random choices of skip-gram training (Mikolov et al. 2013, arXiv:1310.4546): which words are kept, how wide the
+window of each is, and its noise words. All implementations of the method train on the same draws."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils.data import Dataset
 from mmssl.errors import BadInput
 from mmssl.kernels import SENTENCE_END
 
-SPARE = 5  # the kernel reads a full register of noise words
+SPARE = 5  # noise words after the last one: the kernel always reads a full register
 
 
 @dataclass(frozen=True)
 class Draws:
     """
     words:     (n,) int32, the text after subsampling, -1 at the end of a sentence.
-    reach:     (n,) int32, how many words to either side of each word are its context.
-    negatives: (n * negative + SPARE,) int32, the noise words of each word in turn.
+    reach:     (n,) int32, the window of each word: how many words on either side are its context.
+    negatives: (n * negative + SPARE,) int32, the noise words of one word after another.
     """
 
     words: np.ndarray
@@ -32,9 +32,9 @@ class Draws:
 def draw(
     ids: np.ndarray, keep: np.ndarray, window: int, noise: np.ndarray, negative: int, rng: np.random.Generator
 ) -> Draws:
-    """ids: (n,) int32. keep: see `keep_probability`. noise: a shuffled pool, read on from a random place.
+    """ids: (n,) int32. keep: see `keep_probability`. noise: a shuffled pool, read from a random position on.
 
-    Raises BadInput: an id beyond the vocabulary, no noise to draw from.
+    Raises BadInput if an id is not in the vocabulary, or if the pool is empty.
     """
     if len(ids) and (ids.max() >= len(keep) - 1 or ids.min() < SENTENCE_END):
         raise BadInput(f"word ids from {ids.min()} to {ids.max()} for a vocabulary of {len(keep) - 1:,} words")
@@ -50,9 +50,9 @@ def draw(
 
 
 def keep_probability(counts: np.ndarray, sample: float) -> np.ndarray:
-    """(words + 1,) float32: how often to keep a word, min(1, sqrt(t / f) + t / f) where f is its share of the text and
-    t is `sample` (the form of word2vec.c; section 2.3 has the square root alone). The last entry, which -1 selects, is
-    1."""
+    """(words + 1,) float32: the probability of keeping a word, min(1, sqrt(t / f) + t / f), where f is its frequency in
+    the text and t is `sample` (the form in word2vec.c; section 2.3 has only the square root). The last entry, which -1
+    selects, is 1."""
     keep = np.ones(len(counts) + 1, np.float32)
     if sample > 0:
         ratio = sample * counts.sum() / np.maximum(counts, 1)
@@ -63,20 +63,20 @@ def keep_probability(counts: np.ndarray, sample: float) -> np.ndarray:
 def noise_pool(counts: np.ndarray, rng: np.random.Generator, size: int = 2**22, power: float = 0.75) -> np.ndarray:
     """(size,) int32: words drawn from counts ** 3/4 (section 2.2), in random order.
 
-    Drawn at even steps of the cumulative distribution, from a random start: each word's share is right to one in
-    `size`. Raises BadInput where no word has been counted.
+    Drawn at even steps of the cumulative distribution, from a random start, so that each word's frequency is exact to
+    one in `size`. Raises BadInput if all counts are 0.
     """
     cumulative = np.cumsum(counts.astype(np.float64) ** power)
     if not len(cumulative) or not cumulative[-1] > 0:
-        raise BadInput(f"no noise words: {len(counts)} words, and none occurs")
+        raise BadInput(f"no noise words: none of the {len(counts)} words occurs in the text")
     steps = (np.arange(size) + rng.random()) / size * cumulative[-1]
-    steps = np.minimum(steps, np.nextafter(cumulative[-1], 0))  # rounding must not lead beyond the last word
+    steps = np.minimum(steps, np.nextafter(cumulative[-1], 0))  # rounding must not go past the last word
     return rng.permutation(np.searchsorted(cumulative, steps, side="right").astype(np.int32))
 
 
 class Pieces(Dataset):
-    """A flat array of ids as a map-style dataset of pieces of `PIECE` words; an item is a view of the array, copied
-    into the batch. A piece ends like a sentence: windows do not run from one into the next.
+    """A flat array of ids as a map-style dataset of pieces of `PIECE` words. A piece ends like a sentence: windows do
+    not cross into the next piece.
 
     A batch: {"ids": (pieces, PIECE + 1) int32}.
     """
@@ -98,8 +98,8 @@ class Pieces(Dataset):
 
 
 def windows(draws: Draws, window: int, negative: int) -> tuple[Tensor, Tensor]:
-    """contexts: (windows, 2 * window) int64, -1 where there is no word. targets: (windows, 1 + negative), centre
-    first."""
+    """(contexts, targets). contexts: (windows, 2 * window) int64, -1 where there is no word. targets: (windows, 1 +
+    negative) int64, the centre word first."""
     words, reach = torch.from_numpy(draws.words).long(), torch.from_numpy(draws.reach).long()
     sentence = (words < 0).cumsum(0)
     centre = (words >= 0).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Tokenizers trained on one's own text, and batches trimmed to their longest text."""
+"""Tokenizers trained on the user's text, and batches padded to their longest text."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 def train_clip_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int = 77) -> PreTrainedTokenizerBase:
-    """CLIP's byte-pair encoding (lower-cased, words end in </w>) learned from `texts`; equal texts give equal ids.
+    """CLIP's byte-pair encoding (lower-cased, words end in </w>) trained on `texts`; equal texts give equal ids.
 
-    As in CLIP's own, every byte is a token, and every byte that ends a word another: nothing is unknown. (The unknown
-    token is the end of text, where CLIP pools: it would cut the text off.) Left to itself the trainer finds the latter
-    in random order, so that each process, and each resumed run, would number its tokens differently.
+    As in CLIP's own tokenizer, every byte is a token, and so is every byte with </w>, so that nothing is unknown. (The
+    unknown token is the end of text, where CLIP pools: it would cut the text off.) The bytes with </w> are given to the
+    trainer in order: it would find them in random order, and each process or resumed run would number them differently.
     """
     from transformers import CLIPTokenizer
 
     ends = sorted(letter + "</w>" for letter in ByteLevel.alphabet())
     trained = CLIPTokenizer().train_new_from_iterator(texts, vocab_size, new_special_tokens=ends, show_progress=False)
     learned = json.loads(trained.backend_tokenizer.to_str())["model"]
-    # again from its parts: the letters must be ordinary tokens, not special ones
+    # rebuilt from its parts: the letters must be ordinary tokens, not special ones
     tokenizer = CLIPTokenizer(vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]])
     tokenizer.model_max_length = max_length
     return tokenizer
@@ -44,15 +44,15 @@ def train_clip_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int 
 SPECIAL = {
     name: f"[{name[:-6].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 }
-ALPHABET = 1000  # characters, the most frequent; BERT's own limit
+ALPHABET = 1000  # most frequent characters; BERT's limit
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
-    """BERT's WordPiece (lower-cased, accents dropped) learned from `texts`, which is read twice; equal texts give equal
+    """BERT's WordPiece (lower-cased, accents dropped) trained on `texts`, which is read twice; equal texts give equal
     ids.
 
-    Left to itself the trainer numbers the letters that go on with a word (##a) in random order, and with them decides
-    between equally frequent pairs: they are given to it, in order.
+    The letters inside a word (##a) are given to the trainer in order: it would number them in random order, and their
+    numbers decide between equally frequent pairs.
     """
     from transformers import BertTokenizer
 
@@ -71,18 +71,18 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> P
     )
     backend.train_from_iterator(texts, trainer)
     _check_size(backend, vocab_size)
-    # again from its vocabulary: the letters must be ordinary tokens, not special ones
+    # rebuilt from its vocabulary: the letters must be ordinary tokens, not special ones
     return BertTokenizer(vocab=json.loads(backend.to_str())["model"]["vocab"], model_max_length=max_length)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
-    """Byte-level byte-pair encoding (case and every byte kept, nothing unknown) learned from `texts`, with BERT's
-    special tokens around a text; equal texts give equal ids."""
+    """Byte-level byte-pair encoding (case and every byte kept, nothing unknown) trained on `texts`, with BERT's special
+    tokens around a text; equal texts give equal ids."""
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    # the mask takes the blank before it along, as a token of the text would
+    # lstrip: the mask token includes the space before it, as a token of the text does
     special = [AddedToken(t, special=True, lstrip=t == SPECIAL["mask_token"]) for t in SPECIAL.values()]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
@@ -104,32 +104,32 @@ def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrai
 
 
 def _check_size(backend: Tokenizer, vocab_size: int) -> None:
-    """The trainers count letters and special tokens on top of what they were asked for."""
+    """The trainers may exceed the size they were given by letters and special tokens. Raises BadInput if they did."""
     if backend.get_vocab_size() > vocab_size:
         raise BadInput(
-            f"--vocab_size {vocab_size} is too small: the letters of this text and the special tokens are "
-            f"{backend.get_vocab_size()} already; take at least twice that"
+            f"--vocab_size {vocab_size} is too small: the letters of this text and the special tokens alone are "
+            f"{backend.get_vocab_size()}; use at least twice that"
         )
 
 
 class Tokens:
-    """Many texts as one flat array of ids: a fraction of the memory of as many Python lists, and shared by workers.
+    """Many texts as one flat array of ids: a fraction of the memory of Python lists, and shared by workers.
 
-    A text longer than max_length is cut there, its last token kept (the end of text, which CLIP pools).
+    A text longer than max_length is cut, but keeps its last token (the end of text, where CLIP pools).
     """
 
-    AT_ONCE = 10_000  # texts; what a tokenizer returns is large
+    AT_ONCE = 10_000  # texts tokenised at a time, because a tokenizer's output is large
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         ids, words, lengths = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.int16)], [0]
         for i in range(0, len(texts), self.AT_ONCE):
-            some = list(texts[i : i + self.AT_ONCE])
-            encoded = tokenizer(some, truncation=True, max_length=max_length)
+            part = list(texts[i : i + self.AT_ONCE])
+            encoded = tokenizer(part, truncation=True, max_length=max_length)
             ids.append(torch.tensor([token for text in encoded["input_ids"] for token in text], dtype=torch.int32))
-            of_words = [-1 if word is None else word for i in range(len(some)) for word in encoded.word_ids(i)]
+            of_words = [-1 if word is None else word for i in range(len(part)) for word in encoded.word_ids(i)]
             words.append(torch.tensor(of_words, dtype=torch.int16))
             lengths += map(len, encoded["input_ids"])
-        self.ids, self.words = torch.cat(ids), torch.cat(words)  # which word of its text a token is of; -1: of none
+        self.ids, self.words = torch.cat(ids), torch.cat(words)  # words: the word that each token belongs to; -1: none
         self.starts = torch.tensor(lengths).cumsum(0)
         self.pad, self.max_length = tokenizer.pad_token_id, max_length
 
@@ -143,8 +143,9 @@ class Tokens:
     def altered(
         self, rows: Tensor, dropped: float, garbled: float, pieces: Tensor | None, seed: int, epoch: int
     ) -> dict[str, Tensor]:
-        """The same, with about the share `dropped` of the words left out, never all of a text, and the share `garbled`
-        replaced by one to three of `pieces`, as words are read that the tokenizer never met."""
+        """The same, with about the fraction `dropped` of the words left out, never all of a text, and the fraction
+        `garbled` replaced by one to three of `pieces`: this is how the tokenizer splits words that it has never seen.
+        rows: (n,) int64."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         text = torch.repeat_interleave(torch.arange(len(rows)), lengths)  # of each token
         place = torch.arange(len(text)) + (self.starts[rows] - lengths.cumsum(0) + lengths)[text]
@@ -154,7 +155,7 @@ class Tokens:
             drawn = draws.share(word + 1_000 * rows[text], seed, epoch)
             garble = (dropped <= drawn) & (drawn < dropped + garbled) & (word >= 0)
             whole = torch.zeros(len(rows)).index_add_(0, text, ((drawn >= dropped + garbled) & (word >= 0)).float())
-            garble &= whole[text] > 0  # a text without a whole word says nothing
+            garble &= whole[text] > 0  # a text must keep at least one unaltered word
             keep = (drawn >= dropped) | (word < 0) | (whole[text] == 0)
             has_room = (3 * lengths <= self.max_length)[text]
             times = keep * torch.where(garble & has_room, 1 + draws.draw(place, seed, epoch) % 3, 1)
@@ -170,18 +171,18 @@ class Tokens:
 
 
 def side_by_side(texts: Sequence[dict[str, Tensor]], pad: int) -> dict[str, Tensor]:
-    """Several texts of each row, (rows, tokens) each, as input_ids, attention_mask: (rows, texts, longest of them)."""
-    longest = max(some["input_ids"].shape[1] for some in texts)
+    """Join several texts per row, (rows, tokens) each, into input_ids, attention_mask: (rows, texts, longest)."""
+    longest = max(text["input_ids"].shape[1] for text in texts)
     fill = {"input_ids": pad, "attention_mask": 0}
     return {
-        name: torch.stack([F.pad(some[name], (0, longest - some[name].shape[1]), value=value) for some in texts], 1)
+        name: torch.stack([F.pad(text[name], (0, longest - text[name].shape[1]), value=value) for text in texts], 1)
         for name, value in fill.items()
     }
 
 
 def inner_pieces(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Ids of the tokens that end no word, of a tokenizer of `train_clip_tokenizer`: what words that it never met are
-    mostly made of."""
+    """(n,) int64: ids of the tokens that do not end a word, in a tokenizer of `train_clip_tokenizer`. Words that it has
+    never seen consist mostly of them."""
     special = set(tokenizer.all_special_tokens)
     return torch.tensor(
         sorted(i for t, i in tokenizer.get_vocab().items() if not t.endswith("</w>") and t not in special)

@@ -1,11 +1,11 @@
-"""Any encoder of images, texts or recordings: one vector for each example, at its last layer or at every one."""
+"""Any encoder of images, texts or recordings: one vector per example, from the last layer or from every layer."""
 
 from __future__ import annotations
 
 import hashlib
 
 import torch
-import transformers  # its classes are imported when they are first named
+import transformers  # its classes are imported on first use
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -16,11 +16,11 @@ from mmssl.data.labelled import Labelled
 from mmssl.errors import BadInput, first_line
 from mmssl.evaluation.finite import finite
 from mmssl.methods.bert import longest
-from mmssl.methods.mae import to_vit
 from mmssl.models import pretrained
+from mmssl.models.image_encoders import to_vit
 
-# the class of a processor, and the name of that part in a combined one; text last: models of images and sound often
-# have a tokenizer, too
+# the class of a processor, and its name as part of a combined one; text last, because models of images and sound often
+# have a tokenizer too
 MODALITIES = {
     "image": ("ImageProcessingMixin", "image_processor"),
     "audio": ("FeatureExtractionMixin", "feature_extractor"),
@@ -31,12 +31,12 @@ TOWERS = {"vision": "image", "text": "text"}
 
 class Encoder(nn.Module):
     """
-    model:     from AutoModel, or a tower of one.
+    model:     from AutoModel, or one tower of such a model.
     processor: the image processor, tokenizer or feature extractor of the checkpoint.
     modality:  "image", "text" or "audio".
-    pooling:   "mean" over the tokens that are no padding; the "first" token; "concat", of images, all of them one after
-               the other, which keeps what is where; or the model's own "pooler".
-    view:      how an image is shown in training; otherwise it is shown whole.
+    pooling:   "mean" over the tokens without padding; the "first" token; "concat" (images only), all tokens
+               concatenated, which keeps positions; or the model's own "pooler".
+    view:      augmentation of images in training; otherwise the whole image is used.
     """
 
     def __init__(self, model: nn.Module, processor, modality: str, pooling: str, view: View = WHOLE) -> None:
@@ -46,8 +46,8 @@ class Encoder(nn.Module):
         self.views = Views([view], processor.image_mean, processor.image_std) if modality == "image" else None
 
     def forward(self, lengths: Tensor | None = None, **inputs: Tensor) -> Tensor:
-        """(batch, width), with "concat" (batch, tokens * width). inputs, lengths: what data.labelled gives. In
-        training, images need a key: (batch,) int64, what their views are drawn from."""
+        """(batch, width); with "concat", (batch, tokens * width). inputs, lengths: as from data.labelled. In training,
+        images need a key: (batch,) int64, from which their views are drawn."""
         output = self.model(**self._prepared(inputs))
         if self.pooling == "pooler":
             if getattr(output, "pooler_output", None) is None:
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         """(batch, width) of the embeddings and of each layer."""
         hidden = getattr(self.model(**self._prepared(inputs), output_hidden_states=True), "hidden_states", None)
         if not hidden:
-            raise BadInput(f"--layers all: a {type(self.model).__name__} does not show its layers; use last")
+            raise BadInput(f"--layers all: a {type(self.model).__name__} does not return its layers; use last")
         return [self._pool(states, inputs, lengths) for states in hidden]
 
     def untrained(self, seed: int = 0) -> Encoder:
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
         if self.modality == "text":
             keep = inputs["attention_mask"].bool()
         elif lengths is not None and inputs[self.processor.model_input_names[0]].shape[1] == lengths.max():
-            # it reads the wave itself: a recording's share of the longest one's samples is its share of the frames
+            # the model reads samples: a recording has the same fraction of the longest one's frames as of its samples
             keep = tokens < (states.shape[1] * lengths / lengths.max()).ceil().to(states.device)[:, None]
         else:
             return states.mean(1)
@@ -101,9 +101,9 @@ def load(
 ) -> Encoder:
     """An export of this toolkit, or any checkpoint that AutoModel and a processor class of transformers load.
 
-    pooling: "auto" is the pooler for one tower of an image–text model, which was trained through it, else the mean.
-    tower: "vision" or "text", of a model with both. view: of images, in training.
-    Raises BadInput where `name` is no encoder.
+    pooling: "auto" is the pooler for one tower of an image–text model, which was trained with it, else the mean.
+    tower: "vision" or "text", for a model with both. view: augmentation of images in training.
+    Raises BadInput if `name` is not an encoder.
     """
     model, processor = pretrained.load(name, trust_remote_code, may_lack="" if pooling == "pooler" else "pooler")
     if isinstance(model, transformers.ViTMAEModel):
@@ -115,14 +115,14 @@ def load(
         whole = getattr(processor, part, processor)
         if isinstance(whole, getattr(transformers, kind)) and (not both or modality == wanted):
             if pooling == "concat" and modality != "image":
-                raise BadInput(f"--pooling concat: each {modality} has tokens of its own number; use mean")
+                raise BadInput(f"--pooling concat: the number of tokens differs between {modality}s; use mean")
             if modality == "text":
-                whole.model_max_length = longest(model, whole)  # many tokenizers do not know it
+                whole.model_max_length = longest(model, whole)  # many tokenizers leave it unset
             pooled = pooling if pooling != "auto" else "pooler" if both else "mean"
             return Encoder(model, whole, modality, pooled, view).eval()
     raise BadInput(
-        f"--model_name_or_path {name}: its {type(processor).__name__} reads no images, texts or audio; what is "
-        "known is an image processor, a tokenizer or a feature extractor"
+        f"--model_name_or_path {name}: its {type(processor).__name__} does not read images, texts or audio; an image "
+        "processor, a tokenizer or a feature extractor is needed"
     )
 
 
@@ -130,10 +130,10 @@ def load(
 def features(
     encoder: Encoder, data: Labelled, batch_size: int = 64, layers: str = "last", cached: bool = True
 ) -> list[Tensor]:
-    """(examples, width) fp32 on the CPU: of the last layer alone, or with layers="all" of the embeddings and every one.
+    """(examples, width) fp32 on the CPU, for the last layer; with layers="all", for the embeddings and each layer.
 
-    Computed once for a model and data, and kept in MMSSL_HOME/features, which may be deleted. Raises BadInput where the
-    model cannot take the inputs, and where a feature is not finite.
+    Computed once per model and data, and kept in MMSSL_HOME/features, which may be deleted. Raises BadInput if the
+    model cannot take the inputs, or if a feature is not finite.
     """
     file = sources.home() / "features" / f"{_identity(encoder, data, layers)}.safetensors"
     if cached and file.exists():
@@ -143,8 +143,8 @@ def features(
     batches, rows = data.batches(batch_size), []
     was_training = encoder.training
     encoder.eval()
-    for some in tqdm(batches, desc="features", unit="batch", leave=False, disable=len(batches) < 20):
-        batch = {name: value.to(device) for name, value in inputs.__getitems__(some.tolist()).items()}
+    for chunk in tqdm(batches, desc="features", unit="batch", leave=False, disable=len(batches) < 20):
+        batch = {name: value.to(device) for name, value in inputs.__getitems__(chunk.tolist()).items()}
         try:
             found = [encoder(**batch)] if layers == "last" else encoder.layers(**batch)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
@@ -152,16 +152,16 @@ def features(
                 raise
             kind = type(encoder.model).__name__
             raise BadInput(f"a {kind} gives no features of these {encoder.modality}s: {first_line(error)}") from error
-        rows.append([one.float().cpu() for one in found])
+        rows.append([layer.float().cpu() for layer in found])
     encoder.train(was_training)
     back = torch.cat(batches).argsort()
     result = [torch.cat(parts)[back] for parts in zip(*rows, strict=True)]
-    for i, one in enumerate(result):
-        finite(one, f"features of a {type(encoder.model).__name__}, layer {i + 1} of {len(result)}")
+    for i, layer in enumerate(result):
+        finite(layer, f"features of a {type(encoder.model).__name__}, layer {i + 1} of {len(result)}")
     if cached:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        save_file({str(i): one.contiguous() for i, one in enumerate(result)}, partial)
+        save_file({str(i): layer.contiguous() for i, layer in enumerate(result)}, partial)
         partial.rename(file)
     return result
 

@@ -1,4 +1,4 @@
-"""Few-shot episodes: a handful of labels, nothing trained.
+"""Few-shot classification: a few labels per class, nothing trained.
 
 Nearest class mean on centred features of unit length (SimpleShot, Wang et al. 2019, arXiv:1911.04623, "CL2N").
 """
@@ -12,7 +12,7 @@ import torch
 
 from mmssl.errors import BadInput
 
-QUERIES = 15  # of each class, an episode
+QUERIES = 15  # per class and episode
 
 
 def few_shot(
@@ -21,7 +21,7 @@ def few_shot(
     """(mean accuracy over episodes, half of its 95 % confidence interval), in per cent.
 
     features: (examples, width), from which classes, shots and queries are drawn. centre: (width,), the mean of the
-    training features. Raises BadInput where there are too few classes or examples.
+    training features. Raises BadInput if there are too few classes or examples.
     """
     z = torch.nn.functional.normalize(torch.from_numpy(np.asarray(features - centre, dtype=np.float32)), dim=1)
     of_class = [torch.from_numpy(np.flatnonzero(label == c)) for c in np.unique(label)]

@@ -1,7 +1,7 @@
-"""Fine-tuning through the shared loop: an encoder and a linear head, the first layers slower or not at all.
+"""Fine-tuning with the shared loop: an encoder and a linear head; lower layers train at a lower rate or are frozen.
 
-LP-FT (Kumar et al. 2022, arXiv:2202.10054): the head begins as the linear probe of the encoder's features, and a new
-one cannot drag them out of shape. From scratch there is nothing to probe: a new head, on the features as they are.
+LP-FT (Kumar et al. 2022, arXiv:2202.10054): the head is initialised with the linear probe of the encoder's features,
+because a random head would distort them. An untrained encoder gets a new head on its unscaled features.
 Differs: before a probed head the features stay standardised, as they were for the probe.
 """
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 class Classifier(Method):
     """
-    width:  of the encoder's features.
-    frozen: how many of the first layers stay as they are; the embeddings count as one.
-    probe:  the linear probe of the features, which the head begins as; None: a new head.
-    seed:   of the views of training images.
+    width:  dimension of the encoder's features.
+    frozen: the number of lowest layers that are not trained; the embeddings count as one.
+    probe:  the linear probe that the head is initialised with; None: a new head.
+    seed:   seed of the views of training images.
     """
 
     unit = "examples"
@@ -59,27 +59,28 @@ class Classifier(Method):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("deviation", torch.ones(width))
-        nn.init.normal_(self.head.weight, std=0.01)  # He et al. 2021, appendix A.1 of MAE: begin undecided
+        nn.init.normal_(self.head.weight, std=0.01)  # MAE, appendix A.1: start close to uniform predictions
         nn.init.zeros_(self.head.bias)
         if probe is not None:
-            self._begin_as(*probe)
+            self._initialise_from(*probe)
         for name, parameter in encoder.model.named_parameters():
             if layer_of(name, encoder.model) < frozen:
                 parameter.requires_grad_(False)
 
     @torch.no_grad()
-    def _begin_as(self, scaler: StandardScaler, regression: LogisticRegression) -> None:
+    def _initialise_from(self, scaler: StandardScaler, regression: LogisticRegression) -> None:
+        """Copy the scaler's mean and deviation, (width,), and the regression's coefficients, (classes, width)."""
         self.mean.copy_(torch.from_numpy(scaler.mean_))
         self.deviation.copy_(torch.from_numpy(scaler.scale_))
         weight, bias = torch.from_numpy(regression.coef_), torch.from_numpy(regression.intercept_)
-        if len(weight) == 1:  # of two classes scikit-learn keeps the difference
+        if len(weight) == 1:  # for two classes scikit-learn stores the difference
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
         self.head.weight[regression.classes_] = weight.float()
         self.head.bias[regression.classes_] = bias.float()
 
     def forward(self, label: Tensor, **inputs: Tensor) -> Output:
         """label: (batch,). inputs: what the encoder takes."""
-        if "key" in inputs:  # of an image, always the same: here each step shows another view of it
+        if "key" in inputs:  # an image's key is constant here; mixing in the step gives a new view each time
             inputs["key"] = draws.draw(draws.draw(inputs["key"], self.seed, 0) + self.step, 0, 1)
         logits = self.logits(**inputs)
         accuracy = (logits.argmax(1) == label).float().mean()
@@ -113,8 +114,9 @@ def finetune(
     seed: int = 0,
     use_cpu: bool = False,
 ) -> Tensor:
-    """(test examples,) classes predicted by a copy of `encoder` that was trained on the training data. The weights
-    after the last step are used: nothing is chosen on the test data. linear_probing: comes first."""
+    """(test examples,) classes predicted by a copy of `encoder` that is trained on the training data. The weights after
+    the last step are used: nothing is chosen on the test data. linear_probing: initialise the head with a linear probe.
+    layer_decay: learning rate of each layer as a fraction of that of the layer above."""
     torch.manual_seed(seed)
     encoder = copy.deepcopy(encoder)
     if linear_probing:
@@ -140,15 +142,16 @@ def predict(classifier: Classifier, data: Labelled, batch_size: int) -> Tensor:
     """(examples,) classes."""
     classifier.eval()
     device, batches, found = classifier.head.weight.device, data.batches(batch_size), []
-    for some in batches:
-        inputs = {name: value.to(device) for name, value in data.inputs.__getitems__(some.tolist()).items()}
+    for rows in batches:
+        inputs = {name: value.to(device) for name, value in data.inputs.__getitems__(rows.tolist()).items()}
         found.append(finite(classifier.logits(**inputs), "logits of the fine-tuned classifier").argmax(1).cpu())
     return torch.cat(found)[torch.cat(batches).argsort()]
 
 
 def groups(classifier: Classifier, learning_rate: float, layer_decay: float, weight_decay: float) -> list[dict]:
-    """One group a layer and kind: the head at learning_rate, each layer below at layer_decay times the one above
-    (Clark et al. 2020, arXiv:2003.10555; appendix A.1 of MAE). Biases and norms do not decay."""
+    """One parameter group per layer and kind: the head at learning_rate, each layer below at layer_decay times the rate
+    of the one above (Clark et al. 2020, arXiv:2003.10555; appendix A.1 of MAE). Biases and norms have no weight
+    decay."""
     model, found = classifier.encoder.model, {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -167,7 +170,7 @@ def groups(classifier: Classifier, learning_rate: float, layer_decay: float, wei
 
 
 def layer_of(name: str, model: nn.Module) -> int:
-    """Of a parameter: 0 for the embeddings, then the layers from 1, then what comes after them."""
+    """The layer of a parameter: 0 for the embeddings, 1 to n for the layers, n + 1 for what comes after them."""
     prefix, layers = _stack(model)
     if prefix and name.startswith(f"{prefix}."):
         return 1 + int(name[len(prefix) + 1 :].partition(".")[0])
@@ -177,11 +180,11 @@ def layer_of(name: str, model: nn.Module) -> int:
 
 
 def depth(model: nn.Module) -> int:
-    """How many layers there are."""
+    """The number of layers."""
     return _stack(model)[1]
 
 
 def _stack(model: nn.Module) -> tuple[str, int]:
-    """(name, length) of the longest list of modules: the layers of a transformer; ("", 0) where there is none."""
+    """(name, length) of the longest list of modules, the layers of a transformer; ("", 0) if there is none."""
     lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=lambda found: found[1], default=("", 0))

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification: what features are worth with nothing learned on top."""
+"""k-nearest-neighbour classification: measures features without training anything on top of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def knn(
     temperature: float = TEMPERATURE,
     classes: int | None = None,
 ) -> np.ndarray:
-    """(test examples,) the class with most votes of the k nearest by cosine, each vote weighing exp(cosine /
-    temperature) (Wu et al. 2018, arXiv:1805.01978, section 3.4). Of classes with equal votes the first.
+    """(test examples,) the class with the most votes among the k nearest by cosine; a vote weighs exp(cosine /
+    temperature) (Wu et al. 2018, arXiv:1805.01978, section 3.4). Ties go to the first class.
 
     train, test: (examples, width), dense or sparse. label: (training examples,), from 0.
     """
@@ -37,7 +37,7 @@ def knn(
         similarity = test[first : first + 1024] @ train.T
         similarity = similarity.toarray() if sparse.issparse(similarity) else similarity
         nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        # minus 1, the largest cosine: exp(1 / 0.07) is more than a float32 sum keeps its digits for
+        # minus 1, the largest cosine: a float32 sum of values as large as exp(1 / 0.07) would lose digits
         weight = np.exp((np.take_along_axis(similarity, nearest, 1) - 1) / temperature)
         votes = np.zeros((len(similarity), classes))
         np.add.at(votes, (np.arange(len(similarity))[:, None], label[nearest]), weight)
@@ -46,7 +46,7 @@ def knn(
 
 
 def unit_rows(x: Matrix) -> Matrix:
-    """Rows of length 1; rows of zeros stay."""
+    """Rows scaled to length 1; rows of zeros stay zero."""
     import scipy.sparse.linalg
     from scipy import sparse
 

@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on frozen features, scikit-learn's, its regularisation chosen on training data."""
+"""Linear probe: scikit-learn's logistic regression on frozen features, its regularisation chosen on training data."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from mmssl.evaluation.downstream.knn import Matrix
 
 
-CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse strengths, of features of unit deviation
-VALIDATION = 0.2  # share of the labels on which the strength is chosen
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation strengths, for features of unit deviation
+VALIDATION = 0.2  # fraction of the training labels on which the strength is chosen
 MAX_ITERATIONS = 2000
-TOLERANCE = 1e-6  # largest component of the gradient of the mean loss at which it counts as converged
+TOLERANCE = 1e-6  # converged when no component of the gradient of the mean loss is larger
 
 
 def linear_probe(train: Matrix, label: np.ndarray, test: Matrix, seed: int = 0) -> np.ndarray:
-    """(test examples,) classes: what `fit` has learned from train, (examples, width), dense or sparse, and label."""
+    """(test examples,) predicted classes. train, test: (examples, width), dense or sparse. label: (training
+    examples,)."""
     return fit(train, label, seed).predict(test)
 
 
 def fit(train: Matrix, label: np.ndarray, seed: int = 0) -> Pipeline:
-    """A scaler to unit deviation over the training data, and a LogisticRegression: the strength that is best on a
-    fifth of the training data, then all of it. train: (examples, width), dense or sparse. label: (examples,).
+    """A scaler to unit deviation over the training data, and a LogisticRegression. Its strength is the best one on a
+    fifth of the training data; it is then fitted on all. train: (examples, width), dense or sparse. label: (examples,).
 
-    With fewer than five labels in a class nothing can be set aside, and C is 1 / width. Warns where the solver did not
+    With fewer than five labels in a class there is no validation part, and C is 1 / width. Warns if the solver did not
     converge.
     """
     from sklearn.pipeline import make_pipeline
@@ -44,7 +45,8 @@ def fit(train: Matrix, label: np.ndarray, seed: int = 0) -> Pipeline:
 
 
 def choose_c(train: Matrix, label: np.ndarray, seed: int) -> float:
-    """The smallest of the best strengths. From strong to weak, each begun where the last one ended."""
+    """The best C, the smallest one if several are equally good. Fits from strong to weak regularisation, each starting
+    from the previous solution."""
     from sklearn.model_selection import train_test_split
 
     rows, held = train_test_split(np.arange(len(label)), test_size=VALIDATION, stratify=label, random_state=seed)
@@ -53,7 +55,7 @@ def choose_c(train: Matrix, label: np.ndarray, seed: int) -> float:
         model = _fit(train[rows], label[rows], c, model)
         scores.append(model.score(train[held], label[held]))
         if len(scores) > 2 and scores[-1] < scores[-2] < scores[-3]:
-            break  # past the best one; the weakest cost most
+            break  # the best one is passed, and the weakest take longest
     return CS[int(np.argmax(scores))]
 
 

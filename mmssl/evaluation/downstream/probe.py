@@ -1,4 +1,4 @@
-"""A probe while training goes on: k-NN on the features of the encoder as it stands, at each evaluation of the loop."""
+"""A probe during training: k-NN on the features of the current encoder, at each evaluation of the loop."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.method import Method
 
-MAX_SAMPLES = 2000  # of training and of test data: seconds, not minutes
+MAX_SAMPLES = 2000  # of training data and of test data, so that it takes seconds
 RESULT = "knn_accuracy"
 NONE = "none"
 
 
 class Probed(Evaluation):
-    """Another evaluation and, where there is labelled data to judge on (--probe_dataset), k-NN beside it.
+    """Another evaluation and, if there is labelled data (--probe_dataset), k-NN in addition.
 
-    The encoder is judged as its users will get it: exported, and read back. So any method will do whose export loads
-    through AutoModel.
+    The encoder is exported and loaded again, as users would load it, so this works with any method whose export loads
+    with AutoModel.
     """
 
     def __init__(self, evaluation: Evaluation, args: TrainArgs, method: Method, processor) -> None:
-        """Raises BadInput where the data has no labels, or no column that the encoder reads."""
+        """Raises BadInput if the data has no labels, or no column that the encoder reads."""
         from accelerate import PartialState
 
         self.evaluation, self.processor, self.data, self.units = evaluation, processor, None, evaluation.units
@@ -52,7 +52,7 @@ class Probed(Evaluation):
         return values | {RESULT: self._accuracy(knn(x, self.data[0].label.numpy(), z))}
 
     def baselines(self, method: Method) -> Columns:
-        """Those of the other evaluation; raw features under the same k-NN; always the most frequent class."""
+        """Those of the other evaluation; the same k-NN on raw features; and always the most frequent class."""
         columns = self.evaluation.baselines(method)
         if self.data is None:
             return columns
@@ -84,7 +84,7 @@ class Probed(Evaluation):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of saving and loading inside the bar of the training, and no list of the heads left behind."""
+    """Hide the progress bars of saving and loading, and the warnings about heads that are not exported."""
     from transformers.utils import logging as transformers_logging
 
     shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""What any encoder must beat: features that nobody trained. Pixels, tf-idf, log-mel statistics."""
+"""Baseline features without training, which any encoder must beat: pixels, tf-idf, log-mel statistics."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ if TYPE_CHECKING:
     from mmssl.evaluation.downstream.knn import Matrix
 
 NAMES = {"image": "raw pixels", "text": "tf-idf", "audio": "log-mel"}
-LARGEST_SIDE = 32  # pixels; larger images are averaged down
+LARGEST_SIDE = 32  # pixels; larger images are reduced by averaging
 WORDS = 20_000
 MELS = 40
 
 
 def raw_features(train: Labelled, test: Labelled) -> tuple[Matrix, Matrix]:
-    """(training, test), each (examples, width); tf-idf is sparse, its words those of the training texts."""
+    """(training, test), each (examples, width). tf-idf is sparse and uses the words of the training texts."""
     if isinstance(train.inputs, Texts):
-        from sklearn.feature_extraction.text import TfidfVectorizer  # a second, which a run without a probe is spared
+        from sklearn.feature_extraction.text import TfidfVectorizer  # here: the import takes a second
 
         words = TfidfVectorizer(
             sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(train) > 100 else 1, max_features=WORDS
         )
         return words.fit_transform(train.inputs.texts), words.transform(test.inputs.texts)
-    of_one = _pixels if isinstance(train.inputs, Images) else _log_mel
-    return of_one(train), of_one(test)
+    extract = _pixels if isinstance(train.inputs, Images) else _log_mel
+    return extract(train), extract(test)
 
 
 def _pixels(data: Labelled) -> np.ndarray:
+    """(examples, channels * height * width) float32; one channel if all images are grey."""
     pixels = data.inputs.pixels[data.inputs.rows].float() / 255
     if max(pixels.shape[2:]) > LARGEST_SIDE:
         pixels = torch.nn.functional.adaptive_avg_pool2d(pixels, LARGEST_SIDE)
@@ -41,7 +42,7 @@ def _pixels(data: Labelled) -> np.ndarray:
 
 
 def _log_mel(data: Labelled) -> np.ndarray:
-    """Mean and deviation over time of each band, and of its change from frame to frame."""
+    """(examples, 4 * MELS) float32: mean and deviation over time of each band and of its change between frames."""
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
     rate = data.inputs.extractor.sampling_rate

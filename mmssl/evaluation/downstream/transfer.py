@@ -1,4 +1,4 @@
-"""What an encoder is worth on labelled data, in one table with its baselines: the body of recipes/transfer.py."""
+"""Evaluates an encoder on labelled data, in one table with its baselines: the implementation of recipes/transfer.py."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ AUGMENTATIONS = {
     "crop_flip": replace(CROP_FLIP, scale=(0.5, 1.0)),
     "none": WHOLE,
 }
-OF_OTHERS = {  # flags that an encoder of this modality has no use for
+OF_OTHERS = {  # flags without effect on an encoder of this modality
     "image": ("max_length", "max_seconds"),
     "text": ("max_seconds", "augmentation"),
     "audio": ("max_length", "augmentation"),
 }
 OURS, UNTRAINED, CHANCE = "this checkpoint", "untrained", "chance"
 
-Table = dict[str, dict[str, list[float]]]  # row -> column -> a figure for each seed, in per cent
+Table = dict[str, dict[str, list[float]]]  # row -> column -> a result for each seed, in per cent
 
 
 class Transfer:
     """One encoder and its baselines on one data set."""
 
     def __init__(self, args) -> None:
-        """args: recipes/transfer.py's. Raises BadInput, before anything is computed, where they do not fit."""
+        """args: those of recipes/transfer.py. Raises BadInput, before anything is computed, if they do not fit."""
         self.args = args
         view = AUGMENTATIONS[args.augmentation]
         ours = encoders.load(args.model_name_or_path, args.pooling, args.tower, args.trust_remote_code, view)
@@ -70,12 +70,15 @@ class Transfer:
     def _overlap(self) -> list[str]:
         shared = labelled.overlap(self.train, self.test)
         if len(shared) == len(self.test):
-            raise BadInput(f"--dataset {self.args.dataset}: every test example is also a training example, to the byte")
+            raise BadInput(
+                f"--dataset {self.args.dataset}: every test example is also a training example, byte for byte; choose "
+                "other test data with --hold_out"
+            )
         if not shared:
             return []
         sentence = (
-            f"{len(shared)} of {len(self.test)} test examples are also training examples, to the byte (the first is "
-            f"number {shared[0]}): figures may flatter"
+            f"{len(shared)} of {len(self.test)} test examples are also training examples, byte for byte (the first is "
+            f"number {shared[0]}): the results may be too good"
         )
         say(f"warning: {sentence}")
         return [sentence]
@@ -109,7 +112,7 @@ class Transfer:
 
     @cached_property
     def _raw_linear(self) -> dict[str, list[float]]:
-        """The linear probe on raw features, for each amount of labels: beside fine-tuning, too."""
+        """The linear probe on raw features, for each amount of labels. Also a baseline of fine-tuning."""
         return {amount: list(self._classify(linear_probe, amount, *self._raw)) for amount in self.subsets}
 
     def _probe(self, name: str, classify: Callable) -> Iterator[tuple[str, str, float]]:
@@ -122,24 +125,24 @@ class Transfer:
             yield f"{name}, {_labels(amount)}", CHANCE, self.chance
 
     def _classify(self, classify: Callable, amount: str, x: np.ndarray, z: np.ndarray) -> Iterator[float]:
-        """Accuracy on the test features z for each choice of so many training features."""
+        """Accuracy on the test features z, for each draw of `amount` training examples. x, z: (examples, width)."""
         for seed, rows in enumerate(self._distinct(self.subsets[amount])):
             predicted = classify(x[rows.numpy()], self.train.label[rows].numpy(), z, seed=seed)
             yield self._accuracy(torch.from_numpy(predicted))
 
     def _finetune(self) -> Iterator[tuple[str, str, float]]:
         args = self.args
-        what_was_learned = {  # is kept, and changed with care; from scratch all layers learn alike
+        pretrained = {  # from scratch there is nothing to preserve: all layers train at one rate
             "linear_probing": True, "layer_decay": args.layer_decay, "frozen": args.freeze_layers,
         }  # fmt: skip
         for amount, seeds in self.subsets.items():
             for seed, rows in enumerate(seeds):
                 ours, scratch = self.encoders[OURS], self.encoders[OURS].untrained(seed).to(self.device)
-                for column, encoder, care in ((OURS, ours, what_was_learned), (UNTRAINED, scratch, {})):
+                for column, encoder, options in ((OURS, ours, pretrained), (UNTRAINED, scratch, {})):
                     predicted = finetune(
                         encoder, self.train.select(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
                         learning_rate=args.learning_rate, weight_decay=args.weight_decay, seed=seed,
-                        use_cpu=args.use_cpu, **care,
+                        use_cpu=args.use_cpu, **options,
                     )  # fmt: skip
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
             for accuracy in self._raw_linear[amount]:
@@ -160,7 +163,7 @@ class Transfer:
             yield f"{args.ways}-way {shots}-shot", CHANCE, 100 / args.ways
 
     def _distinct(self, seeds: list[Tensor]) -> list[Tensor]:
-        """All labels are the same for every seed, and a probe has no other chance in it."""
+        """The draws that differ: with all labels every seed gives the same probe, so one is enough."""
         return seeds[:1] if len(seeds[0]) == len(self.train) else seeds
 
     def _accuracy(self, predicted: Tensor) -> float:
@@ -168,7 +171,7 @@ class Transfer:
 
 
 def main(args) -> None:
-    """Compute, print, draw, and write down: `results.json` in output_dir, and the checkpoint's card."""
+    """Compute, print and draw the results; write them to `results.json` in output_dir and to the checkpoint's card."""
     from accelerate import PartialState
 
     PartialState(cpu=best_device(args.use_cpu).type == "cpu")
@@ -190,9 +193,9 @@ def main(args) -> None:
         raise not_written(directory / "results.json", error) from error
     name = Path(args.model_name_or_path)
     if (name / card.CARD).exists():
-        said = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
-        how = "Accuracy in per cent, mean ± standard deviation over seeds."
-        body = f"{plain_text.markdown(title)}. {how}\n\n{markdown(table, columns)}{said}"
+        warnings = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
+        units = "Accuracy in per cent, mean ± standard deviation over seeds."
+        body = f"{plain_text.markdown(title)}. {units}\n\n{markdown(table, columns)}{warnings}"
         best = {row: mean(values[OURS]) for row, values in table.items() if OURS in values and "±" not in row}
         heading = f"Transfer to {Path(args.dataset).name}: {', '.join(args.mode)}"
         card.add_results(name, heading, body, best, args.dataset, drawn)
@@ -216,7 +219,7 @@ def markdown(table: Table, columns: list[str]) -> str:
 
 
 def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) -> dict[Path, str]:
-    """Accuracy against the number of labels, and against the layer, where there are several. {file: caption}."""
+    """Accuracy against the number of labels, and against the layer, if there are several. {file: caption}."""
     dataset, drawn = Path(transfer.args.dataset).name, {}
     for mode in ("k-NN", "linear", "fine-tuned"):
         shown = {amount: table.get(f"{mode}, {_labels(amount)}", {}) for amount in transfer.subsets}
@@ -244,7 +247,7 @@ def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) 
 
 
 def _labels(amount: str) -> str:
-    return f"{amount} of the labels" if amount.endswith("%") else f"{amount} a class"
+    return f"{amount} of the labels" if amount.endswith("%") else f"{amount} per class"
 
 
 def _cell(values: list[float] | None) -> str:
