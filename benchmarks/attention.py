@@ -16,18 +16,18 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.kernels import attention
 
 
 @dataclass
-class BenchmarkArgs:
-    lengths: list[int] = flag([17, 32, 65, 128, 256, 512, 1024], "of the sequences")
-    tokens: int = flag(4096, "in a batch")
-    heads: int = flag(4, "of attention")
-    width: int = flag(64, "of a head")
-    turns: int = flag(9, "of every side")
-    threads: int = flag(torch.get_num_threads(), "of torch")
+class BenchmarkArgs(Flags):
+    lengths: list[int] = flag([17, 32, 65, 128, 256, 512, 1024], "of the sequences", at_least=1)
+    tokens: int = flag(4096, "in a batch", at_least=1)
+    heads: int = flag(4, "of attention", at_least=1)
+    width: int = flag(64, "of a head", at_least=1)
+    turns: int = flag(9, "of every side", at_least=1)
+    threads: int = flag(torch.get_num_threads(), "of torch", at_least=1)
 
 
 def main(args: BenchmarkArgs) -> None:

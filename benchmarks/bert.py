@@ -30,7 +30,7 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.utils import logging
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data.loader import Loader
 from mmssl.data.text import documents, masking, packed
 from mmssl.data.text.tokens import train_wordpiece
@@ -53,17 +53,17 @@ KINDS = {  # of operators, by what their names hold; the first that fits
 
 
 @dataclass
-class BenchmarkArgs:
+class BenchmarkArgs(Flags):
     dataset: str = flag("wikipedia", "text: a built-in name, files, a folder or a Hub id")
     size: str = flag("mini", "layers and width, see recipes/bert.py", (*bert.SIZES,))
     architecture: str = flag("bert", "of the model", bert.ARCHITECTURES)
-    vocab_size: int = flag(30522, "of the tokenizer, trained on the text; BERT's has so many")
-    max_seq_length: int = flag(128, "tokens of a sequence")
-    batch_size: int = flag(32, "sequences in a step")
-    turns: int = flag(5, "of every side")
-    steps: int = flag(4, "in a turn")
-    quality_steps: int = flag(0, "train ours and Trainer so long, and print the held-out loss of both")
-    threads: int = flag(torch.get_num_threads(), "of torch, for every side")
+    vocab_size: int = flag(30522, "of the tokenizer, trained on the text; BERT's has so many", at_least=1)
+    max_seq_length: int = flag(128, "tokens of a sequence", at_least=1)
+    batch_size: int = flag(32, "sequences in a step", at_least=1)
+    turns: int = flag(5, "of every side", at_least=1)
+    steps: int = flag(4, "in a turn", at_least=1)
+    quality_steps: int = flag(0, "train ours and Trainer so long, and print the held-out loss of both", at_least=0)
+    threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
     use_cpu: bool = flag(False, "leave the GPU alone")
 
 

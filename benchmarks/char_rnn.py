@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data.loader import Loader
 from mmssl.data.text import characters, documents
 from mmssl.evaluation.language_model import LanguageModelEvaluation, entropy, nats
@@ -41,10 +41,10 @@ WINDOW = 64  # of nanoGPT
 
 
 @dataclass
-class BenchmarkArgs:
+class BenchmarkArgs(Flags):
     dataset: str = flag("wikipedia", "as in recipes/char_rnn.py")
-    seconds: float = flag(360.0, "of processor time, for every side")
-    threads: int = flag(torch.get_num_threads(), "of torch, for every side")
+    seconds: float = flag(360.0, "of processor time, for every side", above=0)
+    threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
     sides: str = flag("ours,char-rnn,nanoGPT", "which, with commas between")
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import turns
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
 from mmssl.data.images import views
@@ -41,12 +41,12 @@ from clip import AUGMENTATIONS, ClipArgs
 
 
 @dataclass
-class BenchmarkArgs:
+class BenchmarkArgs(Flags):
     peer_python: str | None = flag(None, "interpreter of an environment with open_clip_torch")
-    turns: int = flag(7, "of every side")
-    steps: int = flag(10, "in a turn")
-    workers: int = flag(0, "data processes, for every side")
-    threads: int = flag(torch.get_num_threads(), "of torch, for every side")
+    turns: int = flag(7, "of every side", at_least=1)
+    steps: int = flag(10, "in a turn", at_least=1)
+    workers: int = flag(0, "data processes, for every side", at_least=0)
+    threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
 
 
 def main(args: BenchmarkArgs) -> None:

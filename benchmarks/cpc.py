@@ -31,7 +31,7 @@ from transformers import Trainer, Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 from transformers.utils import logging
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data.audio.recordings import Recordings, load
 from mmssl.data.loader import Loader
 from mmssl.device import fast_bf16
@@ -47,19 +47,19 @@ RECIPE = CpcAudioArgs()
 
 
 @dataclass
-class BenchmarkArgs:
+class BenchmarkArgs(Flags):
     dataset: str = flag("voices", "recordings: a built-in name, a folder, Parquet or a Hub id")
-    sampling_rate: int = flag(RECIPE.sampling_rate, "Hz")
-    hidden_size: int = flag(RECIPE.hidden_size, "channels of the convolutions")
-    context_size: int = flag(RECIPE.context_size, "of the GRU, and of the transformer")
-    conv_kernel: list[int] = flag(RECIPE.conv_kernel, "of both")
-    conv_stride: list[int] = flag(RECIPE.conv_stride, "of both")
-    crop_seconds: float = flag(RECIPE.crop_seconds, "of a recording")
+    sampling_rate: int = flag(RECIPE.sampling_rate, "Hz", at_least=1)
+    hidden_size: int = flag(RECIPE.hidden_size, "channels of the convolutions", at_least=1)
+    context_size: int = flag(RECIPE.context_size, "of the GRU, and of the transformer", at_least=1)
+    conv_kernel: list[int] = flag(RECIPE.conv_kernel, "of both", at_least=1)
+    conv_stride: list[int] = flag(RECIPE.conv_stride, "of both", at_least=1)
+    crop_seconds: float = flag(RECIPE.crop_seconds, "of a recording", above=0)
     negatives: str = flag(RECIPE.negatives, "of ours", ("within", "across"))
-    batch_size: int = flag(RECIPE.per_device_train_batch_size, "recordings in a step")
-    turns: int = flag(7, "of every side")
-    steps: int = flag(20, "in a turn")
-    threads: int = flag(torch.get_num_threads(), "of torch, for every side")
+    batch_size: int = flag(RECIPE.per_device_train_batch_size, "recordings in a step", at_least=1)
+    turns: int = flag(7, "of every side", at_least=1)
+    steps: int = flag(20, "in a turn", at_least=1)
+    threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
     use_cpu: bool = flag(False, "leave the GPU alone")
 
     def recipe(self, **more) -> CpcAudioArgs:

@@ -8,9 +8,9 @@ loop logs every 10 steps, with collapse watch. Median over rounds of the time of
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import ViTConfig, ViTModel
 
-from mmssl.arguments import TrainArgs
+from mmssl.arguments import Flags, TrainArgs, command, flag
 from mmssl.data.loader import Loader
 from mmssl.method import Method, Output
 from mmssl.training.loop import train
@@ -98,14 +98,16 @@ def our_loop(method: Method, data: Dataset, batch: int, steps: int) -> float:
         return train(method, loader, args, [adamw(method, 1e-3)]).seconds / steps
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+@dataclass
+class BenchmarkArgs(Flags):
+    rounds: int = flag(5, "of both loops", at_least=1)
+
+
+def main(args: BenchmarkArgs) -> None:
     for name, (encoder, shape, outputs, batch, steps) in CASES.items():
         data = Samples(shape, outputs, batch * steps)
         times: dict = {bare_loop: [], our_loop: []}
-        for i in range(rounds + 1):
+        for i in range(args.rounds + 1):
             order = (bare_loop, our_loop) if i % 2 else (our_loop, bare_loop)
             for run in order:
                 torch.manual_seed(0)
@@ -118,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, BenchmarkArgs, __doc__)

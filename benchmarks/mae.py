@@ -27,7 +27,7 @@ from PIL import Image
 from transformers import Trainer, TrainingArguments, ViTMAEForPreTraining
 from transformers.utils import logging
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
 from mmssl.data.images import decoding, views
@@ -42,16 +42,16 @@ from mae import MaeArgs
 
 
 @dataclass
-class BenchmarkArgs:
+class BenchmarkArgs(Flags):
     dataset: str = flag("emoji", "images: a built-in name, file, folder or Hub id")
     size: str = flag("micro", "of encoder and decoder", tuple(mae.SIZES))
-    image_size: int = flag(72, "pixels a side")
-    patch_size: int = flag(9, "pixels a side")
-    batch_size: int = flag(128, "images in a step")
-    turns: int = flag(5, "of every side")
-    steps: int = flag(8, "in a turn")
-    workers: int = flag(0, "data processes, for every side")
-    threads: int = flag(torch.get_num_threads(), "of torch, for every side")
+    image_size: int = flag(72, "pixels a side", at_least=1)
+    patch_size: int = flag(9, "pixels a side", at_least=1)
+    batch_size: int = flag(128, "images in a step", at_least=1)
+    turns: int = flag(5, "of every side", at_least=1)
+    steps: int = flag(8, "in a turn", at_least=1)
+    workers: int = flag(0, "data processes, for every side", at_least=0)
+    threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
     torch_compile: bool = flag(False, "one side more: our loop with --torch_compile")
     use_cpu: bool = flag(False, "leave the GPU alone")
 

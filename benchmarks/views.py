@@ -24,8 +24,7 @@ import turns
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from mmssl.arguments import command, flag
-from mmssl.data.images.decoding import ColourJitter, RandomResizedCrop, normalise, unit_range
+from mmssl.arguments import Flags, command, flag
 from mmssl.data.images.views import SIMCLR, Views, tensor_form
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -34,11 +33,11 @@ OURS = "compiled pass"
 
 
 @dataclass
-class BenchmarkArgs:
+class BenchmarkArgs(Flags):
     peer_python: str | None = flag(None, "interpreter of an environment with kornia")
-    turns: int = flag(9, "of every side")
-    steps: int = flag(4, "batches in a turn")
-    threads: int = flag(1, "of torch, for every side; Pillow has one")
+    turns: int = flag(9, "of every side", at_least=1)
+    steps: int = flag(4, "batches in a turn", at_least=1)
+    threads: int = flag(1, "of torch, for every side; Pillow has one", at_least=1)
 
 
 def main(args: BenchmarkArgs) -> None:
@@ -50,7 +49,6 @@ def main(args: BenchmarkArgs) -> None:
             OURS: of_tensors(Views([SIMCLR], MEAN, STD), pixels),
             "the same, blurred in half": of_tensors(Views([replace(SIMCLR, blur=0.5)], MEAN, STD), pixels),
             "tensor_form": plain(pixels),
-            "crop, saturation as tensors": former(pixels),
             "Pillow": of_images(pixels),
         }
         if size < 96:
@@ -98,12 +96,6 @@ def plain(pixels: Tensor) -> Callable[[int], float]:
         return tensor_form(pixels, parameters, size, False, 0, views.mean, views.std)
 
     return timed(once)
-
-
-def former(pixels: Tensor) -> Callable[[int], float]:
-    """Less than the others do: neither contrast, hue nor grey, and no antialiasing."""
-    crop, jitter = RandomResizedCrop(), ColourJitter(0.4)
-    return timed(lambda step: normalise(jitter(crop(unit_range(pixels))), MEAN, STD))
 
 
 def of_images(pixels: Tensor) -> Callable[[int], float]:

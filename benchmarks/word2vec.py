@@ -33,13 +33,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import gensim
 import torch
 from accelerate import PartialState
 
-from mmssl.arguments import TrainArgs
+from mmssl.arguments import Flags, TrainArgs, explained, flag
 from mmssl.data.loader import Loader
 from mmssl.data.text import corpus
 from mmssl.data.text.skip_grams import Pieces, windows
@@ -173,20 +174,34 @@ def peak(threads: int) -> float:
     return rate
 
 
+@dataclass
+class BenchmarkArgs(Flags):
+    """The flags of `main`, once more for their ranges."""
+
+    what: str
+    text: str
+    results: str | None
+    dimension: int = flag(100, "of the vectors", at_least=1, at_most=16384)
+    threads: int = flag(1, "of the kernel", at_least=1, at_most=1024)
+    pairs: int = flag(5, "runs of each side", at_least=1)
+    seeds: list[int] = flag([0, 1, 2], "of quality, each one run", at_least=0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "raw", "quality", "ours", "peak"))
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--text", required=True)
     parser.add_argument("--dimension", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--results", type=Path, help="append each pair here")
-    options = parser.parse_args()
+    parser.add_argument("--results", help="append each pair here")
+    with explained():
+        options = BenchmarkArgs(**vars(parser.parse_args()))
     torch.set_num_threads(1)
     PartialState(cpu=True)
     with tempfile.TemporaryDirectory() as place:
-        file = options.text
+        file = Path(options.text)
         if file.suffix == ".gz":
             file = Path(place, "text.txt")
             with gzip.open(options.text) as packed, open(file, "wb") as f:
@@ -220,7 +235,7 @@ def main() -> None:
                 with open(options.results, "a") as f:
                     f.write(json.dumps(runs[-1]) + "\n")
     if options.results:
-        every = [json.loads(line) for line in options.results.read_text().splitlines()]
+        every = [json.loads(line) for line in Path(options.results).read_text().splitlines()]
         runs = [run for run in every if all(run[k] == runs[-1][k] for k in ("what", "dimension", "threads"))]
     if options.what == "quality":
         for how in (name for name in runs[0] if name.startswith("same")):

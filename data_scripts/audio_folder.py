@@ -14,7 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCardData
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data.audio import parquet, recordings
 from mmssl.errors import BadInput
 from mmssl.plain_text import code, markdown, one_line, say
@@ -31,7 +31,7 @@ Licence: {licence}. The recordings are unchanged; their names say the rest, as {
 
 
 @dataclass
-class FolderArgs:
+class FolderArgs(Flags):
     source: str = field(metadata={"help": "folder of recordings, or of folders of them"})
     output_dir: str = flag("data/audio_folder", "where the Parquet files and the card go")
     pattern: str = flag("{label}/{name}", "what a path says, from the end, without the suffix; {take:d} is a number")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets import Audio, IterableDataset, load_dataset
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data.audio import parquet, recordings
 from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import say
@@ -35,14 +35,14 @@ CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/); the recordings are unc
 
 
 @dataclass
-class LibriSpeechArgs:
+class LibriSpeechArgs(Flags):
     source: str = flag(
         "openslr/librispeech_asr", "a Hub id, or the folder that the archives of openslr.org/12 unpack to"
     )
     configuration: str = flag("clean", "on the Hub: clean or other")
     split: str = flag("train.100", "on the Hub: train.100 or train.360 of clean, train.500 of other")
-    hours: float = flag(10.0, "of speech, those that come first")
-    test_hours: float = flag(0.5, "of speech, of the test part")
+    hours: float = flag(10.0, "of speech, those that come first", above=0, at_most=10**6)
+    test_hours: float = flag(0.5, "of speech, of the test part", above=0, at_most=10**6)
     output_dir: str = flag("data/librispeech", "where the Parquet files and the card go")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmssl.arguments import command, flag
+from mmssl.arguments import Flags, command, flag
 from mmssl.data.audio import parquet, recordings
 from mmssl.plain_text import say
 
@@ -33,7 +33,7 @@ From https://github.com/Jakobovski/free-spoken-digit-dataset, Zohar Jackson and 
 
 
 @dataclass
-class DigitsArgs:
+class DigitsArgs(Flags):
     source: str = field(metadata={"help": "its WAV files, {digit}_{speaker}_{take}.wav; or a Hub id, with those names"})
     output_dir: str = flag("data/spoken_digits", "where the Parquet files and the card go")
     hold_out: str = flag("take=0,1,2,3,4", "test part: column=value,value, of digit, speaker and take")

@@ -25,6 +25,7 @@ from mmssl.plain_text import one_line, say, shortened
 TRACKERS = ("tensorboard", "trackio", "wandb")
 RANGE = ("at_least", "above", "at_most", "below")
 LARGEST = 2**31 - 1  # limit of a flag that sets no limit of its own
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on Linux; a longer one is an OSError wherever it is first looked for
 
 
 def flag(
@@ -54,13 +55,17 @@ class Flags:
     """Base of every command's dataclass: checks the flags."""
 
     def __post_init__(self) -> None:
-        """Raise BadInput if a number is not finite or out of range, or if a flag that describes a new model is given
-        together with a checkpoint."""
+        """Raise BadInput if a number is not finite or out of range, if a text is not one of the choices or cannot be
+        a name, or if a flag that describes a new model is given together with a checkpoint."""
         for f in fields(self):
-            value = getattr(self, f.name)
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, (int, float)) and not isinstance(number, bool):
-                    _check_range(f.name, number, **limits(type(self), f.name))
+            given, choices, default = getattr(self, f.name), f.metadata.get("choices"), _default(f)
+            for value in given if isinstance(given, list) else [given]:
+                if choices and value not in (*choices, default):
+                    raise BadInput(f"--{f.name} is {value!r}; choose from {', '.join(map(str, choices))}")
+                if isinstance(value, str) and value != default:
+                    check_text(f"--{f.name}", value)
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    _check_range(f.name, value, **limits(type(self), f.name))
         new = tuple(f.name for f in fields(self) if f.metadata.get("of_new_model"))
         if new and self.model_name_or_path:
             self.refuse(new, f"--model_name_or_path {self.model_name_or_path}: the checkpoint decides them")
@@ -70,6 +75,26 @@ class Flags:
         changed = [f"--{f.name}" for f in fields(self) if f.name in names and getattr(self, f.name) != _default(f)]
         if changed:
             raise BadInput(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} no effect with {because}")
+
+
+def check_text(flag: str, text: str) -> None:
+    """Raise BadInput, beginning with `flag`, if a text can be no name of a file, a column or a model, nor several with
+    commas between them."""
+    if not text.strip():
+        raise BadInput(f"{flag} is empty; give a value, or leave it out")
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{flag} {text} is not valid UTF-8, which data and models are read with; rename it") from error
+    if b"\0" in encoded:
+        raise BadInput(f"{flag} {text} contains a NUL byte")
+    for path in encoded.split(b","):
+        if len(path) > LONGEST_PATH or max(map(len, path.split(b"/"))) > LONGEST_NAME:
+            raise BadInput(f"{flag} {text} is longer than a path can be ({LONGEST_NAME} bytes between two slashes)")
+        try:
+            Path(path.decode()).expanduser()
+        except RuntimeError as error:
+            raise BadInput(f"{flag} {text}: there is no user of that name") from error
 
 
 def limits(flags: type[Flags], name: str) -> dict[str, float]:
@@ -91,7 +116,7 @@ def _check_range(
     below: float = math.inf,
 ) -> None:
     rules = {
-        "finite": math.isfinite(value),
+        "finite": isinstance(value, int) or math.isfinite(value),  # an int may be too large for a float
         f"{at_least} or more": value >= at_least,
         f"above {above}": value > above,
         f"below {below}": value < below,
@@ -154,6 +179,16 @@ class TrainArgs(Flags):
             raise BadInput(f"--report_to {self.report_to}: not installed; pip install {self.report_to}")
         if self.push_to_hub and not self.hub_model_id:
             raise BadInput("--push_to_hub needs --hub_model_id user/name")
+        if self.max_steps > 0:
+            self.check_warmup(self.max_steps)
+
+    def check_warmup(self, total: int) -> None:
+        """Raise BadInput if the warm-up is longer than the run of `total` steps."""
+        if self.warmup_steps >= 1 and self.warmup_steps > total:
+            raise BadInput(
+                f"--warmup_steps {self.warmup_steps:g} is more than the {total:,} steps of the run, which would never "
+                "reach its learning rate; lower it, or give a fraction of the run, below 1"
+            )
 
 
 def _default(f: Field):

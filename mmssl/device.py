@@ -27,3 +27,14 @@ def fast_bf16(use_cpu: bool = False) -> bool:
 def precision(args) -> str:
     """The precision that --bf16 selects on this device: "bf16" or "no"."""
     return "bf16" if args.bf16 == "yes" or (args.bf16 == "auto" and fast_bf16(args.use_cpu)) else "no"
+
+
+def free_memory() -> int | None:
+    """Bytes: of the machine, or of its GPU if that has more. None if the system does not tell."""
+    import psutil  # comes with accelerate
+
+    try:
+        free = psutil.virtual_memory().available
+        return max(free, torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free
+    except (OSError, RuntimeError, psutil.Error):  # /proc cannot be read; the driver fails
+        return None

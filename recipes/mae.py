@@ -61,8 +61,12 @@ class MaeArgs(pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/mae", "where the encoder, log, figures and checkpoints go")
     model_name_or_path: str | None = flag(None, "continue from this MAE: an earlier run, a directory or a Hub id")
     size: str = flag("micro", "size of encoder and decoder", mae.SIZES, of_new_model=True)
-    image_size: int | None = flag(None, "pixels a side; default: what the data has", at_least=2, of_new_model=True)
-    patch_size: int | None = flag(None, "pixels a side; default: an eighth of the image", at_least=1, of_new_model=True)
+    image_size: int | None = flag(
+        None, "pixels a side; default: what the data has", at_least=2, at_most=2048, of_new_model=True
+    )
+    patch_size: int | None = flag(
+        None, "pixels a side; default: an eighth of the image", at_least=1, at_most=2048, of_new_model=True
+    )
     mask_ratio: float = flag(0.75, "fraction of the patches that is masked", above=0, below=1)
     decode_ratio: float = flag(1.0, "fraction of the masked patches painted in a step", above=0, at_most=1)
     norm_pix_loss: bool = flag(True, "standardise each target patch", of_new_model=True)

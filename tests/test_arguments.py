@@ -1,20 +1,30 @@
 """The flags: their ranges, those of a model made from scratch, and what the device decides."""
 
+import io
 import math
 import re
 import runpy
-from dataclasses import dataclass, fields, is_dataclass
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 
 import pytest
 import torch
+from generated import fast
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from processes import RECIPES
 
-from mmssl.arguments import LARGEST, Flags, TrainArgs, flag, limits, parse
+from mmssl.arguments import LARGEST, Flags, TrainArgs, explained, flag, limits, parse
 from mmssl.device import fast_bf16
 from mmssl.errors import BadInput
 from mmssl.evaluation.masked_lm import MaskedLMArgs
 from mmssl.evaluation.retrieval import RetrievalArgs
+from mmssl.evaluation.word_similarity import WordSimilarityArgs
 from mmssl.evaluation.zero_shot import ZeroShotArgs
+from mmssl.hub.onnx import OnnxArgs
+from mmssl.methods import char_rnn
+from mmssl.models import memory
 
 
 @pytest.mark.parametrize(
@@ -48,7 +58,7 @@ class Overridden(Ranges):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("values", "said"),
     [
         ({"share": math.nan}, "--share is nan; it must be finite"),
         ({"share": math.inf}, "--share is inf; it must be finite"),
@@ -63,9 +73,9 @@ class Overridden(Ranges):
         ({"several": [101]}, "--several is 101; it must be at most 100"),
     ],
 )
-def test_a_number_out_of_its_range_is_refused_by_its_flag(given, said):
+def test_a_number_out_of_its_range_is_refused_by_its_flag(values, said):
     with pytest.raises(BadInput, match=re.escape(said)):
-        Ranges(**given)
+        Ranges(**values)
 
 
 def test_numbers_at_the_border_of_their_range_and_none_are_taken():
@@ -80,21 +90,136 @@ def test_a_field_that_overrides_another_keeps_its_range_unless_it_has_its_own():
     assert Overridden(few=10**6).few == 10**6
 
 
-def commands() -> list[type]:
-    """The dataclass of each recipe and of each evaluation of a checkpoint."""
-    recipes = [runpy.run_path(str(file)) for file in sorted(RECIPES.glob("*.py"))]
-    found = [v for names in recipes for v in names.values() if is_dataclass(v) and v.__module__ == "<run_path>"]
-    assert len(found) == len(recipes) > 7
-    return [*found, RetrievalArgs, ZeroShotArgs, MaskedLMArgs]
+ROOT = RECIPES.parent
+WITHOUT_FLAGS = {"emoji", "voices", "wikipedia", "turns", "kornia_worker", "open_clip_worker"}  # one folder, or none
+FOLDERS = ("recipes", "data_scripts", "benchmarks")
+SCRIPTS = [f for name in FOLDERS for f in sorted((ROOT / name).glob("*.py")) if f.stem not in WITHOUT_FLAGS]
+
+
+@cache
+def commands() -> dict[str, type[Flags]]:
+    """The dataclass of each script and of each command of the package."""
+    found = {}
+    for file in SCRIPTS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(file.parent)  # benchmarks import turns
+            names = runpy.run_path(str(file))
+        for value in names.values():
+            if is_dataclass(value) and value.__module__ == "<run_path>" and value.__name__.endswith("Args"):
+                found[f"{file.parent.name}/{file.stem}"] = value
+    own = (RetrievalArgs, ZeroShotArgs, MaskedLMArgs, WordSimilarityArgs, OnnxArgs)
+    return found | {value.__name__: value for value in own}
+
+
+def test_every_script_has_a_dataclass_of_checked_flags():
+    assert {f"{file.parent.name}/{file.stem}" for file in SCRIPTS} == {name for name in commands() if "/" in name}
+    assert all(issubclass(command, Flags) for command in commands().values())
+
+
+def required(command: type[Flags]) -> dict:
+    return {f.name: "given" for f in fields(command) if f.default is MISSING and f.default_factory is MISSING}
 
 
 def test_every_number_of_every_command_has_a_lower_limit_and_its_default_lies_in_its_range():
-    for command in commands():
-        numbers = [f.name for f in fields(command) if re.search(r"\b(int|float)\b", str(f.type))]
-        assert len(numbers) > 2 and issubclass(command, Flags)
-        for name in numbers:
-            assert limits(command, name).keys() & {"at_least", "above"}, f"{command.__name__} --{name}"
-        command()
+    for name, command in commands().items():
+        for number in (f.name for f in fields(command) if re.search(r"\b(int|float)\b", str(f.type))):
+            assert limits(command, number).keys() & {"at_least", "above"}, f"{name} --{number}"
+        command(**required(command))
+
+
+NUMBERS = ["0", "-1", "1", "2", "0.5", "1e-9", "1e99", "nan", "inf", "-inf", "9" * 20, "9" * 400, "9" * 5000,
+           "1000000000", "100000000", "1_000", "٣", "0x10", "1.5.2", "--3"]  # fmt: skip
+TEXTS = ["", " ", ",", ".", "/", "~", "~nobody-of-that-name/x", "a\0b", "a\udcffb", "x" * 300, "x/" * 3000, "a" * 10**5,
+         "two\nlines", "\x1b[2J", "{}", "%s%d", "%(default)s", "@file", "-", "--", "none", "auto", "True", "user/name",
+         "runs/none", "../..", "日本語", "$(id)", "'; rm -rf '", "cosine", "yes"]  # fmt: skip
+values = st.sampled_from([*NUMBERS, *TEXTS]) | st.text(max_size=20) | st.integers().map(str) | st.floats().map(str)
+
+
+@st.composite
+def command_lines(draw) -> tuple[str, list[str]]:
+    """A command, and up to five of its flags with up to three values each."""
+    name = draw(st.sampled_from(sorted(commands())))
+    flags = [f.name for f in fields(commands()[name])] + ["no_such_flag"]
+    argv = [part for key in required(commands()[name]) for part in (f"--{key}", "given")]
+    for flag_name in draw(st.lists(st.sampled_from(flags), max_size=5)):
+        argv += [f"--{flag_name}", *draw(st.lists(values, max_size=3))]
+    return name, argv
+
+
+@settings(fast, max_examples=1000)
+@given(command_lines())
+@example(("recipes/clip", ["--temperature", "0"]))
+@example(("recipes/clip", ["--max_length", "0"]))
+@example(("recipes/clip", ["--first_caption", "-1"]))
+@example(("recipes/clip", ["--word_dropout", "2"]))
+@example(("recipes/mae", ["--patch_size", "0"]))
+@example(("recipes/mae", ["--weight_decay", "-1"]))
+@example(("recipes/mae", ["--max_grad_norm", "nan"]))
+@example(("recipes/mae", ["--max_steps", "9" * 400]))
+@example(("recipes/mae", ["--output_dir", "~nobody-of-that-name/x"]))
+@example(("recipes/word2vec", ["--window", "100000000"]))
+@example(("recipes/cpc_audio", ["--sampling_rate", "1000000000"]))
+@example(("data_scripts/librispeech", ["--hours", "nan"]))
+@example(("WordSimilarityArgs", ["--vectors", ""]))
+def test_any_flags_give_arguments_or_one_line_and_status_2(line):
+    name, argv = line
+    command, said = commands()[name], io.StringIO()
+    with redirect_stderr(said), redirect_stdout(said):
+        try:
+            with explained():
+                assert isinstance(parse(command, argv), command)
+        except SystemExit as left:
+            assert left.code == 2 or "--help" in argv or "-h" in argv
+            if left.code == 2:
+                assert re.fullmatch(r"error: [^\n]+\n", said.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dataset": ""}, "--dataset is empty; give a value, or leave it out"),
+        ({"output_dir": "  "}, "--output_dir is empty"),
+        ({"dataset": "a\0b"}, "contains a NUL byte"),
+        ({"dataset": "good,b\udcffd"}, "is not valid UTF-8"),
+        ({"dataset": f"good,{'x' * 256}"}, "is longer than a path can be"),
+        ({"output_dir": "x/" * 2048}, "is longer than a path can be"),
+        ({"output_dir": "~nobody-of-that-name/x"}, "there is no user of that name"),
+        ({"model_name_or_path": ""}, "--model_name_or_path is empty"),
+        ({"lr_scheduler_type": "square"}, "--lr_scheduler_type is 'square'; choose from cosine, linear, constant"),
+        ({"max_steps": 10**400}, "it must be at most 1,000,000,000"),
+        ({"max_steps": 10, "warmup_steps": 11}, "--warmup_steps 11 is more than the 10 steps of the run"),
+    ],
+)
+def test_a_text_that_can_be_no_name_and_a_warmup_that_never_ends_are_refused_by_their_flag(changed, message):
+    with pytest.raises(BadInput, match=re.escape(message)):
+        commands()["recipes/mae"](**changed)
+
+
+def test_several_files_may_be_longer_together_than_one_path_can_be():
+    assert TrainArgs(dataset=",".join(["x" * 200] * 100)).dataset
+
+
+def test_a_model_that_does_not_fit_into_memory_is_refused_before_it_is_built():
+    with pytest.raises(BadInput, match="--hidden_size 16384, --num_hidden_layers 100: training .* weights takes"):
+        char_rnn.from_scratch(Vocabulary(), cell="lstm", hidden_size=16384, num_hidden_layers=100, embedding_size=64)
+    with pytest.raises(BadInput, match=r"--dimension 16384, 100,000,000 words: training 3,276,\d+,\d+,\d+ weights"):
+        memory.refuse_too_large(2 * 16384 * 10**8, "--dimension 16384, 100,000,000 words", each=4)
+
+
+def test_counting_the_weights_of_a_model_moves_no_random_numbers():
+    torch.manual_seed(0)
+    built = memory.build(lambda: torch.nn.Linear(3, 4), "--width 4")
+    torch.manual_seed(0)
+    assert torch.equal(built.weight, torch.nn.Linear(3, 4).weight)
+
+
+class Vocabulary:
+    """Of three symbols."""
+
+    pad_token_id = 0
+
+    def __len__(self) -> int:
+        return 3
 
 
 @dataclass

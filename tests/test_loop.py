@@ -499,3 +499,9 @@ def test_compiled_run_learns_the_same_and_saves_plain_checkpoints(tmp_path):
     assert keys[0] == keys[1]
     resumed = run(tmp_path / "resumed", noise=0.0, resume_from_checkpoint=str(checkpoints[1]))  # without compiling
     assert bits(resumed) == bits(compiled)
+
+
+def test_a_warmup_longer_than_the_run_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(BadInput, match="--warmup_steps 1000 is more than the"):
+        run(tmp_path / "run", max_steps=-1, num_train_epochs=1, warmup_steps=1000)
+    assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl import bounded_json
+from mmssl.arguments import check_text
 from mmssl.data.atomic import once
 from mmssl.data.built_in import BUILT_IN, build
 from mmssl.data.images.decoding import undecoded
@@ -165,6 +166,8 @@ def _built(name: str) -> Path:
 
 def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | dict:
     files = sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        check_text("--dataset: the name", str(file.relative_to(path)))
     for suffix in (".parquet", ".tar"):
         if found := [f for f in files if f.suffix.lower() == suffix and f.stem != "metadata"]:
             return _read(READERS[suffix], by_split(path, found), streaming)

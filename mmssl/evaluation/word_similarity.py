@@ -1,6 +1,6 @@
 """Evaluation of word vectors: word similarity, analogies, nearest neighbours, and a probe for social bias.
 
-python -m mmssl.evaluation.word_similarity runs/word2vec        (or any word2vec file)
+python -m mmssl.evaluation.word_similarity --vectors runs/word2vec        (or any word2vec file)
 
 WordSim-353 (Finkelstein et al. 2002), SimLex-999 (Hill et al. 2015) and the Google analogies (Mikolov et al. 2013) come
 with gensim. Pairs with an unknown word are left out. Because a score over few pairs is not comparable, the coverage
@@ -9,15 +9,16 @@ with gensim. Pairs with an unknown word are left out. Because a score over few p
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmssl import figures
+from mmssl.arguments import Flags, command, flag
 from mmssl.evaluation.held_out import Columns, Evaluation
-from mmssl.plain_text import markdown
+from mmssl.plain_text import markdown, say, say_lines
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
@@ -177,10 +178,19 @@ def _groups(lists: tuple[str, str, str, str]) -> tuple[tuple[list[str], list[str
     return (x, y), (a, b)
 
 
-if __name__ == "__main__":
+@dataclass
+class WordSimilarityArgs(Flags):
+    vectors: str = flag("runs/word2vec", "a run of recipes/word2vec.py, its Hub id, or a word2vec file")
+
+
+def main(args: WordSimilarityArgs) -> None:
     from mmssl.models.word_vectors import load
 
-    loaded, _ = load(sys.argv[1])
+    loaded, _ = load(args.vectors)
     for measure, value in evaluate(loaded).items():
-        print(f"{measure:24} {value:.3f}")
-    print(bias_report(loaded))
+        say(f"{measure:24} {value:.3f}")
+    say_lines(bias_report(loaded))
+
+
+if __name__ == "__main__":
+    command(main, WordSimilarityArgs, __doc__)

@@ -22,7 +22,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from mmssl import bounded_json
-from mmssl.arguments import explained
+from mmssl.arguments import check_text, explained
 from mmssl.data.atomic import whole
 from mmssl.errors import BadInput
 from mmssl.models.pretrained import JSON_FILES, ask_hub, said_by_hub
@@ -110,6 +110,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a new directory; default: the directory of the pickles")
     given = parser.parse_args()
     with explained():
+        for name in filter(None, (given.name, given.output)):
+            check_text("DIRECTORY", str(name))
         try:
             written = _convert_to(_local(given.name, given.output), given.output)
         except OSError as error:

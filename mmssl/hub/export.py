@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmssl import durable, figures
-from mmssl.arguments import TrainArgs, explained
+from mmssl.arguments import TrainArgs, check_text, explained
 from mmssl.errors import BadInput, not_written
 from mmssl.hub import card, reload
 from mmssl.hub.card import Record  # recipes say export.Record
@@ -353,6 +353,7 @@ def main() -> None:
     command.add_argument("--public", action="store_true", help="make a new repository public")
     given = parser.parse_args()
     with explained():
+        check_text("directory", str(given.directory))
         say(push(given.directory.expanduser(), given.repository, private=not given.public))
 
 

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from mmssl import bounded_json
-from mmssl.arguments import explained
+from mmssl.arguments import check_text, explained
 from mmssl.errors import BadInput
 from mmssl.hub.table import number, readable
 from mmssl.plain_text import code, markdown, say_lines
@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="a Markdown file with the two marks")
     given = parser.parse_args()
     with explained():
+        for file in given.files:
+            check_text("file", str(file))
         text = table(sorted(given.files))
         if given.into:
             write_into(given.into, text)

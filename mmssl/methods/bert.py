@@ -22,7 +22,7 @@ from mmssl.errors import BadInput, first_line
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Method, Output
-from mmssl.models import pretrained, remote_code, word_vectors
+from mmssl.models import memory, pretrained, remote_code, word_vectors
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
@@ -234,7 +234,8 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: st
         config = ModernBertConfig(intermediate_size=3 * width // 2, **given)  # as its base model
     else:
         config = BertConfig(intermediate_size=4 * width, **given)
-    return AutoModelForMaskedLM.from_config(config)
+    sizes = f"--size {size}, a vocabulary of {len(tokenizer):,}, {tokenizer.model_max_length:,} positions"
+    return memory.build(lambda: AutoModelForMaskedLM.from_config(config), sizes)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from mmssl.data.text import characters
 from mmssl.distributed import gather
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import pretrained
+from mmssl.models import memory, pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -126,7 +126,8 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, **sizes) -> CharRNNForCausa
         if name.endswith(("_size", "_layers")) and value < 1:
             raise BadInput(f"--{name} is {value}; it must be 1 or more")
     config = CharRNNConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes)
-    return CharRNNForCausalLM(config)
+    sizes = f"--hidden_size {config.hidden_size}, --num_hidden_layers {config.num_hidden_layers}"
+    return memory.build(lambda: CharRNNForCausalLM(config), sizes)
 
 
 def from_pretrained(name: str, trust_remote_code: bool) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]:

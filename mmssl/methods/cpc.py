@@ -24,7 +24,7 @@ from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
 from mmssl.method import Card, Method, Output, read_heads
-from mmssl.models import pretrained, word_vectors
+from mmssl.models import memory, pretrained, word_vectors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2FeatureExtractor
@@ -282,7 +282,8 @@ def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
     )  # fmt: skip
     # no normalisation over the whole recording: the features of a moment would depend on what comes later
     rate = {"sampling_rate": args.sampling_rate, "do_normalize": False, "return_attention_mask": True}
-    return CpcAudioModel(config), Wav2Vec2FeatureExtractor(**rate)
+    sizes = f"--hidden_size {args.hidden_size}, --context_size {args.context_size}, --conv_kernel {args.conv_kernel}"
+    return memory.build(lambda: CpcAudioModel(config), sizes), Wav2Vec2FeatureExtractor(**rate)
 
 
 def build_text(args, texts: Iterable[str]) -> tuple[CpcTextModel, PreTrainedTokenizerBase]:
@@ -301,7 +302,8 @@ def build_text(args, texts: Iterable[str]) -> tuple[CpcTextModel, PreTrainedToke
         hidden_size=args.hidden_size, context_size=args.context_size, kernel_size=args.kernel_size,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    model = CpcTextModel(config)
+    sizes = f"--hidden_size {args.hidden_size}, --context_size {args.context_size}, --vocab_size {args.vocab_size}"
+    model = memory.build(lambda: CpcTextModel(config), sizes)
     if vectors is not None:
         known = word_vectors.take_over(model.embedding.weight, words, vectors)
         word_vectors.say_taken_over(known, len(words), args.init_vectors)

@@ -19,7 +19,7 @@ from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Card, Method, Output
-from mmssl.models import image_encoders, pretrained, remote_code
+from mmssl.models import image_encoders, memory, pretrained, remote_code
 
 if TYPE_CHECKING:
     from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, ViTModel
@@ -212,7 +212,8 @@ def from_scratch(
         norm_pix_loss=norm_pix_loss,
         layer_norm_eps=1e-6,
     )
-    model = ViTMAEForPreTraining(config)
+    sizes = f"--image_size {image_size}, --patch_size {patch_size}, encoder of width {size.width}"
+    model = memory.build(lambda: ViTMAEForPreTraining(config), sizes)
     initialise(model)
     processor = ViTImageProcessorPil(size={"height": image_size, "width": image_size})
     return model, processor

@@ -31,7 +31,7 @@ from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.word2vec_torch import asked, masked_loss, update_batch
 from mmssl.method import Card, Method, Output
-from mmssl.models import word_vectors
+from mmssl.models import memory, word_vectors
 from mmssl.models.word_vectors import take_over
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Word2Vec(Method):
         self.hot = min(HOT, len(words)) if threads > 1 and not self.batched else 0
         lanes = 1 if why_no_kernel() else _kernel().LANES
         self._shape = len(words) + threads * self.hot, -(-dimension // lanes) * lanes
+        weights = 2 * self._shape[0] * self._shape[1]  # trained in place, without gradients and moments
+        memory.refuse_too_large(weights, f"--dimension {dimension}, {len(words):,} words", each=4)
         self.inputs, self.outputs = nn.Parameter(self._table()), nn.Parameter(self._table())
         with torch.no_grad():
             start = np.random.default_rng([seed, 0]).random((len(words), dimension), dtype=np.float32)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmssl.arguments import Flags, flag
 from mmssl.errors import BadInput
+from mmssl.models import memory
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ViTMAEModel, ViTModel
@@ -86,7 +87,11 @@ class EncoderArgs(Flags):
         None, "pixels a side; default: what the data has, at least 32", at_least=8, at_most=2048, of_new_model=True
     )
     patch_size: int | None = flag(
-        None, "pixels a side, of a ViT's patches; default: an eighth of the image", at_least=1, of_new_model=True
+        None,
+        "pixels a side, of a ViT's patches; default: an eighth of the image",
+        at_least=1,
+        at_most=2048,
+        of_new_model=True,
     )
 
 
@@ -188,7 +193,7 @@ def _vit(size: ViTSize, image_size: int, patch_size: int) -> PreTrainedModel:
         num_attention_heads=size.heads, intermediate_size=4 * size.width, hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0, layer_norm_eps=1e-6, pooler_act="linear",
     )  # fmt: skip
-    model = ViTModel(config)
+    model = memory.build(lambda: ViTModel(config), f"--image_size {image_size}, --patch_size {patch_size}")
     with torch.no_grad():  # the pooler gives the class token as it is
         nn.init.eye_(model.pooler.dense.weight)
         nn.init.zeros_(model.pooler.dense.bias)

@@ -14,7 +14,7 @@ from mmssl.arguments import Flags, flag
 from mmssl.data.images.decoding import shape
 from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput, first_line
-from mmssl.models import pretrained
+from mmssl.models import memory, pretrained
 
 if TYPE_CHECKING:
     from transformers import (
@@ -85,7 +85,9 @@ def from_scratch(
         "pad_token_id": tokenizer.pad_token_id,
         **_tower(text_width, text_layers),
     }
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection_dim))
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection_dim)
+    sizes = f"--vision_width {vision_width}, --vision_layers {vision_layers}, --text_width {text_width}"
+    model = memory.build(lambda: CLIPModel(config), f"{sizes}, --text_layers {text_layers}")
     side = {"height": image_size, "width": image_size}
     images = CLIPImageProcessorPil(size={"shortest_edge": image_size}, crop_size=side)
     return model, CLIPProcessor(image_processor=images, tokenizer=tokenizer)

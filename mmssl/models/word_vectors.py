@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, first_line
 from mmssl.models import pretrained
 from mmssl.plain_text import say
 
@@ -41,15 +42,18 @@ def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
         raise BadInput(f"{path}: no word vectors here (a word2vec file, or a directory with vectors.bin)")
     try:
         vectors = KeyedVectors.load_word2vec_format(file, binary=file.name.removesuffix(".gz").endswith(".bin"))
-    except (ValueError, EOFError, UnicodeDecodeError) as error:
+    except Exception as error:  # whatever gensim raises on a broken file; MemoryError if its header is wrong
         raise BadInput(
-            f"{file} is not in word2vec format: {error}. From gensim: "
+            f"{file} is not in word2vec format: {type(error).__name__}: {first_line(error)}. From gensim: "
             "model.wv.save_word2vec_format('vectors.bin', binary=True)"
         ) from error
     if not np.isfinite(vectors.vectors).all():
         word = vectors.index_to_key[int((~np.isfinite(vectors.vectors)).any(1).argmax())]
         raise BadInput(f"{file}: vectors that are NaN or infinite, that of {word!r} first")
-    return vectors, load_file(outputs)["outputs"] if outputs.exists() else None
+    try:
+        return vectors, load_file(outputs)["outputs"] if outputs.exists() else None
+    except (SafetensorError, OSError, KeyError) as error:
+        raise BadInput(f"{outputs} is cut off or damaged ({first_line(error)})") from error
 
 
 def write_text(file: Path, words: list[str], table: np.ndarray) -> None:

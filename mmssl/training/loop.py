@@ -61,6 +61,7 @@ def train(
     global_batch = loader.batch_size * accelerator.num_processes
     samples = global_batch * per_step
     total = total_steps(loader, args)
+    args.check_warmup(total)
     checkpoints, bare = Path(args.output_dir, CHECKPOINTS), method
     if args.torch_compile:
         bare.compile()

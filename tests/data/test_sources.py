@@ -210,3 +210,11 @@ def test_a_training_split_of_another_name_is_trained_on_not_the_test_split():
     parts = {name: Dataset.from_dict({"text": [name]}) for name in ("test.other", "test.clean", "train.100")}
     named = sources._named(parts)
     assert {part: rows["text"][0] for part, rows in named.items()} == {"train": "train.100", "test": "test.other"}
+
+
+@pytest.mark.parametrize("name", ["a\udcff.wav", "a\udcff.png", "sub\udcff/a.wav"])
+def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"content")
+    with pytest.raises(BadInput, match="is not valid UTF-8"):
+        sources.load(str(tmp_path))

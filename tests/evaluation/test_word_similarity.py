@@ -1,8 +1,11 @@
+import re
+
 import numpy as np
 import pytest
 from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
 
+from mmssl.errors import BadInput
 from mmssl.evaluation import word_similarity as ws
 
 
@@ -65,3 +68,38 @@ def test_occupations_lean_to_where_they_were_put():
 def test_neighbours_are_named_nearest_first():
     kv = vectors(["a", "b", "c"], np.array([[1, 0.0], [0.9, 0.1], [0, 1]]))
     assert ws.neighbours(kv, ["a", "unknown"], 2) == {"a": ["b", "c"]}
+
+
+BROKEN = {
+    "empty": b"",
+    "noise": bytes(range(256)) * 4,
+    "more words than memory holds": b"99999999999999 300\nword 1",
+    "wider than memory holds": b"3 99999999999999\nword 1",
+    "cut off": b"3 2\nword 0.5 0.5\nother 0.",
+    "a negative size": b"-2 -1\n",
+    "no numbers": b"two words\nword a b\n",
+}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".bin", ".txt.gz", ".bin.gz"])
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_file_of_vectors_that_is_none_is_refused(tmp_path, content, suffix):
+    file = tmp_path / f"vectors{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=re.escape(str(file))):
+        ws.main(ws.WordSimilarityArgs(vectors=str(file)))
+
+
+@pytest.mark.parametrize("name", ["none.bin", "a/b/c", ".", "/dev/null"])
+def test_a_path_without_vectors_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="no word vectors here"):
+        ws.main(ws.WordSimilarityArgs(vectors=name))
+
+
+def test_damaged_outputs_beside_the_vectors_are_refused(tmp_path):
+    vectors(["word"], np.ones((1, 2))).save_word2vec_format(tmp_path / "vectors.bin", binary=True)
+    (tmp_path / "pretraining").mkdir()
+    (tmp_path / "pretraining" / "outputs.safetensors").write_bytes(b"cut")
+    with pytest.raises(BadInput, match=r"outputs\.safetensors is cut off or damaged"):
+        ws.main(ws.WordSimilarityArgs(vectors=str(tmp_path)))
