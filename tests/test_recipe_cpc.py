@@ -220,7 +220,7 @@ def test_audio_refuses_in_one_sentence(place, flags, said):
 def test_audio_refuses_a_checkpoint_of_something_else_and_lists_that_would_be_ignored(documents, place):
     sizes = f"--per_device_train_batch_size 8 {TINY}"
     said = refused(audio(place, "other", "--model_name_or_path", place / "documents", sizes=sizes))
-    assert "is a CpcTextModel, no mmssl_cpc_audio of this project" in said
+    assert "is a CpcTextModel, not a mmssl_cpc_audio of mmssl" in said
     flags = ["--model_name_or_path", place / "documents", "--conv_stride", 4, 5, 2]
     said = refused(audio(place, "other", *flags, sizes=sizes))
     assert "--conv_stride has no effect with --model_name_or_path" in said
