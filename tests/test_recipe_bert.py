@@ -111,7 +111,7 @@ def write_vectors(file: Path, words: list[str], width: int) -> Path:
 def test_bert_begins_with_the_vectors_of_words_it_is_given(place):
     file = write_vectors(place / "vectors.txt", [*WORDS[:5], "unheard"], 128)
     said = recipe(place, "vectors", *SIZE.split(), "--init_vectors", file, "--learning_rate", 1e-12).succeed()
-    assert re.search(r"^5 of [\d,]+ words begin with the vectors of ", said, re.MULTILINE)
+    assert re.search(r"^5 of [\d,]+ words start from the vectors of ", said, re.MULTILINE)
     rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
     table = AutoModel.from_pretrained(place / "vectors").get_input_embeddings().weight
     expected = KeyedVectors.load_word2vec_format(file)[WORDS[:5]]

@@ -249,7 +249,7 @@ def test_text_begins_with_the_vectors_of_words_it_is_given(place):
     vectors.save_word2vec_format(place / "vectors.txt")
     sizes = TEXT.replace("--embedding_size 8", "") + " --learning_rate 1e-12"
     said = text(place, "vectors", "--init_vectors", place / "vectors.txt", sizes=sizes).succeed()
-    assert f"5 of {len(WORDS)} words begin with the vectors of" in said
+    assert f"5 of {len(WORDS)} words start from the vectors of" in said
     rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
     table = load_file(place / "vectors" / "model.safetensors")["embedding.weight"]
     np.testing.assert_allclose(table[rows], vectors[WORDS[:5]], atol=1e-5)

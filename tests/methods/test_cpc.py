@@ -115,7 +115,7 @@ def test_padding_changes_nothing():
 
 def test_a_batch_of_recordings_too_short_to_predict_is_refused():
     method, rows = batch("within")
-    with pytest.raises(BadInput, match="of which 3 are to be predicted"):
+    with pytest.raises(BadInput, match="too short to predict 3 ahead"):
         method(input_values=rows["input_values"][:, :30], lengths=torch.full((8,), 30))
 
 
