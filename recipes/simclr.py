@@ -1,8 +1,8 @@
-"""SimCLR on unlabelled images.
+"""SimCLR: trains on unlabelled images, leaves an image encoder (ResNetModel or ViTModel).
 
 accelerate launch recipes/simclr.py                                        # scikit-learn's digits, built in
 accelerate launch recipes/simclr.py --dataset my_folder --encoder resnet18 --image_size 96
-accelerate launch recipes/simclr.py --dataset my_folder --model_name_or_path microsoft/resnet-18   # continue from there
+accelerate launch recipes/simclr.py --dataset my_folder --model_name_or_path microsoft/resnet-18   # continue
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mmssl.training import optim
 @dataclass
 class SimclrArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/simclr", "where the encoder, log, figures and checkpoints go")
-    projection_dim: int = flag(128, "width of the space that views are compared in", at_least=1, at_most=16384)
-    temperature: float = flag(0.5, "of the softmax; 0.1 for large images", above=0, at_most=100)
-    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+    projection_dim: int = flag(128, "dimension of the projections that are compared", at_least=1, at_most=16384)
+    temperature: float = flag(0.5, "softmax temperature; 0.1 for large images", above=0, at_most=100)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
     num_train_epochs: float = flag(100, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
-    weight_decay: float = flag(1e-4, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 
 def main(args: SimclrArgs) -> None:

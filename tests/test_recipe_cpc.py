@@ -198,9 +198,9 @@ def refused(run: Processes) -> str:
     [
         ("--conv_kernel 16 8", "--conv_kernel has 2 layers, --conv_stride 3"),
         ("--conv_kernel 16 4 4", "--conv_kernel 4 is shorter than its stride"),
-        ("--crop_seconds 0.03", "--crop_seconds 0.03 is 3 frames; --prediction_steps wants more of them"),
+        ("--crop_seconds 0.03", "--crop_seconds 0.03 is 3 frames, which must be more than --prediction_steps"),
         ("--prediction_steps 0", "--prediction_steps is 0; it must be 1 or more"),
-        ("--negatives speaker", "--negatives speaker and --speaker_column go together"),
+        ("--negatives speaker", "--negatives speaker and --speaker_column must be given together"),
         ("--negatives others", "invalid choice: 'others'"),
         ("--gradient_checkpointing", "--gradient_checkpointing has no effect with a recurrent network"),
         ("--audio_column wave", "--audio_column wave: the data has no such column, only audio, label"),
@@ -229,7 +229,7 @@ def test_audio_refuses_a_checkpoint_of_something_else_and_lists_that_would_be_ig
 def test_audio_refuses_negatives_of_a_speaker_where_a_batch_has_hardly_any(place):
     flags = ["--dataset", place / "speakers.parquet", "--speaker_column", "speaker", "--negatives", "speaker"]
     said = refused(audio(place, "alone", *flags, "--per_device_train_batch_size", 2))
-    assert "a batch of 2 has 0.5 others by the same speaker, on average" in said
+    assert "a batch of 2 has 0.5 others by the same speaker on average" in said
 
 
 @pytest.mark.slow
