@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import quote
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+import mmssl
 from mmssl import bounded_json, durable
 from mmssl.arguments import TrainArgs
 from mmssl.device import best_device, precision
@@ -27,6 +28,8 @@ from mmssl.training.output_dir import METRICS, OutputDir
 from mmssl.training.summary import Summary
 
 CARD = "README.md"
+UNKNOWN = "unknown"
+GIT_TIMEOUT = 30  # seconds; it reads every file of the repository
 _NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that names the model
 
 
@@ -92,12 +95,17 @@ def write_card(directory: Path, record: Record, summary: Summary, args: TrainArg
     ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{named}").save(directory / CARD)
 
 
-def write_unfinished_card(directory: Path, title: str, step: int, total: int) -> None:
-    """The card that is uploaded while training is still running."""
+def title(args: TrainArgs) -> str:
+    """The name of the model: that of its directory."""
+    return Path(args.output_dir).resolve().name or "model"
+
+
+def write_short_card(directory: Path, title: str, sentence: str) -> None:
+    """The card that is uploaded while training is still running, or if the full card could not be written."""
     data = ModelCardData(
         library_name="transformers", tags=["mmssl", "self-supervised-learning"], model_name=one_line(title)
     )
-    text = f"# {markdown(title)}\n\nTraining is still running: these are the weights after step {step:,} of {total:,}."
+    text = f"# {markdown(title)}\n\n{markdown(sentence)}"
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n").save(directory / CARD)
 
 
@@ -181,6 +189,13 @@ def hub_id(name: str | None) -> str | None:
 
 def command_line() -> str:
     """The command that started this run, close enough to repeat it."""
+    try:
+        return _command_line()
+    except Exception:  # the working directory was deleted; sys.argv is not a list of strings
+        return UNKNOWN
+
+
+def _command_line() -> str:
     from accelerate import PartialState
 
     script = Path(sys.argv[0])
@@ -194,11 +209,25 @@ def command_line() -> str:
 
 
 def software() -> dict[str, str]:
-    packages = ("mmssl", "torch", "transformers", "datasets", "accelerate")
-    return {name: version(name) for name in packages} | {"Python": platform.python_version()} | _commit()
+    packages = {name: _version(name) for name in ("torch", "transformers", "datasets", "accelerate")}
+    return {"mmssl": mmssl.__version__} | packages | {"Python": platform.python_version()} | _commit()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # on the path, but not installed
+        return UNKNOWN
 
 
 def hardware(args: TrainArgs) -> str:
+    try:
+        return _hardware(args)
+    except Exception:  # whatever a driver raises, or reading /proc
+        return UNKNOWN
+
+
+def _hardware(args: TrainArgs) -> str:
     from accelerate import PartialState
 
     processes, kind = PartialState().num_processes, precision(args).replace("no", "fp32")
@@ -206,7 +235,7 @@ def hardware(args: TrainArgs) -> str:
         return f"{processes} x {torch.cuda.get_device_name()}, {kind}"
     if (device := best_device(args.use_cpu).type) != "cpu":
         return f"{device} ({platform.machine()}), {kind}"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {kind}"
+    return f"{os.cpu_count() or UNKNOWN} CPU cores ({platform.machine() or UNKNOWN}), {kind}"
 
 
 def _metadata(record: Record) -> ModelCardData:
@@ -262,5 +291,8 @@ def _commit() -> dict[str, str]:
     if not (root / "pyproject.toml").exists() or not shutil.which("git"):
         return {}
     command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    git = subprocess.run(command, capture_output=True, text=True)
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
     return {"commit": git.stdout.strip()} if git.returncode == 0 else {}

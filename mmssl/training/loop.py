@@ -126,7 +126,11 @@ def train(
             # an evaluation must not change the random states of the training
             with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast(), alone():
                 bare.eval()
-                run.evaluations.append({"step": run.step, **evaluate(bare)})
+                if run.step < total:
+                    values = evaluate(bare)
+                else:  # the trained model must still be exported
+                    values = run.attempt("the last evaluation", lambda: evaluate(bare), {})
+                run.evaluations.append({"step": run.step, **values})
                 bare.train()
             log.evaluation(run.evaluations[-1])
         accelerator.wait_for_everyone()
