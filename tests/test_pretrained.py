@@ -52,7 +52,7 @@ DAMAGE = {
     "weights empty": (lambda d: cut(d / "model.safetensors", 0), "model.safetensors is cut off or damaged"),
     "weights missing": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors"),
     "weights in a pickle": (as_pickle, "model.safetensors"),
-    "config of BERT": (lambda d: config(d, lambda c: {"model_type": "bert"}), "not those of the BertModel"),
+    "config of BERT": (lambda d: config(d, lambda c: {"model_type": "bert"}), "do not match the BertModel"),
     "config of a wider model": (lambda d: config(d, wider), "missing or of another shape"),
     "config of a deeper model": (lambda d: config(d, deeper), "missing or of another shape"),
     "config of nothing known": (lambda d: config(d, lambda c: {"model_type": "unheard"}), "unheard"),

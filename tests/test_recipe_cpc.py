@@ -220,7 +220,7 @@ def test_audio_refuses_in_one_sentence(place, flags, said):
 def test_audio_refuses_a_checkpoint_of_something_else_and_lists_that_would_be_ignored(documents, place):
     sizes = f"--per_device_train_batch_size 8 {TINY}"
     said = refused(audio(place, "other", "--model_name_or_path", place / "documents", sizes=sizes))
-    assert "is a CpcTextModel, no mmssl_cpc_audio of this project" in said
+    assert "is a CpcTextModel, not a mmssl_cpc_audio of mmssl" in said
     flags = ["--model_name_or_path", place / "documents", "--conv_stride", 4, 5, 2]
     said = refused(audio(place, "other", *flags, sizes=sizes))
     assert "--conv_stride has no effect with --model_name_or_path" in said
@@ -249,7 +249,7 @@ def test_text_begins_with_the_vectors_of_words_it_is_given(place):
     vectors.save_word2vec_format(place / "vectors.txt")
     sizes = TEXT.replace("--embedding_size 8", "") + " --learning_rate 1e-12"
     said = text(place, "vectors", "--init_vectors", place / "vectors.txt", sizes=sizes).succeed()
-    assert f"5 of {len(WORDS)} words begin with the vectors of" in said
+    assert f"5 of {len(WORDS)} words start from the vectors of" in said
     rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
     table = load_file(place / "vectors" / "model.safetensors")["embedding.weight"]
     np.testing.assert_allclose(table[rows], vectors[WORDS[:5]], atol=1e-5)

@@ -191,5 +191,5 @@ def test_sizes_that_do_not_fit_are_named(options, said):
 
 def test_a_checkpoint_without_a_decoder_is_refused(tmp_path):
     build().exported().save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="is no MAE with its decoder"):
+    with pytest.raises(BadInput, match="is not an MAE with its decoder"):
         mae.from_pretrained(str(tmp_path))
