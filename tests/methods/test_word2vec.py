@@ -15,10 +15,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
-from mmssl.data.text.corpus import SENTENCE_END
 from mmssl.data.text.skip_grams import Pieces
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
+from mmssl.kernels import SENTENCE_END
 from mmssl.kernels.word2vec_torch import loss, update_batch, update_window
 from mmssl.methods import word2vec
 from mmssl.methods.word2vec import LANES, Word2Vec
