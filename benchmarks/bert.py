@@ -64,7 +64,7 @@ class BenchmarkArgs:
     steps: int = flag(4, "in a turn")
     quality_steps: int = flag(0, "train ours and Trainer so long, and print the held-out loss of both")
     threads: int = flag(torch.get_num_threads(), "of torch, for every side")
-    use_cpu: bool = flag(False, "leave the GPU alone")
+    use_cpu: bool = flag(False, "use the CPU even if there is a GPU")
 
 
 class Joined(Dataset):

@@ -53,7 +53,7 @@ class BenchmarkArgs:
     workers: int = flag(0, "data processes, for every side")
     threads: int = flag(torch.get_num_threads(), "of torch, for every side")
     torch_compile: bool = flag(False, "one side more: our loop with --torch_compile")
-    use_cpu: bool = flag(False, "leave the GPU alone")
+    use_cpu: bool = flag(False, "use the CPU even if there is a GPU")
 
 
 def main(args: BenchmarkArgs) -> None:

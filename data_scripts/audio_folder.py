@@ -12,20 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from huggingface_hub import DatasetCardData
+
 from mmssl.arguments import command, flag
 from mmssl.data.audio import parquet, recordings
 from mmssl.errors import BadInput
+from mmssl.plain_text import code, markdown, one_line, say
 
 CARD = """---
-license: {licence}
-task_categories: [audio-classification]
-pretty_name: {name}
+{metadata}
 ---
 # {name}
 
 Recordings ({{contents}}): `audio`, `sampling_rate` in Hz, {columns}.
 
-Licence: {licence}. The recordings are unchanged; the other columns come from their names, `{pattern}`.
+Licence: {licence}. The recordings are unchanged; the other columns come from their names, {pattern}.
 """
 
 
@@ -45,10 +46,12 @@ def main(args: FolderArgs) -> None:
         raise BadInput(f"--source {args.source}: no such folder")
     if not (columns := parquet.columns(args.pattern)):
         raise BadInput(f"--pattern {args.pattern} names no column; write {{label}}/{{name}}, for instance")
-    shown = {"name": Path(args.source).resolve().name, "licence": args.licence, "pattern": args.pattern}
+    name, licence = (one_line(said) for said in (Path(args.source).resolve().name, args.licence))
+    metadata = DatasetCardData(license=licence, task_categories=["audio-classification"], pretty_name=name).to_yaml()
+    shown = {"name": markdown(name), "licence": markdown(licence), "pattern": code(args.pattern), "metadata": metadata}
     card = CARD.format(**shown, columns=", ".join(f"`{column}`" for column in columns))
     parts = parquet.described(recordings.load(args.source), args.pattern, args.hold_out)
-    print(parquet.write(Path(args.output_dir), parts, columns, card))
+    say(parquet.write(Path(args.output_dir), parts, columns, card))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from mmssl.arguments import explained
 from mmssl.data.built_in import emoji
-from mmssl.errors import BadInput
+from mmssl.plain_text import say
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
-    try:
+    with explained():
         emoji.build(Path(sys.argv[1]))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"{sys.argv[1]}: train.parquet, test.parquet, README.md. {emoji.LICENCE}")
+    say(f"{sys.argv[1]}: train.parquet, test.parquet, README.md. {emoji.LICENCE}")

@@ -15,6 +15,7 @@ from datasets import Audio, IterableDataset, load_dataset
 from mmssl.arguments import command, flag
 from mmssl.data.audio import parquet, recordings
 from mmssl.errors import BadInput, first_line
+from mmssl.plain_text import say
 
 PATTERN = "{speaker}-{chapter}-{utterance}"
 CARD = """---
@@ -60,7 +61,7 @@ def main(args: LibriSpeechArgs) -> None:
     parts = parquet.described(rows, PATTERN)
     hours = {"train": args.hours, "test": args.test_hours}
     written = parquet.write(Path(args.output_dir), parts, parquet.columns(PATTERN), CARD, hours)
-    print(f"{written}. CC BY 4.0")
+    say(f"{written}. CC BY 4.0")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmssl.arguments import command, flag
 from mmssl.data.audio import parquet, recordings
+from mmssl.plain_text import say
 
 PATTERN = "{digit:d}_{speaker}_{take:d}"
 CARD = """---
@@ -41,7 +42,7 @@ class DigitsArgs:
 def main(args: DigitsArgs) -> None:
     parts = parquet.described(recordings.load(args.source), PATTERN, args.hold_out)
     written = parquet.write(Path(args.output_dir), parts, parquet.columns(PATTERN), CARD)
-    print(f"{written}. CC BY-SA 4.0")
+    say(f"{written}. CC BY-SA 4.0")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TypeVar
 from transformers.hf_argparser import HfArgumentParser
 
 from mmssl.errors import BadInput
+from mmssl.plain_text import one_line, say, shortened
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 RANGE = ("at_least", "above", "at_most", "below")
@@ -177,7 +179,7 @@ class _Parser(HfArgumentParser):
         for unknown in re.findall(r"--[\w-]+", message) if "unrecognized" in message else ():
             if near := difflib.get_close_matches(unknown, known, n=3):
                 message += f" (did you mean {' or '.join(near)}?)"
-        self.exit(2, f"error: {message}\n--help lists every flag\n")
+        self.exit(2, f"error: {shortened(one_line(message))}; --help lists every flag\n")
 
 
 def parse(args_class: type[Args], argv: list[str] | None = None, description: str | None = None) -> Args:
@@ -189,8 +191,15 @@ def parse(args_class: type[Args], argv: list[str] | None = None, description: st
 
 def command(main: Callable[[Args], None], args_class: type[Args], description: str | None = None) -> None:
     """Run `main` on the parsed flags. Errors that the user can fix are printed without a traceback; exit status 2."""
-    try:
+    with explained():
         main(parse(args_class, description=description))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What the user can mend is said in one line, without a traceback; exit status 2."""
+    try:
+        yield
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}", sys.stderr)
         sys.exit(2)

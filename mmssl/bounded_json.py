@@ -39,8 +39,8 @@ def loads(text: str):
 
 
 def dumps(value, indent: int | None = None) -> str:
-    """`json.dumps`, with null for NaN and infinite numbers."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    """`json.dumps`, with null for NaN and infinite numbers, and a string for what JSON cannot represent."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=str)
 
 
 def _finite(value):

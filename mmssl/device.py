@@ -21,7 +21,7 @@ def fast_bf16(use_cpu: bool = False) -> bool:
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = torch.cpu.get_capabilities()
-    return cpu.get("amx_bf16", False) or (cpu.get("avx512_bf16", False) and cpu["cpu_name"].startswith("AMD"))
+    return cpu.get("amx_bf16", False) or (cpu.get("avx512_bf16", False) and cpu.get("cpu_name", "").startswith("AMD"))
 
 
 def precision(args) -> str:

@@ -30,6 +30,7 @@ def _pyplot():
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a caption with two dollar signs is no formula
     import matplotlib.pyplot as plt
 
     return plt

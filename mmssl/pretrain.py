@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mmssl.data.loader import Loader
 from mmssl.distributed import alone
+from mmssl.plain_text import say, say_lines
 from mmssl.training import steps
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
+from mmssl.training.start import start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from mmssl.arguments import TrainArgs
-    from mmssl.evaluation.held_out import Evaluation
-    from mmssl.method import Method, Output
+    from mmssl.evaluation.held_out import Columns, Evaluation
+    from mmssl.hub.export import Record
+    from mmssl.method import Card, Method, Output
     from mmssl.training.summary import Summary
 
 __all__ = ["pretrain", "start"]  # a recipe begins with start() and ends with pretrain()
@@ -54,68 +57,93 @@ def pretrain(
     from accelerate import PartialState
 
     from mmssl.evaluation.downstream.probe import Probed
-    from mmssl.hub.export import Uploads
+    from mmssl.hub import export
 
+    card = method.card  # if it raises, it does so before the training
     if base_model:
         method.continue_from(base_model)
     described = f"{args.dataset}: {trained_on}" + (f", and {held_out} held out" if held_out else "")
     if PartialState().is_main_process:
-        print(described)
+        say(described)
     evaluation = Probed(evaluation, args, method, processor)
-    uploads = Uploads(args, method, processor)
+    uploads = export.Uploads(args, method, processor)
     loader = Loader.from_args(data, args, collate, shuffle)
     summary = train(method, loader, args, optimizers, step, evaluation, uploads)
     if PartialState().is_main_process:
+        record = partial(
+            _record, args, method.eval(), card, evaluation, summary, described, held_out, example, base_model
+        )
         with alone():
-            _finish(args, method, processor, evaluation, summary, described, held_out, example, base_model)
+            export.finish(
+                method, processor, method.exported(), example, record, summary, args, card.trivial, card.auto_class
+            )
     return summary
 
 
-def _finish(
+def _record(
     args: TrainArgs,
     method: Method,
-    processor,
+    card: Card,
     evaluation: Evaluation,
     summary: Summary,
     described: str,
     held_out: str,
     example: dict[str, Tensor | list],
     base_model: str | None,
-) -> None:
+) -> Record:
+    """The words and figures of the card. A part that fails is left out, with a warning."""
     from mmssl import figures
     from mmssl.data import built_in
-    from mmssl.hub import export
+    from mmssl.hub import card as cards
     from mmssl.hub.table import print_table
     from mmssl.training.output_dir import OutputDir
 
-    before = "before training" if base_model else "untrained"
+    attempt, before = summary.attempt, "before training" if base_model else "untrained"
     results = {
         column: {name: value for name, value in values.items() if name != "step"}
         for column, values in (("trained", summary.evaluations[-1]), (before, summary.evaluations[0]))
     }
-    for column, values in evaluation.baselines(method.eval()).items():
+    for column, values in attempt("the baselines", lambda: _numbers(evaluation.baselines(method)), {}).items():
         results[column] = results.get(column, {}) | values
     with OutputDir(args.output_dir).writing() as place:
-        shown = evaluation.draw(method, place / "figures", results)
+        drawn = attempt("a figure", lambda: evaluation.draw(method, place / "figures", results), {})
         if "images" in example:
-            figures.picture(example["images"][0], place / "figures" / "example.png")
-    card, text = method.card, evaluation.text(method)
-    record = export.Record(
-        title=Path(args.output_dir).name,
+            attempt(
+                "the example picture",
+                lambda: figures.picture(example["images"][0], place / "figures" / "example.png"),
+                None,
+            )
+    text = attempt("the text of the evaluation", lambda: evaluation.text(method), "")
+    snippets = {
+        heading: attempt(f"the snippet {heading!r}", partial(filled, code, example), "") if card.fill else code
+        for heading, code in card.snippets.items()
+    }
+    judged_on = f"{held_out} held out, {args.dataset}" if held_out else args.dataset
+    attempt("the table", lambda: print_table(f"{judged_on}. {evaluation.units}", results), None)
+    if text:
+        say_lines(text)
+    return cards.Record(
+        title=cards.title(args),
         description="\n\n".join(part for part in (card.about, text) if part),
-        data=f"{described}. {built_in.licence(args.dataset)}",
+        data=f"{described}.",
+        licence=built_in.licence(args.dataset),
         task=card.task,
         dataset=args.dataset,
         results=results,
         units=evaluation.units,
-        snippets={k: code.format(**example) if card.fill else code for k, code in card.snippets.items()},
+        snippets={heading: code for heading, code in snippets.items() if code},
         limits=card.limits,
-        figures=shown,
+        figures=drawn,
         tags=list(card.tags),
         base_model=base_model,
     )
-    judged_on = f"{held_out} held out, {args.dataset}" if held_out else args.dataset
-    print_table(f"{judged_on}. {evaluation.units}", results)
-    if text:
-        print(text)
-    export.finish(method, processor, method.exported(), example, record, summary, args, card.trivial, card.auto_class)
+
+
+def _numbers(columns: Columns) -> Columns:
+    return {column: {name: float(value) for name, value in values.items()} for column, values in columns.items()}
+
+
+def filled(code: str, example: dict[str, Tensor | list]) -> str:
+    """A snippet with its fields replaced by the example inputs. Each field must be filled with `repr` (a list, or
+    `!r`): then any caption becomes a Python literal on one line."""
+    return code.format(**example)

@@ -147,10 +147,8 @@ def main(args: ClipArgs) -> None:
     optimizer = optim.from_args(method, args)
     pretrain(
         args, method, processor, training, [optimizer], evaluation,
-        collate=collate,
-        step=steps.grad_cache if args.grad_cache else steps.standard,
-        trained_on=trained_on,
-        held_out=f"{len(held_out):,} images",
+        collate=collate, step=steps.grad_cache if args.grad_cache else steps.standard,
+        trained_on=trained_on, held_out=f"{len(held_out):,} images",
         example=evaluation.example(),
         base_model=args.base_model,
     )  # fmt: skip

@@ -72,7 +72,7 @@ class CpcAudioArgs(cpc.CpcArgs):
         of_new_model=True,
     )  # fmt: skip
     conv_stride: list[int] = flag(
-        [8, 5, 2], "strides; their product is the samples per frame; the paper: 5 4 2 2 2", at_least=1, at_most=10**5,
+        [8, 5, 2], "strides; their product: samples per frame; the paper: 5 4 2 2 2", at_least=1, at_most=10**5,
         of_new_model=True,
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from mmssl.data.text.skip_grams import Pieces
 from mmssl.evaluation.word_similarity import WordVectors
 from mmssl.methods import word2vec
 from mmssl.models import word_vectors
+from mmssl.plain_text import say
 from mmssl.pretrain import pretrain, start
 from mmssl.training import steps
 
@@ -69,7 +70,7 @@ def main(args: Word2VecArgs) -> None:
     start(args)
     batched = args.batched or (torch.cuda.is_available() and not args.use_cpu)
     if word2vec.why_no_kernel() and not batched:
-        print(f"the kernel cannot be compiled ({word2vec.why_no_kernel()}); using torch, about ten times slower")
+        say(f"the kernel cannot be compiled ({word2vec.why_no_kernel()}); using torch, about ten times slower")
     with PartialState().main_process_first():  # the other processes then read it from disk
         text = corpus.from_args(args)
     words, counts, vectors, outputs = text.words, text.counts, None, None

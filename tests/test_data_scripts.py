@@ -17,7 +17,7 @@ from accelerate import PartialState
 from hub_server import TOKEN, Hub
 from huggingface_hub import HfApi
 
-from mmssl.data import labelled, sources
+from mmssl.data import columns, sources
 from mmssl.data.audio import recordings
 from mmssl.data.built_in import voices
 
@@ -69,7 +69,7 @@ def test_spoken_digits_hold_out_speakers_and_their_labels_are_found(script, tmp_
     script("spoken_digits", "--source", digits(tmp_path / "wavs"), "--output_dir", out, "--hold_out", "speaker=theo")
     data = recordings.load(str(out), speaker="speaker")
     assert set(data["test"]["speaker"]) == {"theo"} and set(data["train"]["speaker"]) == {"jackson"}
-    assert labelled._column(data["train"], None, labelled.LABEL_COLUMNS, "label") == "digit"
+    assert columns.find(data["train"].column_names, None, columns.LABEL, "label") == "digit"
 
 
 def test_a_folder_of_something_else_is_named_by_its_first_file(script, tmp_path):

@@ -17,14 +17,14 @@ from torch import nn
 
 from mmssl import distributed
 from mmssl.distributed import gather, has_batch_norm, rank, share_batch_norm, world_size
-from mmssl.training.loop import start
+from mmssl.training.start import start
 
 SCRIPT = """
 import sys
 from accelerate import PartialState
 from mmssl.arguments import TrainArgs
 from mmssl.distributed import rank, world_size
-from mmssl.training.loop import start
+from mmssl.training.start import start
 start(TrainArgs(output_dir=sys.argv[1], use_cpu=True))
 with open(f"{sys.argv[2]}/{rank()}", "w") as file:  # a line each on one pipe could run together
     print(f"process {rank()} of {world_size()}, {PartialState().num_processes} by accelerate", file=file)

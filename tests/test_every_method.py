@@ -20,7 +20,8 @@ from mmssl.distributed import has_batch_norm
 from mmssl.errors import BadInput
 from mmssl.hub import export
 from mmssl.training import steps
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
+from mmssl.training.start import start
 
 # (method, guarantee): why it cannot hold, and the test of what holds instead, a file and a name in it. The only place
 # where a method may be let off.

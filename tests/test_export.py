@@ -65,7 +65,7 @@ def run_record(directory, **flags) -> tuple[Summary, TrainArgs]:
 
 def finish(directory, method, processor, **flags):
     summary, args = run_record(directory, **flags)
-    export.finish(method, processor, method.model, tiny_clip.EXAMPLE, record(), summary, args, "chance")
+    export.finish(method, processor, method.model, tiny_clip.EXAMPLE, record, summary, args, "chance")
 
 
 def test_a_finished_run_loads_and_leaves_card_figures_and_metrics(tmp_path):

@@ -27,9 +27,10 @@ from mmssl.method import Output
 from mmssl.training import steps
 from mmssl.training.checkpoint import NonFinite, complete_checkpoints, damage
 from mmssl.training.log import Log
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
 from mmssl.training.output_dir import OutputDir
 from mmssl.training.signals import Signals
+from mmssl.training.start import start
 
 
 def lines(output_dir: Path) -> list[dict]:

@@ -25,8 +25,9 @@ from mmssl.errors import BadInput
 from mmssl.hub import export
 from mmssl.training import steps
 from mmssl.training.checkpoint import complete_checkpoints
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
 from mmssl.training.output_dir import OutputDir
+from mmssl.training.start import start
 
 
 def run(output_dir: Path, step=steps.standard, samples: int = 50, evaluate=None, **flags) -> Small:

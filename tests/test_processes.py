@@ -13,7 +13,7 @@ from processes import in_turn
 from small import arguments
 
 from mmssl.distributed import rank
-from mmssl.training.loop import start
+from mmssl.training.start import start
 
 
 def job(place: Path, fails: str = "", where: int = 0) -> None:

@@ -65,5 +65,5 @@ def test_every_flag_in_the_readme_exists():
 
 
 def test_every_file_that_the_readme_names_exists():
-    for name in re.findall(r"\b(?:mmssl|recipes|benchmarks|data_scripts)/[\w/]+\.\w+", README):
-        assert (ROOT / name).exists(), name
+    for name in re.findall(r"(?<![\w.])(?:mmssl|recipes|benchmarks|data_scripts)/[\w/]+\.\w+", README):
+        assert (ROOT / name).exists() or Path(name).stem == "mine", name  # mine: what a reader would write

@@ -203,7 +203,7 @@ def refused(run: Processes) -> str:
         ("--negatives speaker", "--negatives speaker and --speaker_column must be given together"),
         ("--negatives others", "invalid choice: 'others'"),
         ("--gradient_checkpointing", "--gradient_checkpointing has no effect with a recurrent network"),
-        ("--audio_column wave", "--audio_column wave: no such column among audio, label"),
+        ("--audio_column wave", "--audio_column wave: the data has no such column, only audio, label"),
         ("--per_device_train_batch_size 64", "fewer than one global batch of 64"),
         (
             "--model_name_or_path ./none",

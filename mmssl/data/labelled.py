@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from mmssl.data import sources
+from mmssl.data import columns, sources
 from mmssl.data.audio import waves
-from mmssl.data.image_text import pairs
 from mmssl.data.images.pictures import Pictures
 from mmssl.data.text.tokens import Tokens
 from mmssl.errors import BadInput
@@ -23,13 +21,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-INPUT_COLUMNS = {
-    "image": pairs.IMAGE_COLUMNS,
-    "text": ("text", "sentence", "content", "review", "document", "question"),
-    "audio": ("audio", "speech", "sound", "recording", "file"),
-}
-LABEL_COLUMNS = ("label", "labels", "class", "category", "digit", "target", "intent", "kind", "fine_label")
-MAX_UNUSABLE = 0.1  # fraction of the rows
+INPUT_COLUMNS = {"image": columns.IMAGE, "text": columns.TEXT, "audio": columns.AUDIO}
 
 
 @dataclass
@@ -136,8 +128,8 @@ def load(
     train, test = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
     if max_samples:
         train, test = (part.select(_some(len(part), max_samples)) for part in (train, test))
-    label_column = _column(train, label_column, LABEL_COLUMNS, "label")
-    input_column = _column(train, input_column, INPUT_COLUMNS[modality], "input")
+    label_column = columns.find(train.column_names, label_column, columns.LABEL, "label")
+    input_column = columns.find(train.column_names, input_column, INPUT_COLUMNS[modality], "input")
     labels, names = _labels([train, test], label_column)
     read = {"image": _images, "text": _texts, "audio": _waves}[modality]
     parts = []
@@ -194,16 +186,6 @@ def _held_out(rows: datasets.Dataset, condition: str) -> tuple[datasets.Dataset,
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
 
-def _column(rows: datasets.Dataset, given: str | None, usual: Sequence[str], what: str) -> str:
-    names = rows.column_names
-    if given is not None and given not in names:
-        raise BadInput(f"--{what}_column {given}: the data has no such column, only {', '.join(names)}")
-    found = given or next((name for name in usual if name in names), None)
-    if found is None:
-        raise BadInput(f"no {what} column among {', '.join(names)}: name it with --{what}_column")
-    return found
-
-
 def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], list[str]]:
     import datasets
 
@@ -244,9 +226,8 @@ def _texts(rows: datasets.Dataset, column: str, processor, max_length: int, _: f
 
 def _waves(rows: datasets.Dataset, column: str, processor, _: int, max_seconds: float) -> tuple[Tensor, Waves]:
     extractor = getattr(processor, "feature_extractor", processor)
-    found = waves.read(rows, column, extractor.sampling_rate, max_seconds)
+    found = list(waves.read(rows, column, extractor.sampling_rate, max_seconds))
     broken = [f"row {row}: {wave}" for row, wave in enumerate(found) if isinstance(wave, str)]
-    if len(broken) > MAX_UNUSABLE * len(found):
-        raise BadInput(f"{len(broken)} of {len(found)} recordings in {column} cannot be read, {broken[0]}")
+    columns.report_unusable({f"recordings in {column} that cannot be read": broken}, len(found))
     usable = [row for row, wave in enumerate(found) if not isinstance(wave, str)]
     return torch.tensor(usable), Waves([found[row] for row in usable], extractor)

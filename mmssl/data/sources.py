@@ -20,6 +20,7 @@ from mmssl.data.atomic import once
 from mmssl.data.built_in import BUILT_IN, build
 from mmssl.data.images.decoding import undecoded
 from mmssl.errors import BadInput, first_line
+from mmssl.plain_text import say
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -147,7 +148,7 @@ def _secret(rows: Data) -> bool:
         return False
     secret = rows.unique("label") == [-1]
     if secret and PartialState().is_main_process:
-        print(f"skipped the {rows.split or 'test'} data: its labels are all -1, kept secret by its authors")
+        say(f"skipped the {rows.split or 'test'} data: its labels are all -1, kept secret by its authors")
     return secret
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssl.arguments import Flags, flag
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
-from mmssl.data.images.decoding import as_rgb, undecoded
+from mmssl.data.images.decoding import as_rgb, check_resized, undecoded
 from mmssl.device import best_device
 from mmssl.errors import BadInput, first_line
 from mmssl.models import pretrained
@@ -69,8 +69,9 @@ class ImageTextEncoder:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
 
     def images(self, images: Iterable[Image.Image], batch_size: int) -> Tensor:
-        """RGB images -> (images, dim) float32, of unit length, on the CPU."""
+        """RGB images -> (images, dim) float32, of unit length, on the CPU. Raises BadInput if a side is too long."""
         processor = self.processor.image_processor
+        images = (_resizable(image, number, processor) for number, image in enumerate(images))
         batches = (processor(batch, return_tensors="pt") for batch in _batches(images, batch_size))
         return self._embed(self.model.get_image_features, batches)
 
@@ -89,6 +90,14 @@ class ImageTextEncoder:
     def _embed(self, function, batches: Iterable) -> Tensor:
         rows = [function(**batch.to(self.device)).pooler_output for batch in batches]
         return F.normalize(torch.cat(rows).float(), dim=-1).cpu()
+
+
+def _resizable(image: Image.Image, number: int, processor) -> Image.Image:
+    try:
+        check_resized(image.size, processor)
+    except BadInput as error:
+        raise BadInput(f"image {number} {error}") from error
+    return image
 
 
 def _batches(items: Iterable, n: int) -> Iterable[list]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
+from mmssl.plain_text import fenced
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,7 +65,7 @@ class LanguageModelEvaluation(Evaluation):
         if not self.prompt:
             return ""
         written = samples(method.model, self.tokenizer, self.prompt, TEMPERATURES, LENGTH)
-        parts = [f"Temperature {temperature}:\n\n```\n{text}\n```" for temperature, text in written.items()]
+        parts = [f"Temperature {temperature}:\n\n{fenced(text)}" for temperature, text in written.items()]
         heading = f"Continuations of the first {len(self.prompt)} symbols of the held-out text:"
         return "\n\n".join([heading, *parts])
 

@@ -25,6 +25,7 @@ from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.hub.table import print_table
 from mmssl.methods.bert import BERT, from_pretrained
+from mmssl.plain_text import markdown, say_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,11 +75,11 @@ class MaskedTokens(Evaluation):
         """Held-out sentences, the masked words, and the model's most likely words."""
         if not self.questions:
             return ""
-        lines = [
-            f"- {question.text} (*{question.word}*): {', '.join(guesses(method.model, self.tokenizer, question.text))}"
-            for question in self.questions
-        ]
-        mask = self.tokenizer.mask_token
+        lines = []
+        for question in self.questions:
+            words = ", ".join(guesses(method.model, self.tokenizer, question.text))
+            lines.append(f"- {markdown(question.text)} (*{markdown(question.word)}*): {markdown(words)}")
+        mask = markdown(self.tokenizer.mask_token)
         return f"Held-out sentences, the word at {mask} and the most likely predictions:\n\n" + "\n".join(lines)
 
     def entropy(self, method: BERT) -> float:
@@ -158,7 +159,7 @@ def main(args: MaskedLMArgs) -> None:
     evaluation = MaskedTokens(held_out, counts, args.batch_size, tokenizer, asked)
     columns = {"this checkpoint": evaluation(method)} | evaluation.baselines(method)
     print_table(f"{min(len(held_out), SEQUENCES):,} held-out sequences of {args.dataset}. {UNITS}", columns)
-    print(evaluation.text(method))
+    say_lines(evaluation.text(method))
 
 
 if __name__ == "__main__":

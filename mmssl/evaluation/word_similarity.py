@@ -17,6 +17,7 @@ import numpy as np
 
 from mmssl import figures
 from mmssl.evaluation.held_out import Columns, Evaluation
+from mmssl.plain_text import markdown
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
@@ -76,7 +77,7 @@ class WordVectors(Evaluation):
     def text(self, method) -> str:
         vectors = method.keyed_vectors()
         near = neighbours(vectors, self.asked)
-        lines = [f"- {word}: {', '.join(words)}" for word, words in near.items()]
+        lines = [f"- {markdown(word)}: {markdown(', '.join(words))}" for word, words in near.items()]
         return "Nearest words:\n\n" + "\n".join(lines) + "\n\n" + bias_report(vectors)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmssl import bounded_json
 from mmssl.arguments import command, flag
+from mmssl.data import columns
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
 from mmssl.errors import BadInput
@@ -81,8 +82,7 @@ def labels(data: datasets.Dataset, column: str) -> tuple[list[str], Tensor]:
     """(class names, (rows,) class of each row). Raises BadInput if a row has none."""
     import datasets
 
-    if column not in data.column_names:
-        raise BadInput(f"--label_column {column}: the data has no such column, only {', '.join(data.column_names)}")
+    columns.find(data.column_names, column, (), "label")
     values = list(data[column])
     unlabelled = [row for row, value in enumerate(values) if value in (None, "", -1)]
     if unlabelled:

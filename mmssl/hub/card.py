@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -11,21 +10,26 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+import mmssl
 from mmssl import bounded_json, durable
 from mmssl.arguments import TrainArgs
 from mmssl.device import best_device, precision
 from mmssl.errors import not_written
 from mmssl.hub.table import number, readable, results_table
+from mmssl.plain_text import fenced, markdown, one_line, python_string
 from mmssl.training.output_dir import METRICS, OutputDir
 from mmssl.training.summary import Summary
 
 CARD = "README.md"
+UNKNOWN = "unknown"
+GIT_TIMEOUT = 30  # seconds; it reads every file of the repository
 _NAME = re.compile(r'^name = ".*"', re.MULTILINE)  # the line of a snippet that names the model
 
 
@@ -34,8 +38,8 @@ class Record:
     """What only the recipe can tell the card."""
 
     title: str
-    description: str  # what was trained, by which method; which network is exported
-    data: str  # its source, size, held-out part and licence
+    description: str  # Markdown: what was trained, by which method; which network is exported
+    data: str  # its source, size and held-out part
     task: str  # the Hub's name for it: "zero-shot-image-classification"
     dataset: str
     results: dict[str, dict[str, float]]  # columns: "trained", then its baselines
@@ -45,15 +49,16 @@ class Record:
     figures: dict[str, str] = field(default_factory=dict)  # file -> caption
     tags: list[str] = field(default_factory=list)
     base_model: str | None = None  # the directory or Hub id that training started from
+    licence: str = ""  # Markdown: of the data
 
 
 def write_card(directory: Path, record: Record, summary: Summary, args: TrainArgs) -> None:
     """README.md in `directory`, with results as metadata that the Hub displays; its snippets load args.output_dir."""
-    shown = (f"![{caption}](figures/{file})\n\n*{caption}*" for file, caption in record.figures.items())
-    usage = (f"{heading}:\n\n```python\n{code.strip()}\n```" for heading, code in record.snippets.items())
+    shown = (_shown(file, caption) for file, caption in record.figures.items())
+    usage = (f"{heading}:\n\n{fenced(code.strip(), 'python')}" for heading, code in record.snippets.items())
     trivial = "" if summary.trivial_loss is None else f" (a model that ignores its input: {summary.trivial_loss:.3f})"
-    warnings = "".join(f"- The run warned: {warning}\n" for warning in summary.warnings)
-    body = f"""# {record.title}
+    warnings = "".join(f"- The run warned: {markdown(warning)}\n" for warning in summary.warnings)
+    body = f"""# {markdown(record.title)}
 
 {record.description}
 
@@ -71,14 +76,12 @@ def write_card(directory: Path, record: Record, summary: Summary, args: TrainArg
 
 ## Training
 
-{record.data}
+{f"{markdown(record.data)} {record.licence}".strip()}
 
-```
-{command_line()}
-```
+{fenced(command_line())}
 
 - Length: {summary.step:,} steps, {summary.samples_seen:,} samples, {_duration(summary.seconds)} of training
-- Hardware: {hardware(args)}
+- Hardware: {markdown(hardware(args))}
 - Final loss: {summary.loss:.3f}{trivial}
 - Seed: {args.seed}
 - Software: {", ".join(f"{name} {release}" for name, release in software().items())}
@@ -92,10 +95,17 @@ def write_card(directory: Path, record: Record, summary: Summary, args: TrainArg
     ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{named}").save(directory / CARD)
 
 
-def write_unfinished_card(directory: Path, title: str, step: int, total: int) -> None:
-    """The card that is uploaded while training is still running."""
-    data = ModelCardData(library_name="transformers", tags=["mmssl", "self-supervised-learning"], model_name=title)
-    text = f"# {title}\n\nTraining is still running: these are the weights after step {step:,} of {total:,}."
+def title(args: TrainArgs) -> str:
+    """The name of the model: that of its directory."""
+    return Path(args.output_dir).resolve().name or "model"
+
+
+def write_short_card(directory: Path, title: str, sentence: str) -> None:
+    """The card that is uploaded while training is still running, or if the full card could not be written."""
+    data = ModelCardData(
+        library_name="transformers", tags=["mmssl", "self-supervised-learning"], model_name=one_line(title)
+    )
+    text = f"# {markdown(title)}\n\n{markdown(sentence)}"
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n").save(directory / CARD)
 
 
@@ -124,23 +134,25 @@ def add_results(
     """Add a section, its figures and its metadata to the card of a finished run. A section with the same heading is
     replaced.
 
-    values: name -> result, for the metadata. drawn: file -> caption; the files are copied to the run's figures/.
+    body: Markdown. values: name -> result, for the metadata. drawn: file -> caption; the files are copied to the run's
+    figures/.
     """
     if run := OutputDir.around(directory / CARD):  # otherwise there is no manifest to update
         run.register([CARD, *(Path("figures", file.name) for file in drawn)])
     shown = []
     for file, caption in drawn.items():
         _replace(directory / "figures" / file.name, file.read_bytes())
-        shown.append(f"![{caption}](figures/{file.name})\n\n*{caption}*")
+        shown.append(_shown(file.name, caption))
     model_card = ModelCard.load(directory / CARD)
     sections = re.split(r"(?m)^(?=## )", model_card.text.rstrip() + "\n\n")
+    heading = markdown(heading)
     kept = [section for section in sections if not section.startswith(f"## {heading}\n")]
     text = "".join([*kept, f"## {heading}\n\n{_join([body, *shown])}\n"])
-    name = f"{Path(dataset).name}, transfer"
+    name = one_line(f"{Path(dataset).name}, transfer")
     before = [
         result
         for result in model_card.data.eval_results or []
-        if result.dataset_name != name or result.metric_name not in values
+        if result.dataset_name != name or result.metric_name not in map(one_line, values)
     ]
     model_card.data.eval_results = before + [
         EvalResult(
@@ -148,12 +160,12 @@ def add_results(
             dataset_type=hub_id(dataset) or "custom",
             dataset_name=name,
             metric_type="accuracy",
-            metric_name=metric,
+            metric_name=one_line(metric),
             metric_value=round(value, 2),
         )
         for metric, value in values.items()
     ]
-    model_card.data.model_name = model_card.data.model_name or directory.name
+    model_card.data.model_name = model_card.data.model_name or one_line(directory.resolve().name)
     _replace(directory / CARD, f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}")
 
 
@@ -166,7 +178,7 @@ def _replace(file: Path, content: str | bytes) -> None:
 
 def name_the_model(text: str, name: str) -> str:
     """A card whose snippets load `name`."""
-    return _NAME.sub(lambda _: f"name = {json.dumps(name)}", text)
+    return _NAME.sub(lambda _: f"name = {python_string(name)}", text)
 
 
 def hub_id(name: str | None) -> str | None:
@@ -177,6 +189,13 @@ def hub_id(name: str | None) -> str | None:
 
 def command_line() -> str:
     """The command that started this run, close enough to repeat it."""
+    try:
+        return _command_line()
+    except Exception:  # the working directory was deleted; sys.argv is not a list of strings
+        return UNKNOWN
+
+
+def _command_line() -> str:
     from accelerate import PartialState
 
     script = Path(sys.argv[0])
@@ -190,11 +209,25 @@ def command_line() -> str:
 
 
 def software() -> dict[str, str]:
-    packages = ("mmssl", "torch", "transformers", "datasets", "accelerate")
-    return {name: version(name) for name in packages} | {"Python": platform.python_version()} | _commit()
+    packages = {name: _version(name) for name in ("torch", "transformers", "datasets", "accelerate")}
+    return {"mmssl": mmssl.__version__} | packages | {"Python": platform.python_version()} | _commit()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # on the path, but not installed
+        return UNKNOWN
 
 
 def hardware(args: TrainArgs) -> str:
+    try:
+        return _hardware(args)
+    except Exception:  # whatever a driver raises, or reading /proc
+        return UNKNOWN
+
+
+def _hardware(args: TrainArgs) -> str:
     from accelerate import PartialState
 
     processes, kind = PartialState().num_processes, precision(args).replace("no", "fp32")
@@ -202,7 +235,7 @@ def hardware(args: TrainArgs) -> str:
         return f"{processes} x {torch.cuda.get_device_name()}, {kind}"
     if (device := best_device(args.use_cpu).type) != "cpu":
         return f"{device} ({platform.machine()}), {kind}"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {kind}"
+    return f"{os.cpu_count() or UNKNOWN} CPU cores ({platform.machine() or UNKNOWN}), {kind}"
 
 
 def _metadata(record: Record) -> ModelCardData:
@@ -212,7 +245,7 @@ def _metadata(record: Record) -> ModelCardData:
         EvalResult(
             task_type=record.task,
             dataset_type=dataset or "custom",
-            dataset_name=f"{Path(record.dataset).name}, held out",
+            dataset_name=one_line(f"{Path(record.dataset).name}, held out"),
             metric_type=name,
             # the baselines stand in the name, because the Hub shows this list without the card
             metric_name=" ".join([readable(name), *_beside(name, record.results, baselines)]),
@@ -226,7 +259,7 @@ def _metadata(record: Record) -> ModelCardData:
         tags=["mmssl", "self-supervised-learning", *record.tags],
         datasets=[dataset] if dataset else None,
         base_model=hub_id(record.base_model),
-        model_name=record.title,
+        model_name=one_line(record.title),
         eval_results=measured or None,
     )
 
@@ -235,6 +268,11 @@ def _beside(name: str, results: dict[str, dict[str, float]], baselines: list[str
     """["(untrained 3.5, chance 2.5)"], or [] if no baseline has this metric."""
     known = [f"{column} {number(results[column][name])}" for column in baselines if name in results[column]]
     return [f"({', '.join(known)})"] if known else []
+
+
+def _shown(file: str, caption: str) -> str:
+    """Markdown: a picture of the folder of figures."""
+    return f"![{markdown(caption)}](figures/{quote(os.fsencode(file))})\n\n*{markdown(caption)}*"
 
 
 def _join(parts) -> str:
@@ -253,5 +291,8 @@ def _commit() -> dict[str, str]:
     if not (root / "pyproject.toml").exists() or not shutil.which("git"):
         return {}
     command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    git = subprocess.run(command, capture_output=True, text=True)
+    try:
+        git = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
     return {"commit": git.stdout.strip()} if git.returncode == 0 else {}

@@ -22,9 +22,11 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from mmssl import bounded_json
+from mmssl.arguments import explained
 from mmssl.data.atomic import whole
 from mmssl.errors import BadInput
 from mmssl.models.pretrained import JSON_FILES, ask_hub, said_by_hub
+from mmssl.plain_text import say
 
 PICKLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 TARGET, TARGET_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -107,12 +109,13 @@ def main() -> None:
     parser.add_argument("name", metavar="DIRECTORY", help="a directory or a Hub id")
     parser.add_argument("--output", type=Path, help="a new directory; default: the directory of the pickles")
     given = parser.parse_args()
-    try:
-        written = _convert_to(_local(given.name, given.output), given.output)
-    except (BadInput, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(*written, sep="\n")
+    with explained():
+        try:
+            written = _convert_to(_local(given.name, given.output), given.output)
+        except OSError as error:
+            raise BadInput(error) from error
+    for file in written:
+        say(file)
 
 
 def _local(name: str, output: Path | None) -> Path:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mmssl import durable, figures
-from mmssl.arguments import TrainArgs
+from mmssl.arguments import TrainArgs, explained
 from mmssl.errors import BadInput, not_written
 from mmssl.hub import card, reload
 from mmssl.hub.card import Record  # recipes say export.Record
 from mmssl.method import Method
 from mmssl.models import remote_code
+from mmssl.plain_text import one_line, say
 from mmssl.training.log import Log
 from mmssl.training.output_dir import OutputDir, listed
 from mmssl.training.signals import interruptible
@@ -148,28 +149,33 @@ def finish(
     processor,
     model: torch.nn.Module,
     example: dict[str, Tensor | list[str]],
-    record: Record,
+    describe: Callable[[], Record],
     summary: Summary,
     args: TrainArgs,
     trivial: str,
     auto_class: str = "AutoModel",
 ) -> None:
-    """Write everything that a finished run leaves: weights and processor, tested to load; figures; card; metrics. Then
-    upload it with --push_to_hub.
+    """Write everything that a finished run leaves: first weights and processor, tested to load; then what describes
+    them: figures; card; metrics. Then upload it with --push_to_hub.
 
-    model: the model in memory that `method.save_pretrained` writes. example: see check_reload. trivial: label of the
-    dashed line in the loss curve.
+    model: the model in memory that `method.save_pretrained` writes. example: see check_reload. describe: called after
+    the weights are written and tested. trivial: label of the dashed line in the loss curve.
     """
     directory, run = Path(args.output_dir), OutputDir(args.output_dir)
-    again = "the same command and --resume_from_checkpoint auto export it again"
-    saved = f"the training is saved; {again}" if args.save_steps else "nothing was saved, because --save_steps is 0"
+    again = "the training is saved; the same command and --resume_from_checkpoint auto export it again"
+    saved = again if args.save_steps else "nothing was saved, because --save_steps is 0"
     with interruptible(f"the export to {directory} was not finished: {saved}"):
-        _export(method, processor, model, example, record, summary, args, trivial, auto_class, run)
-    print(f"model, card and figures: {directory}")
+        _export(method, processor, model, example, auto_class, run)
+    whole = "the weights are whole, card and metrics are missing"
+    with interruptible(
+        f"the description in {directory} was not finished: {whole}" + f"; {again}" * bool(args.save_steps)
+    ):
+        _describe(describe(), summary, args, trivial, run)
+    say(f"model, card and figures: {directory}")
     if args.push_to_hub:
         retry = f"python -m mmssl.hub.export push {shlex.quote(args.output_dir)} {args.hub_model_id}"
         with interruptible(f"the upload was not finished; {directory} is complete, retry with: {retry}"):
-            print(f"uploaded to {push(directory, args.hub_model_id, args.hub_private_repo)}")
+            say(f"uploaded to {push(directory, args.hub_model_id, args.hub_private_repo)}")
     run.release()
 
 
@@ -178,23 +184,29 @@ def _export(
     processor,
     model: torch.nn.Module,
     example: dict[str, Tensor | list[str]],
-    record: Record,
-    summary: Summary,
-    args: TrainArgs,
-    trivial: str,
     auto_class: str,
     run: OutputDir,
 ) -> None:
-    directory = Path(args.output_dir)
     run.remove([card.METRICS])  # from an earlier export; it exists only when the export is complete
     with run.writing(needed=sum(tensor.nbytes for tensor in model.state_dict().values())) as place:
         method.save_pretrained(place)
         processor.save_pretrained(place)
-    check_reload(directory, model, processor, example, auto_class)
-    record.figures = {"loss.png": f"Training loss; dashed, {trivial}."} | record.figures
-    with run.writing() as place:
-        figures.loss_curve(directory / Log.FILE, place / "figures" / "loss.png", trivial)
+    check_reload(run.named, model, processor, example, auto_class)
+
+
+def _describe(record: Record, summary: Summary, args: TrainArgs, trivial: str, run: OutputDir) -> None:
+    def loss_curve() -> dict[str, str]:
+        figures.loss_curve(run.path / Log.FILE, place / "figures" / "loss.png", trivial)
+        return {"loss.png": f"Training loss; dashed, {trivial}."}
+
+    def card_of_the_run() -> bool:
         card.write_card(place, record, summary, args)
+        return True
+
+    with run.writing() as place:
+        record.figures = summary.attempt("the loss curve", loss_curve, {}) | record.figures
+        if not summary.attempt("the model card", card_of_the_run, False):
+            card.write_short_card(place, card.title(args), f"No more is known of this model: {summary.warnings[-1]}.")
     with run.writing() as place:
         card.write_metrics(place, record.results, summary, args)
 
@@ -215,7 +227,7 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
             "what to upload, with `hf upload`"
         )
     if left:
-        print(f"not uploaded, because the run did not write it: {listed(left)}")
+        say(f"not uploaded, because the run did not write it: {listed(left)}")
     retry = ["python", "-m", "mmssl.hub.export", "push", str(directory), repository] + ["--public"] * (not private)
     try:
         repository = _create(repository, private)
@@ -265,7 +277,8 @@ class Uploads:
             try:
                 self.method.save_pretrained(place)
                 self.processor.save_pretrained(place)
-                card.write_unfinished_card(place, Path(self.args.output_dir).name, step, total)
+                sentence = f"Training is still running: these are the weights after step {step:,} of {total:,}."
+                card.write_short_card(place, card.title(self.args), sentence)
             except (OSError, SafetensorError) as error:  # a full disk raises either
                 shutil.rmtree(place)
                 self._say(step, f"no copy for the Hub could be written to {place} ({error})")
@@ -281,7 +294,8 @@ class Uploads:
             shutil.rmtree(place)
 
     def _say(self, step: int, fault: str) -> None:
-        tqdm.write(f"warning: step {step}: {fault}; training continues, and the next save tries again", file=sys.stderr)
+        said = f"warning: step {step}: {fault}; training continues, and the next save tries again"
+        tqdm.write(one_line(said), file=sys.stderr)
 
 
 class _Refused(Exception):
@@ -338,10 +352,8 @@ def main() -> None:
     command.add_argument("repository", help="user/name")
     command.add_argument("--public", action="store_true", help="make a new repository public")
     given = parser.parse_args()
-    try:
-        print(push(given.directory.expanduser(), given.repository, private=not given.public))
-    except BadInput as error:
-        sys.exit(f"error: {error}")
+    with explained():
+        say(push(given.directory.expanduser(), given.repository, private=not given.public))
 
 
 if __name__ == "__main__":

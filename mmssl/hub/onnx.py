@@ -22,6 +22,7 @@ from mmssl.arguments import Flags, command, flag
 from mmssl.errors import BadInput, first_line
 from mmssl.hub.export import TOLERANCE, NotLoadable
 from mmssl.models import pretrained
+from mmssl.plain_text import say
 from mmssl.training.output_dir import OutputDir
 
 INPUTS = {"image": ("pixel_values",), "text": ("input_ids", "attention_mask")}
@@ -105,7 +106,7 @@ def main(args: OnnxArgs) -> None:
             run.register([file])
         convert(encoder, _example(processor, kind, 2), AXES[kind], file)
         check(encoder, _example(processor, kind, 3), file)  # another size than the one it was converted with
-        print(file)
+        say(file)
 
 
 def _example(processor, kind: str, rows: int) -> tuple[Tensor, ...]:

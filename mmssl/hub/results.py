@@ -8,12 +8,13 @@ The table replaces the text between two marks in that file; without --into it is
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from mmssl import bounded_json
+from mmssl.arguments import explained
 from mmssl.errors import BadInput
 from mmssl.hub.table import number, readable
+from mmssl.plain_text import code, markdown, say_lines
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -30,8 +31,9 @@ def rows(file: Path) -> list[str]:
     lines = []
     for name, value in trained.items():
         beside = "; ".join(f"{column} {number(values[name])}" for column, values in baselines if name in values)
-        first = (file.stem, f"`{command}`", cost) if not lines else ("", "", "")
-        lines.append(f"| {first[0]} | {readable(name)} | {number(value)} | {beside} | {first[2]} | {first[1]} |")
+        first = (markdown(file.stem), code(command), markdown(cost)) if not lines else ("", "", "")
+        cells = (first[0], markdown(readable(name)), number(value), markdown(beside), first[2], first[1])
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -56,14 +58,12 @@ def main() -> None:
     )
     parser.add_argument("--into", type=Path, help="a Markdown file with the two marks")
     given = parser.parse_args()
-    try:
+    with explained():
         text = table(sorted(given.files))
         if given.into:
             write_into(given.into, text)
         else:
-            print(text)
-    except BadInput as error:
-        sys.exit(f"error: {error}")
+            say_lines(text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mmssl.plain_text import markdown, say
+
 Columns = dict[str, dict[str, float]]  # column -> name of a result -> value
 
 
@@ -9,19 +11,19 @@ def print_table(title: str, columns: Columns, digits: int | None = None) -> None
     """digits: decimal places; default: one for values from 10 on, otherwise two."""
     names = _names(columns)
     width, wide = max(map(len, names), default=0) + 2, max(18, 2 + max(map(len, columns)))
-    print(title)
-    print(" " * width + "".join(f"{column:>{wide}}" for column in columns))
+    say(title)
+    say(" " * width + "".join(f"{column:>{wide}}" for column in columns))
     for name in names:
         cells = (number(values[name], digits) if name in values else "" for values in columns.values())
-        print(f"{name:<{width}}" + "".join(f"{cell:>{wide}}" for cell in cells))
+        say(f"{name:<{width}}" + "".join(f"{cell:>{wide}}" for cell in cells))
 
 
 def results_table(results: Columns) -> str:
     """Markdown with a row for each result and a column for the trained model and each baseline."""
-    lines = [f"| | {' | '.join(results)} |", "|---" + "|---:" * len(results) + "|"]
+    lines = [f"| | {' | '.join(map(markdown, results))} |", "|---" + "|---:" * len(results) + "|"]
     for name in _names(results):
         cells = (number(column[name]) if name in column else "–" for column in results.values())
-        lines.append(f"| {readable(name)} | {' | '.join(cells)} |")
+        lines.append(f"| {markdown(readable(name))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -184,7 +184,7 @@ def build(args, side: int) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.mask_ratio)
     image_size = args.image_size or side
-    patch_size = args.patch_size or max(1, image_size // (8 if image_size >= 32 else 4))
+    patch_size = args.patch_size or image_encoders.usual_patch_size(image_size, 8 if image_size >= 32 else 4)
     return from_scratch(SIZES[args.size], image_size, patch_size, args.mask_ratio, args.norm_pix_loss)
 
 

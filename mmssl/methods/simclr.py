@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather, rank
 from mmssl.method import Card, Method, Output
-from mmssl.models import image_encoders
+from mmssl.models import heads, image_encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,8 +53,7 @@ class SimCLR(Method):
         about="SimCLR: make two augmented views of an image more similar than views of different images. The encoder "
         "is exported; the projection head, to continue from, is in `pretraining/`.",
         task="image-feature-extraction",
-        limits="The model was trained without labels, to ignore crops and colour changes: evaluate it on your task "
-        "before you rely on it.",
+        limits=image_encoders.LIMITS_OF_VIEWS,
         trivial="chance: log(2 batch - 1)",
         snippets=image_encoders.SNIPPETS,
         tags=("simclr", "contrastive"),
@@ -66,7 +65,7 @@ class SimCLR(Method):
         super().__init__()
         self.encoder, self.views, self.temperature = encoder, views, temperature
         width = image_encoders.width(encoder)
-        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection_dim))
+        self.projection = heads.mlp([width, width, projection_dim], norm="none")
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's views are drawn."""

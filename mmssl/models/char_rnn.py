@@ -116,8 +116,8 @@ class CharRNNModel(CharRNNPreTrainedModel):
         use_cache: bool | None = None,
         **unused,
     ) -> CharRNNOutput:
-        """input_ids: (batch, tokens). attention_mask: (batch, tokens or more), 0 for padding on either side, which is
-        passed over; its last columns count. state: that of an earlier call, to go on from."""
+        """input_ids: (batch, tokens). attention_mask: (batch, tokens or more), 0 = padding on either side, which is
+        skipped; if it is longer, its last columns are used. state: that of an earlier call, to continue from."""
         x = self.embedding(input_ids)
         state = self.empty_state(len(x)) if state is None else state
         mask = None if attention_mask is None else attention_mask[:, -x.shape[1] :].bool()

@@ -72,6 +72,10 @@ print(model.config.num_labels, processor.size)
 }
 SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
                "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
+LIMITS_OF_VIEWS = (
+    "The model was trained without labels, to ignore crops and colour changes: evaluate it on your task before you "
+    "rely on it."
+)
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as in torchvision and timm
 
 
@@ -109,7 +113,7 @@ def from_scratch(
     size = SIZES[name]
     sides = {"height": image_size, "width": image_size}
     if isinstance(size, ViTSize):
-        model = _vit(size, image_size, patch_size or max(1, image_size // 8))
+        model = _vit(size, image_size, patch_size or usual_patch_size(image_size))
         return model, ViTImageProcessorPil(size=sides, image_mean=MEAN, image_std=STD)
     if patch_size:
         raise BadInput(f"--patch_size {patch_size} has no effect with --encoder {name}: only a ViT has patches")
@@ -123,7 +127,7 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
 
     from mmssl.models import pretrained
 
-    model, processor = pretrained.load(name, trust_remote_code)
+    model, processor = pretrained.load(name, trust_remote_code, may_lack="pooler", remove_missing=True)
     processor = getattr(processor, "image_processor", processor)  # part of a processor for images and text
     if not isinstance(processor, BaseImageProcessor):
         raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} does not take images")
@@ -146,6 +150,11 @@ def to_vit(encoder: ViTMAEModel) -> ViTModel:
     return vit.eval()
 
 
+def usual_patch_size(image_size: int, across: int = 8) -> int:
+    """Pixels a side of patches that divide the image, about `across` of them in a row."""
+    return max(side for side in range(1, max(1, image_size // across) + 1) if image_size % side == 0)
+
+
 def width(model: PreTrainedModel) -> int:
     """The dimension of `features`."""
     config = model.config
@@ -160,6 +169,12 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     if pooled is None:
         return output.last_hidden_state.mean(1)
     return pooled.flatten(1)
+
+
+def freeze_patches(model: PreTrainedModel) -> None:
+    """A ViT's patch projection stays as it is (MoCo v3, arXiv:2104.02057, section 4.2). Other encoders have none."""
+    if getattr(model.config, "patch_size", None):
+        model.get_input_embeddings().requires_grad_(False)
 
 
 def _resnet(size: ResNetSize) -> PreTrainedModel:

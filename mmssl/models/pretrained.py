@@ -21,6 +21,7 @@ from mmssl import bounded_json
 from mmssl.distributed import rank
 from mmssl.errors import BadInput, first_line
 from mmssl.models import remote_code
+from mmssl.plain_text import say
 
 # files of a checkpoint, and of the whole model that an export may have in pretraining/
 JSON_FILES = [
@@ -40,11 +41,13 @@ def load(
     name: str,
     trust_remote_code: bool = False,
     may_lack: str = "",
+    remove_missing: bool = False,
     auto_class: str = "AutoModel",
     flag: str = "--model_name_or_path",
 ) -> tuple[transformers.PreTrainedModel, object]:
-    """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a module that may be missing ("pooler").
-    auto_class: the transformers class that loads it. flag: the flag that named it, for messages.
+    """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a module that may be missing ("pooler");
+    remove_missing: then take it out of the model instead of leaving it random. auto_class: the transformers class that
+    loads it. flag: the flag that named it, for messages.
 
     Raises BadInput if a file is missing or damaged, if the weights do not match config.json or are not finite, or if
     the tokenizer has no vocabulary: transformers would fill such gaps with random weights and empty vocabularies.
@@ -89,6 +92,8 @@ def load(
             f"{flag}: its weights do not match the {type(model).__name__} that its config.json describes: "
             f"{len(wrong)} are missing or have another shape, {wrong[0]} first"
         )
+    if remove_missing and any(may_lack in key.split(".") for key in report["missing_keys"]):
+        setattr(model, may_lack, None)
     check_finite(model, flag)
     tokenizer = getattr(processor, "tokenizer", processor)
     if isinstance(tokenizer, transformers.PreTrainedTokenizerBase) and len(tokenizer) <= len(
@@ -128,10 +133,10 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
     except bounded_json.NotJson as error:
         raise BadInput(f"{flag}: {error}") from error
     if foreign and not trust_remote_code and rank() == 0:
-        print(
+        say(
             f"warning: {flag} names its own code ({'; '.join(foreign)}). The code is not run, and not copied to this "
             "run's export",
-            file=sys.stderr,
+            sys.stderr,
         )
     return folder
 

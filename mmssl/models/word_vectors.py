@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmssl.errors import BadInput
 from mmssl.models import pretrained
+from mmssl.plain_text import say
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
@@ -90,7 +91,7 @@ def say_taken_over(known: int, of: int, name: str) -> None:
     if not known:
         raise BadInput(f"--init_vectors {name}: it has none of the {of:,} words of the vocabulary")
     if PartialState().is_main_process:
-        print(f"{known:,} of {of:,} words start from the vectors of {name}")
+        say(f"{known:,} of {of:,} words start from the vectors of {name}")
 
 
 def tokenizer(words: list[str], plain: bool) -> PreTrainedTokenizerFast:

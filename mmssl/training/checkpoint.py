@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 
 from mmssl import bounded_json, durable
 from mmssl.errors import BadInput, first_line
+from mmssl.plain_text import say
 from mmssl.training import random_state
 from mmssl.training.output_dir import OF_A_CHECKPOINT, OutputDir
 
@@ -183,7 +184,7 @@ def find(
     for path in reversed(written):
         if (fault := damage(path, device, check)) is None:
             return path
-        print(f"checkpoint {path} is damaged ({fault}); trying the one before it", file=sys.stderr, flush=True)
+        say(f"checkpoint {path} is damaged ({fault}); trying the one before it", sys.stderr)
     if written:
         raise BadInput(
             f"every checkpoint in {directory} is damaged; start again with --overwrite_output_dir, without "

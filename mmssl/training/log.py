@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 from mmssl import bounded_json, durable
 from mmssl.arguments import TrainArgs
 from mmssl.device import precision
-from mmssl.errors import not_written
+from mmssl.errors import first_line, not_written
 from mmssl.method import Method, Output
+from mmssl.plain_text import one_line
 from mmssl.training import monitor
 from mmssl.training.checkpoint import NonFinite, last_good
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
@@ -84,7 +85,7 @@ class Log:
     def say(self, sentence: str) -> None:
         """Print one line above the progress bar, on the main process only."""
         if self.accelerator.is_main_process:
-            tqdm.write(sentence, file=sys.stderr)
+            tqdm.write(one_line(sentence), file=sys.stderr)
 
     def warn(self, sentence: str) -> None:
         """Print the warning once, and keep it for the model card."""
@@ -165,7 +166,7 @@ class Log:
     def close(self) -> None:
         self.bar.close()
         for tracker in self.accelerator.trackers:
-            tracker.finish()
+            self.run.attempt(f"the end of the tracker {tracker.name}", tracker.finish, None)
         self._adopt_tracked()
 
     def _tracked(self) -> set[Path]:
@@ -187,7 +188,10 @@ class Log:
             except OSError as error:  # losing one log line is no reason to stop the training
                 self.warn(f"{self.file} could not be written: {error}")
         if self.accelerator.trackers:
-            self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+            try:
+                self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+            except Exception as error:  # whatever a tracker, a disk or a network can raise
+                self.warn(f"--report_to {self.args.report_to} failed: {type(error).__name__}: {first_line(error)}")
 
     def _refuse_non_finite(self, rows: list[dict[str, float]]) -> None:
         """Count the skipped steps up to max_skipped_steps; beyond that, raise and name the step and its samples."""

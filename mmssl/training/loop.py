@@ -6,14 +6,10 @@ device. A run that is stopped at any moment and resumed ends with exactly the we
 
 from __future__ import annotations
 
-import atexit
-import os
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -25,7 +21,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
 from mmssl.device import best_device, precision
 from mmssl.distributed import alone, share_batch_norm
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput
 from mmssl.kernels.attention import fast_attention
 from mmssl.method import Method, Output
 from mmssl.training import checkpoint, steps
@@ -33,30 +29,11 @@ from mmssl.training.log import Log
 from mmssl.training.optim import schedule, set_learning_rate
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
 from mmssl.training.signals import Signals, parting_words
+from mmssl.training.start import on_main_process
 from mmssl.training.summary import Summary
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-MEETING = "start it with `accelerate launch`, or unset MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK"
-
-
-def start(args: TrainArgs) -> None:
-    """Set up the processes, check the output directory and set the seed. The first line of every recipe."""
-    from accelerate import PartialState
-    from accelerate.utils import set_seed
-
-    _refuse_sharding()
-    _refuse_environment()
-    try:
-        # the other processes wait while one evaluates; NCCL's default timeout is ten minutes
-        state = PartialState(cpu=best_device(args.use_cpu).type == "cpu", timeout=timedelta(hours=6))
-    except (ValueError, RuntimeError) as error:
-        raise BadInput(f"the processes of this run did not find each other ({first_line(error)}): {MEETING}") from error
-    _on_main_process(lambda: OutputDir(args.output_dir).check(args))
-    atexit.register(state.destroy_process_group)
-    set_seed(args.seed)  # equal on all processes: they must build equal weights
 
 
 def train(
@@ -104,7 +81,7 @@ def train(
         nonlocal found
         found = checkpoint.find(args.resume_from_checkpoint, checkpoints, accelerator.device, _progress)
 
-    _on_main_process(find)
+    on_main_process(find)
     if found := broadcast_object_list([found])[0]:
         progress = checkpoint.load(found, bare, optimizers, accelerator)
         run = _progress(progress)
@@ -138,7 +115,7 @@ def train(
             OutputDir(args.output_dir).begin(args, found)
             log.take_up()
 
-        _on_main_process(write)
+        on_main_process(write)
         log.open()
 
     def assess() -> None:
@@ -149,7 +126,11 @@ def train(
             # an evaluation must not change the random states of the training
             with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast(), alone():
                 bare.eval()
-                run.evaluations.append({"step": run.step, **evaluate(bare)})
+                if run.step < total:
+                    values = evaluate(bare)
+                else:  # the trained model must still be exported
+                    values = run.attempt("the last evaluation", lambda: evaluate(bare), {})
+                run.evaluations.append({"step": run.step, **values})
                 bare.train()
             log.evaluation(run.evaluations[-1])
         accelerator.wait_for_everyone()
@@ -255,44 +236,6 @@ def _accelerator(args: TrainArgs) -> Accelerator:
             )
         ],
     )
-
-
-def _on_main_process(check: Callable[[], None]) -> None:
-    """Run `check` on the main process. If it raises BadInput, all processes do: none may wait for one that has left."""
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    refused = None
-    if PartialState().is_main_process:
-        try:
-            check()
-        except BadInput as error:
-            refused = error
-    if message := broadcast_object_list([refused and str(refused)])[0]:
-        raise refused or BadInput(message)
-
-
-def _refuse_environment() -> None:
-    """Raise BadInput if a launcher's variables are invalid. Otherwise torch would try a wrong address for hours."""
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
-        value = os.environ.get(name, "0")
-        if not value.isdecimal() or int(value) > 65535:
-            raise BadInput(f"{name} is {value!r} in the environment, not a valid number: {MEETING}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (address := os.environ.get("MASTER_ADDR")):
-        try:
-            socket.getaddrinfo(address, None)
-        except (OSError, UnicodeError) as error:
-            raise BadInput(f"MASTER_ADDR is {address!r}, which cannot be resolved ({error}): {MEETING}") from error
-
-
-def _refuse_sharding() -> None:
-    """Raise BadInput if accelerate is set to sharding: on a CPU it would silently use DDP instead of FSDP."""
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            raise BadInput(
-                f"accelerate is configured for {name}, but here every process holds the whole model: launch with "
-                "--multi_gpu. For a large encoder, --gradient_checkpointing, --bf16 yes and --grad_cache save memory."
-            )
 
 
 def _to_device(batches: Iterable[dict], device: torch.device) -> tuple[list[torch.Tensor | None], list[dict]]:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmssl.plain_text import say
+
 LEAVE = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -40,7 +42,7 @@ def interruptible(how_to_continue: str) -> Iterator[None]:
     """A signal prints this sentence and ends the block at once with SystemExit; `finally` clauses in it still run."""
 
     def leave(number: int, frame) -> None:
-        print(f"{signal.Signals(number).name}: {how_to_continue}", file=sys.stderr, flush=True)
+        say(f"{signal.Signals(number).name}: {how_to_continue}", sys.stderr)
         sys.exit(128 + number)
 
     before = {number: signal.signal(number, leave) for number in LEAVE}

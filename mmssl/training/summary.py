@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mmssl.errors import first_line
+from mmssl.plain_text import say
+
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -20,3 +28,13 @@ class Summary:
     trivial_loss: float | None = None
     evaluations: list[dict[str, float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, make: Callable[[], Made], otherwise: Made) -> Made:
+        """The result of `make`; if it raises, `otherwise` and a warning. For all that describes a finished run: no
+        description is worth losing the weights."""
+        try:
+            return make()
+        except Exception as error:  # whatever a method, an evaluation or a library raises
+            self.warnings.append(f"{what} failed: {type(error).__name__}: {first_line(error)}")
+            say(f"warning: {self.warnings[-1]}", sys.stderr)
+            return otherwise

@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import struct
+import time
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -167,15 +171,15 @@ def test_what_cannot_be_used_is_named_and_counted_and_left_out(tmp_path, caplog)
         assert f"{word}.wav" in why or f"{word}.flac" in why, why
     assert said[2].endswith("holds no samples") and said[3].endswith("is shorter than 0.05 s")
     assert said[4].endswith("is silent") and said[5].endswith("holds samples that are not finite")
-    assert "left out 6 of 66 recordings (row 60: " in caplog.text and "; ...)" in caplog.text
+    assert "left out of 66 rows: 6 recordings that cannot be used (row 60: " in caplog.text and "; ...)" in caplog.text
 
 
 def test_too_many_that_cannot_be_used_are_refused(tmp_path):
     name = folder(tmp_path / "folder", n=8)
     (tmp_path / "folder" / "z.wav").write_bytes(b"noise")
-    with pytest.raises(BadInput, match=r"1 of 9 recordings \(row 8: .*z\.wav.* cannot be used: too many to leave out"):
+    with pytest.raises(BadInput, match=r"of 9 rows, 1 recordings that cannot be used \(row 8: .*z\.wav.*\): too many"):
         recordings(name)
-    with pytest.raises(BadInput, match=r"9 of 9 recordings \(row 0: .*is shorter than 1\.00 s"):
+    with pytest.raises(BadInput, match=r"9 recordings that cannot be used \(row 0: .*is shorter than 1\.00 s"):
         recordings(name, shortest=8000)
 
 
@@ -226,11 +230,11 @@ def test_speakers_are_numbered_by_name_in_every_data_set(tmp_path):
 
 def test_a_column_that_is_not_there_is_named(tmp_path):
     table = parquet(tmp_path / "a.parquet", who=["ann"] * 12)
-    with pytest.raises(BadInput, match="--audio_column wave: no such column among audio, who"):
+    with pytest.raises(BadInput, match="--audio_column wave: the data has no such column, only audio, who"):
         load(table, column="wave")
-    with pytest.raises(BadInput, match="--speaker_column speaker: no such column among audio, who"):
+    with pytest.raises(BadInput, match="--speaker_column speaker: the data has no such column, only audio, who"):
         load(table, speaker="speaker")
-    with pytest.raises(BadInput, match=r"b\.parquet: --speaker_column who: no such column among audio"):
+    with pytest.raises(BadInput, match=r"b\.parquet: --speaker_column who: the data has no such column, only audio"):
         load(f"{table},{parquet(tmp_path / 'b.parquet')}", speaker="who")
     datasets.Dataset.from_dict({"noise": ["a"], "audio": [1]}).to_parquet(tmp_path / "c.parquet")
     with pytest.raises(BadInput, match=r"the column audio is Value\('int64'\), not recordings or paths"):
@@ -245,3 +249,58 @@ def test_the_column_that_is_asked_for_is_the_one_that_is_read(tmp_path):
     table = parquet(tmp_path / "a.parquet", clean=other)
     data = Recordings(load(table, column="clean")["train"], **SIZE)
     assert all(round(pitch(data.wave(i))) == 1000 for i in range(12))
+
+
+# ---------------------------------------------------------------- limits
+
+
+def wav(rate: int, samples: int, channels: int = 1) -> bytes:
+    """The header of a 16-bit WAV file that says so."""
+    size, frame = 2 * samples * channels, 2 * channels
+    length, speed = min(36 + size, 2**32 - 1), min(rate * frame, 2**32 - 1)
+    fields = b"RIFF", length, b"WAVE", b"fmt ", 16, 1, channels, rate, speed, frame, 16, b"data", size
+    return struct.pack("<4sI4s4sIHHIIHH4sI", *fields)
+
+
+def one(stored: dict, rate: int = 16_000, seconds: float = float("inf")) -> np.ndarray | str:
+    data = datasets.Dataset.from_dict({"audio": [{"bytes": None, "path": None} | stored]})
+    return next(waves.read(data, "audio", rate, seconds))
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_000_000])
+def test_a_rate_that_no_recording_has_is_refused_before_it_is_resampled(rate):
+    noise = np.random.default_rng(0).integers(-9999, 9999, 20_000, np.int16).tobytes()
+    assert one({"bytes": wav(rate, 20_000) + noise}) == f"says {rate:,} Hz, which is not between 1,000 and 768,000"
+
+
+def test_an_odd_rate_is_resampled_quickly_and_keeps_its_pitch():
+    start = time.monotonic()
+    wave = one({"bytes": encoded(tone(440, 400_000, 599_999), 599_999, "WAV")}, 8_000)
+    assert time.monotonic() - start < 5 and abs(len(wave) - 400_000 * 8_000 / 599_999) < 2
+    assert pitch(wave) == pytest.approx(440, abs=2)
+
+
+def test_a_recording_of_many_hours_is_refused_and_its_beginning_can_still_be_read(tmp_path):
+    with open(tmp_path / "long.wav", "wb") as file:  # 2 GB of silence that take no space
+        file.write(wav(16_000, 1 << 30))
+        file.truncate(44 + (1 << 31))
+    path = str(tmp_path / "long.wav")
+    assert one({"path": path}) == f"{path} is longer than 280 minutes; cut it into several"
+    assert len(one({"path": path}, seconds=2)) == 32_000
+
+
+def test_a_thousand_channels_take_no_more_memory_than_one(tmp_path):
+    with open(tmp_path / "wide.wav", "wb") as file:  # as float32, all at once, 82 MB
+        file.write(wav(16_000, 20_000, 1024))
+        file.truncate(44 + 2 * 1024 * 20_000)
+    tracemalloc.start()
+    assert len(one({"path": str(tmp_path / "wide.wav")})) == 20_000
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_a_path_that_leads_to_no_regular_file_is_left_out_and_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert one({"path": str(tmp_path / "pipe.wav")}).endswith("pipe.wav is a named pipe, not a regular file")
+    assert one({"path": "/dev/zero"}) == "/dev/zero is a device, not a regular file"
+    assert one({"path": str(tmp_path)}) == f"{tmp_path} is a folder, not a regular file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import datasets
@@ -21,6 +22,12 @@ CARD = "# {contents}\n"
 def flac(samples: int = 800, rate: int = 8000) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.sin(np.arange(samples) / 5), rate, format="FLAC")
+    return buffer.getvalue()
+
+
+def wav() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.sin(np.arange(800) / 5), 8000, format="WAV")
     return buffer.getvalue()
 
 
@@ -101,10 +108,19 @@ def test_only_the_first_hours_are_taken(tmp_path):
 def test_what_cannot_be_read_is_named_and_left_out_and_too_much_of_it_refused(tmp_path):
     bad = [row("noise.wav", b"noise"), {"audio": None}, row("none.wav", b""), {"audio": {"path": "/nowhere.wav"}}]
     said = parquet.write(tmp_path / "out", {"train": [row(f"{i}") for i in range(36)] + bad}, {}, CARD)
-    assert "36 recordings" in said and "4 that cannot be read left out (noise.wav LibsndfileError: " in said
-    with pytest.raises(BadInput, match=r"4 of 9 recordings cannot be read \(noise\.wav .*; \.\.\.\)"):
+    assert "36 recordings" in said and "left out 4 recordings that cannot be read (noise.wav LibsndfileError: " in said
+    with pytest.raises(BadInput, match=r"of 9 rows, 4 recordings that cannot be read \(noise\.wav .*; \.\.\.\)"):
         parquet.write(tmp_path / "bad", {"train": [row(f"{i}") for i in range(5)] + bad}, {}, CARD)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_named_pipe_and_an_impossible_rate_are_left_out(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    slow = bytearray(wav())
+    slow[24:28] = (1).to_bytes(4, "little")
+    bad = [{"audio": {"path": str(tmp_path / "pipe.wav")}}, row("slow.wav", bytes(slow))]
+    said = parquet.write(tmp_path / "out", {"train": [row(f"{i}") for i in range(18)] + bad}, {}, CARD)
+    assert "pipe.wav is a named pipe, not a regular file; slow.wav says 1 Hz" in said
 
 
 def test_nothing_is_written_over_and_an_empty_part_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -160,7 +161,7 @@ def test_a_damaged_array_is_named_with_the_remedy(tmp_path, home, harm):
     elif harm == "of another shape":
         np.save(array, np.zeros((2, 3, 16, 16), np.uint8))
     else:
-        (array.parent / "broken.json").write_text("[")
+        (array.parent / "rows.json").write_text("[")
     with pytest.raises(BadInput, match=f"{array.parent} is damaged .*: remove that folder, and it is made again"):
         Decoded(data, "image", PROCESSOR)
 
@@ -174,3 +175,29 @@ def test_a_disk_that_fills_while_decoding_is_said_and_leaves_nothing(tmp_path, h
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [path for path in (home / "decoded").iterdir() if path.is_dir()]
+
+
+def test_a_path_that_leads_to_no_regular_file_is_left_out_and_does_not_hang(tmp_path):
+    write_images(tmp_path / "a", 2)
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    paths = [tmp_path / "a" / "0.png", tmp_path / "a" / "pipe.png", "/dev/zero", tmp_path / "a"]
+    rows = [{"path": str(path), "bytes": None} for path in paths]
+    data = datasets.Dataset.from_dict({"image": rows}, features=datasets.Features({"image": datasets.Image()}))
+    found = Decoded(data, "image", PROCESSOR).broken
+    assert found == {
+        1: f"{paths[1]} is a named pipe, not a regular file",
+        2: "/dev/zero is a device, not a regular file",
+        3: f"{paths[3]} is a folder, not a regular file",
+    }
+
+
+def test_images_of_one_colour_and_of_more_than_8_bits_are_counted_in_every_run(tmp_path, caplog):
+    data = write_images(tmp_path / "a", 6)
+    Image.new("RGB", (20, 30), "blue").save(tmp_path / "a" / "1.png")
+    Image.new("L", (20, 30), 9).save(tmp_path / "a" / "4.png")
+    Image.fromarray(np.random.RandomState(0).randint(0, 65536, (30, 20), np.uint16)).save(tmp_path / "a" / "2.png")
+    for _ in range(2):
+        caplog.clear()
+        Decoded(data, "image", PROCESSOR, "held-out images")
+        assert "2 of 6 held-out images are one colour (row 1; row 4)" in caplog.text
+        assert "1 of 6 held-out images were scaled to 8 bits: 16-bit values / 257 (row 2)" in caplog.text

@@ -8,6 +8,7 @@ from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from mmssl.data.images import decoding
 from mmssl.data.images.views import WHOLE, Views
+from mmssl.errors import BadInput
 
 
 def clip_processor(size: int) -> CLIPImageProcessorPil:
@@ -73,3 +74,88 @@ def test_shape_is_that_of_what_comes_out():
 def test_a_processor_without_a_fixed_shape_is_refused():
     with pytest.raises(decoding.BadInput, match="several shapes"):
         decoding.shape(CLIPImageProcessorPil(size={"shortest_edge": 32}, do_center_crop=False))
+
+
+# ---------------------------------------------------------------- limits
+
+
+def file_of(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def test_a_strip_that_its_shorter_side_would_make_huge_is_refused():
+    strip = file_of(Image.new("L", (1, 65_000)))  # 224 x 14,560,000 pixels
+    with pytest.raises(BadInput, match="is 1 x 65,000 pixels, its sides more than 1 : 100; crop it"):
+        decoding.decode(strip, clip_processor(224))
+    with pytest.raises(BadInput, match="becomes 8,192 x 819,200 pixels, more than the 89,478,485 that are read"):
+        decoding.decode(Image.new("L", (1, 100)), clip_processor(8192))
+    whole = ViTImageProcessorPil(size={"height": 16, "width": 16})  # makes nothing larger
+    assert decoding.decode(strip, whole).shape == (3, 16, 16)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    bomb = file_of(Image.new("1", (10_000, 9_000)))
+    assert len(bomb) < 20_000
+    monkeypatch.setattr(Image.Image, "load", None)  # not called
+    with pytest.raises(BadInput, match="holds 10,000 x 9,000 pixels, more than the 89,478,485 that are read"):
+        decoding.as_rgb(bomb)
+
+
+def test_bytes_beyond_the_limit_are_refused(monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_BYTES", 100)
+    with pytest.raises(BadInput, match="holds 0 MB, more than"):
+        decoding.as_rgb(file_of(photograph(40, 30)))
+
+
+def test_a_postscript_program_is_not_run():
+    with pytest.raises(BadInput, match="is a PostScript program"):
+        decoding.as_rgb(file_of(photograph(40, 30), "EPS"))
+
+
+def test_of_a_thousand_frames_the_first_is_read():
+    frames = [Image.new("L", (8, 8), shade) for shade in range(250)] * 4
+    gif = file_of(frames[7], "GIF", save_all=True, append_images=frames)
+    assert (np.asarray(decoding.as_rgb(gif)) == 7).all()
+
+
+def test_a_cmyk_jpeg_has_the_colours_that_pillow_gives_it():
+    jpeg = file_of(photograph(40, 32, "CMYK"), "JPEG", quality=95)
+    difference = np.asarray(decoding.as_rgb(jpeg), int) - np.asarray(photograph(40, 32), int)
+    assert np.abs(difference).mean() < 5
+
+
+# ---------------------------------------------------------------- more than 8 bits
+
+RAMP = np.arange(256, dtype=np.uint16)[None] * 257
+
+
+@pytest.mark.parametrize(
+    ("values", "format"),
+    [(RAMP, "PNG"), (RAMP, "TIFF"), (RAMP.astype(np.int32), "TIFF"), ((RAMP / 65535).astype(np.float32), "TIFF")],
+)
+def test_deep_images_are_scaled_by_what_their_format_says_and_not_clipped(values, format):
+    pixels = np.asarray(decoding.as_rgb(file_of(Image.fromarray(values), format)))
+    assert (pixels == np.arange(256)[None, :, None]).all()
+
+
+def test_a_dark_deep_image_stays_dark():
+    pixels = np.asarray(decoding.as_rgb(Image.fromarray(RAMP // 4)))
+    assert pixels.max() == 64
+
+
+@pytest.mark.parametrize(
+    "values", [[[0, 70_000]], [[-1, 5]], [[0.0, 1.5]], [[-0.1, 1.0]], [[float("nan"), 0.5]], [[float("inf"), 0.5]]]
+)
+def test_deep_images_whose_white_is_unknown_are_refused(values):
+    values = np.array(values)
+    image = Image.fromarray(values.astype(np.int32 if values.dtype.kind == "i" else np.float32))
+    with pytest.raises(BadInput, match="holds values from .*; store it with 8 bits"):
+        decoding.as_rgb(image)
+
+
+def test_the_transparent_value_of_a_deep_image_is_white():
+    png = file_of(Image.fromarray(np.array([[0, 300, 514]], np.uint16)), transparency=300)
+    assert np.asarray(decoding.as_rgb(png))[0, :, 0].tolist() == [0, 255, 2]

@@ -17,7 +17,7 @@ from small import Numbers, arguments
 from mmssl.data.loader import Loader
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
-from mmssl.training.loop import start
+from mmssl.training.start import start
 
 
 def shards(sizes: list[int]) -> IterableDataset:

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, default_collate
 from mmssl.data.loader import Loader
 from mmssl.evaluation.held_out import Evaluation, HeldOut
 from mmssl.method import Method, Output
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
+from mmssl.training.start import start
 
 
 class Numbers(Dataset):

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from mmssl.distributed import rank, world_size
 from mmssl.methods.simclr import nt_xent
-from mmssl.training.loop import start
+from mmssl.training.start import start
 
 
 def batch(n: int = 6) -> dict[str, torch.Tensor]:

@@ -15,16 +15,18 @@ from transformers import AutoModel, AutoTokenizer
 
 from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
-from mmssl.data.text.corpus import SENTENCE_END
 from mmssl.data.text.skip_grams import Pieces
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
+from mmssl.kernels import SENTENCE_END
+from mmssl.kernels.simd import LANES
 from mmssl.kernels.word2vec_torch import loss, update_batch, update_window
 from mmssl.methods import word2vec
-from mmssl.methods.word2vec import LANES, Word2Vec
+from mmssl.methods.word2vec import Word2Vec
 from mmssl.models import word_vectors
 from mmssl.training import steps
-from mmssl.training.loop import start, train
+from mmssl.training.loop import train
+from mmssl.training.start import start
 
 GROUPS, SIZE = 6, 5  # words of one group stand together; vectors should find the groups
 WORDS = [f"{chr(97 + i // SIZE)}{i % SIZE}" for i in range(GROUPS * SIZE)]
@@ -178,7 +180,9 @@ print(model(**tokenizer(["A0, unknown b1!", "a0"], padding=True, return_tensors=
     assert not list(tmp_path.rglob("*.pkl")) and not list(tmp_path.rglob("*.npy"))
 
 
-def test_the_directory_loads_without_remote_code_where_mmssl_is_imported(tmp_path):
+def test_the_directory_loads_without_remote_code_where_our_architectures_are_registered(tmp_path):
+    import mmssl.models.own  # noqa: F401
+
     Word2Vec(WORDS, COUNTS, 12).save_pretrained(tmp_path)
     word_vectors.tokenizer(WORDS, plain=False).save_pretrained(tmp_path)
     assert type(AutoModel.from_pretrained(tmp_path)).__name__ == "Word2VecModel"

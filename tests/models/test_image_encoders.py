@@ -95,3 +95,20 @@ def test_a_checkpoint_that_takes_no_images_is_refused(tmp_path):
     tiny.processor.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="a CpcAudioModel does not take images"):
         image_encoders.build(flags(model_name_or_path=str(tmp_path)), 32)
+
+
+def test_a_vit_without_a_pooler_is_read_without_one_and_gives_the_mean_of_its_tokens(tmp_path):
+    encoder, processor = image_encoders.from_scratch("vit-micro", 16)
+    encoder.pooler = None
+    encoder.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, _ = image_encoders.from_pretrained(str(tmp_path))
+    assert again.pooler is None
+    pixels = torch.randn(2, 3, 16, 16)
+    expected = encoder.eval()(pixels).last_hidden_state.mean(1)
+    torch.testing.assert_close(image_encoders.features(again.eval(), pixels), expected)
+
+
+@pytest.mark.parametrize(("image_size", "patch_size"), [(32, 4), (50, 5), (28, 2), (7, 1), (224, 28)])
+def test_the_usual_patches_divide_the_image(image_size, patch_size):
+    assert image_encoders.usual_patch_size(image_size) == patch_size

@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from mmssl.data.text.corpus import SENTENCE_END
 from mmssl.data.text.skip_grams import Pieces
+from mmssl.kernels import SENTENCE_END
 from mmssl.methods.word2vec import Word2Vec
 from mmssl.models.word_vectors import tokenizer
 from mmssl.training import steps

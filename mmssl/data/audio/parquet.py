@@ -11,12 +11,16 @@ from pathlib import Path
 
 from datasets import Dataset, Features, Value
 
+from mmssl.data import regular_files
 from mmssl.data.atomic import whole
+from mmssl.data.audio import waves
+from mmssl.data.columns import unusable
 from mmssl.errors import BadInput, first_line
+from mmssl.plain_text import markdown
 
 AUDIO = {"bytes": Value("binary"), "path": Value("string")}
 SHARD = 400_000_000  # bytes of recordings in a file, about
-MAX_UNUSABLE = 0.1  # fraction of the recordings
+MAX_BYTES = 1 << 30  # of one recording; a column of Parquet holds 2 GiB at a time
 PLACE = re.compile(r"\\\{(\w+)(:d)?\\\}")  # {speaker} or {take:d}, escaped
 KINDS = {"": ("[^/]+?", Value("string")), ":d": (r"\d+", Value("int64"))}
 
@@ -84,7 +88,7 @@ def write(
     with whole(directory) as place:
         written = [_part(place, part, rows, features, hours.get(part)) for part, rows in parts.items()]
         contents = "; ".join(written)
-        (place / "README.md").write_text(card.replace("{contents}", contents), encoding="utf-8")
+        (place / "README.md").write_text(card.replace("{contents}", markdown(contents)), encoding="utf-8")
     return f"{directory}: {contents}"
 
 
@@ -111,12 +115,10 @@ def _part(directory: Path, part: str, rows: Iterable[dict], features: Features, 
             break
     if shard:
         flush()
-    named = f" ({'; '.join(broken[:3])}{'; ...' * (len(broken) > 3)})" if broken else ""
-    if len(broken) > MAX_UNUSABLE * (count + len(broken)):
-        raise BadInput(f"{len(broken)} of {count + len(broken)} recordings cannot be read{named}")
-    if not count:
+    if not count + len(broken):
         raise BadInput(f"there is no recording for the {part} part")
-    left_out = f", {len(broken)} that cannot be read left out{named}" if broken else ""
+    left_out = unusable({"recordings that cannot be read": broken}, count + len(broken))
+    left_out = f", left out {left_out}" if left_out else ""
     at = " and ".join(f"{rate:,}" for rate in sorted(rates))
     return f"{part}: {count:,} recordings, {seconds / 60:,.1f} minutes at {at} Hz{left_out}"
 
@@ -128,10 +130,12 @@ def _opened(audio: dict | None) -> tuple[dict, int, float] | str:
     audio = audio or {}
     name = audio.get("path") or ""
     try:
-        content = audio["bytes"] if audio.get("bytes") is not None else Path(name).read_bytes()
+        content = audio["bytes"] if audio.get("bytes") is not None else regular_files.read(name, MAX_BYTES)
+        regular_files.check_size(len(content), MAX_BYTES)
         info = soundfile.info(io.BytesIO(content))
         if not info.frames:
             raise BadInput("holds no samples")
+        waves.check_rate(info.samplerate)
         return {"bytes": content, "path": Path(name).name}, info.samplerate, info.duration
     except Exception as error:  # decoders raise many kinds on a corrupt file
         return f"{name} {'' if isinstance(error, BadInput) else f'{type(error).__name__}: '}{first_line(error)}".strip()

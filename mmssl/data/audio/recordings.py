@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,20 +15,15 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from mmssl import bounded_json
-from mmssl.data import draws, sources
+from mmssl.data import columns, draws, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.audio import waves
-from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
     import datasets
 
 
-logger = logging.getLogger(__name__)
-
-COLUMNS = ("audio", "speech", "sound", "recording", "file")
-MAX_UNUSABLE = 0.1  # fraction of the rows
 SILENCE = 1e-4  # peak, relative to full scale; below it a 16-bit recording holds only quantisation noise
 CHUNK = 256  # rows decoded at a time
 ALONE = 2000  # rows: with fewer, no progress bar is shown
@@ -62,13 +56,10 @@ def _named(flag: str, rows: datasets.Dataset, column: str | None, speaker: str |
     import datasets
     import pyarrow as pa
 
-    for name, its_flag in ((column, "--audio_column"), (speaker, "--speaker_column")):
-        if name is not None and name not in rows.column_names:
-            raise BadInput(f"{flag}: {its_flag} {name}: no such column among {', '.join(rows.column_names)}")
-    found = column or next((name for name in COLUMNS if name in rows.column_names), None)
-    if found is None:
-        raise BadInput(f"{flag}: no audio column among {', '.join(rows.column_names)}: name it with --audio_column")
-    try:  # paths, {bytes, path} and Audio all become {bytes, path}; nothing is decoded
+    found = columns.find(rows.column_names, column, columns.AUDIO, "audio", f"{flag}: ")
+    if speaker is not None:
+        columns.find(rows.column_names, speaker, (), "speaker", f"{flag}: ")
+    try:  # paths, {bytes, path} and Audio become one and the same; what they hold is not touched
         rows = rows.cast_column(found, datasets.Audio(decode=False))
     except (TypeError, pa.ArrowException) as error:
         raise BadInput(f"{flag}: the column {found} is {rows.features[found]}, not recordings or paths") from error
@@ -115,7 +106,8 @@ class Recordings(Dataset):
         short = [row for row, n in enumerate(found["lengths"]) if n < shortest and row not in unusable]
         unusable |= {row: f"{_path(data, row)} is shorter than {shortest / sampling_rate:.2f} s" for row in short}
         self.unusable = dict(sorted(unusable.items()))
-        self._report(len(lengths), what)
+        broken = [f"row {row}: {why}" for row, why in self.unusable.items()]
+        columns.report_unusable({f"{what} that cannot be used": broken}, len(lengths))
         self.rows = torch.tensor([row for row in range(len(lengths)) if row not in unusable])
         ends = lengths.cumsum(0)
         self.starts, self.lengths = (ends - lengths)[self.rows], lengths[self.rows]
@@ -159,19 +151,6 @@ class Recordings(Dataset):
             crop[:n] = self.samples[start : start + n]
         batch = {"input_values": torch.from_numpy(crops / 32768), "lengths": lengths, "index": self.rows[chosen]}
         return batch if self.speaker is None else batch | {"speaker": self.speaker[chosen]}
-
-    def _report(self, total: int, what: str) -> None:
-        """Log how many recordings are left out, and why. Raises BadInput if they are too many."""
-        if total == 0:
-            raise BadInput("the data has no rows")
-        if not self.unusable:
-            return
-        shown = "; ".join(f"row {row}: {why}" for row, why in list(self.unusable.items())[:3])
-        left_out = f"{len(self.unusable)} of {total} {what} ({shown}{'; ...' * (len(self.unusable) > 3)})"
-        if len(self.unusable) > MAX_UNUSABLE * total:
-            raise BadInput(f"{left_out} cannot be used: too many to leave out; repair or remove them")
-        if rank() == 0:
-            logger.warning("left out %s", left_out)
 
 
 def _decode(data: datasets.Dataset, sampling_rate: int, directory: Path, what: str) -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmssl.data import columns as table
 from mmssl.data import draws
 from mmssl.data.images.decoded import Decoded, try_decode
-from mmssl.data.images.decoding import undecoded
+from mmssl.data.images.decoding import is_deep, undecoded
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
-from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -27,28 +27,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp", "jpeg", "picture", "photo")
-CAPTION_COLUMNS = ("captions", "caption", "text", "txt", "sentences", "sentence", "title", "description")
-MAX_UNUSABLE = 0.1  # fraction of the rows; above it the data set itself must be wrong
-
 
 def columns(data: Data, image: str | None, caption: str | None) -> tuple[str, str]:
-    """The names of the image and caption columns: those given, else the first with a usual name."""
-    return image_column(data, image), _column(data, caption, CAPTION_COLUMNS, "caption")
+    """The names of the image and the caption column: those given, else the first with a usual name."""
+    return image_column(data, image), table.find(_names(data), caption, table.CAPTION, "caption")
 
 
 def image_column(data: Data, given: str | None) -> str:
-    return _column(data, given, IMAGE_COLUMNS, "image")
+    return table.find(_names(data), given, table.IMAGE, "image")
 
 
-def _column(data: Data, given: str | None, usual: Sequence[str], what: str) -> str:
-    names = data.column_names or list(next(iter(data)))
-    if given is not None and given not in names:
-        raise BadInput(f"--{what}_column {given}: the data has no such column, only {', '.join(names)}")
-    found = given or next((name for name in usual if name in names), None)
-    if found is None:
-        raise BadInput(f"no {what} column among {', '.join(names)}: name it with --{what}_column")
-    return found
+def _names(data: Data) -> list[str]:
+    return data.column_names or list(next(iter(data)))  # a stream may not know them before its first row
 
 
 class Pairs(Dataset):
@@ -84,12 +74,10 @@ class Pairs(Dataset):
         self.epoch, self.first_caption, self.seeds = 0, first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
         texts = [clean(value) for value in data[caption_column]]
-        silent = [f"row {row}" for row, captions in enumerate(texts) if not captions]
-        report_unusable(silent, [], len(data))  # before the costly part
+        silent = {"images without a caption": [f"row {row}" for row, captions in enumerate(texts) if not captions]}
+        table.unusable(silent, len(data))  # before the costly part
         decoded = Decoded(data, image_column, processor.image_processor, what)
-        report_unusable(
-            silent, [f"row {row}: {why}" for row, why in sorted(decoded.broken.items())], len(data), final=True
-        )
+        table.report_unusable(decoded.unusable | silent, len(data))
         self.pixels = decoded.pixels
         self.rows = torch.tensor([row for row, captions in enumerate(texts) if captions and row not in decoded.broken])
         self.captions = [texts[row] for row in self.rows.tolist()]
@@ -159,7 +147,7 @@ class StreamedPairs:
         self.image_column, self.caption_column = image_column, caption_column
         self.first_caption, self.seeds = first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
-        self.epoch, self.read, self.unusable = 0, 0, 0
+        self.epoch, self.read, self.unusable, self.scaled = 0, 0, 0, set()
         rows = undecoded(rows, image_column) if rows.features else rows
         # one shard at a time: where several are mixed, datasets sleeps for five seconds at the end of each epoch
         rows = rows.shuffle(seed=seed, buffer_size=self.BUFFER, max_buffer_input_shards=1)
@@ -171,13 +159,17 @@ class StreamedPairs:
 
     def _read(self, row: dict, place: int) -> dict:
         texts = clean(row[self.caption_column])
-        pixels = try_decode(row[self.image_column], self.processor.image_processor) if texts else "no caption"
+        image = row[self.image_column]
+        pixels, mode = try_decode(image, self.processor.image_processor) if texts else ("no caption", "")
+        if is_deep(mode) and mode not in self.scaled:
+            self.scaled.add(mode)
+            logger.warning("images of mode %s, row %d of the shuffled stream first, are scaled to 8 bits", mode, place)
         self.read += 1
         if isinstance(pixels, str):
             self.unusable += 1
             if self.unusable <= self.NAMED:
                 logger.warning("left out: row %d of the shuffled stream: %s", place, pixels)
-            if self.read >= self.MANY and self.unusable > MAX_UNUSABLE * self.read:
+            if self.read >= self.MANY and self.unusable > table.MAX_UNUSABLE * self.read:
                 raise BadInput(f"{self.unusable} of {self.read} rows of the stream cannot be used, the last: {pixels}")
             pixels = None
         return {"pixels": pixels, "texts": texts, "place": place}
@@ -212,18 +204,3 @@ def _draw_captions(images: Tensor, count: Tensor, first_caption: float, seed: in
     drawn = draws.draw(images, seed, epoch) % count
     drawn[draws.share(images, ~seed, epoch) < first_caption] = 0
     return drawn
-
-
-def report_unusable(silent: list[str], broken: list[str], total: int, final: bool = False) -> None:
-    """Log how many rows cannot be used, and why. Raises BadInput if they are too many."""
-    found = ((broken, "images that cannot be decoded"), (silent, "images without a caption"))
-    left_out = " and ".join(
-        f"{len(rows)} {what} ({'; '.join(rows[:3])}{'; ...' if len(rows) > 3 else ''})" for rows, what in found if rows
-    )
-    unusable = len(silent) + len(broken)
-    if total == 0:
-        raise BadInput("the data has no rows")
-    if unusable > MAX_UNUSABLE * total:
-        raise BadInput(f"of {total} rows, {left_out}: too many to leave out; repair or remove them")
-    if left_out and final and rank() == 0:
-        logger.warning("left out of %d rows: %s", total, left_out)

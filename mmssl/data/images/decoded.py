@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from mmssl import bounded_json
-from mmssl.data import sources
+from mmssl.data import columns, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
 from mmssl.data.images.decoding import undecoded
+from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -33,12 +35,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FORMAT = 2  # of the files on disk
 CHUNK = 64  # images that a worker decodes at a time
 ALONE = 2000  # images; fewer are decoded sooner than workers would have started
 
 
 class Decoded:
-    """pixels: (rows, 3, height, width) uint8, zeros for a corrupt row. broken: corrupt row -> what is wrong with it."""
+    """
+    pixels:     (rows, 3, height, width) uint8, zeros for a corrupt row.
+    broken:     row -> what is wrong with it.
+    one_colour: rows that show nothing.
+    scaled:     mode -> rows of more than 8 bits a pixel (see `decoding.eight_bits`).
+    """
 
     def __init__(self, data: datasets.Dataset, column: str, processor, what: str = "images") -> None:
         """Raises BadInput if `column` holds no images, or if the array does not fit on the disk."""
@@ -54,42 +62,68 @@ class Decoded:
         # "c" is copy-on-write: torch needs writable memory, and a write must not reach the file
         with reading(directory):
             pixels = np.load(directory / "pixels.npy", mmap_mode="c")
-            broken = bounded_json.read(directory / "broken.json")
+            found = bounded_json.read(directory / "rows.json")
             if pixels.shape != shape:
                 raise ValueError(f"pixels.npy holds {pixels.shape}, not {shape}")
-            self.broken = {int(row): why for row, why in broken.items()}
+            self.broken = {int(row): why for row, why in found["broken"].items()}
+            self.one_colour, self.scaled = list(found["one_colour"]), dict(found["scaled"])
         self.pixels: Tensor = torch.from_numpy(pixels)
+        if rank() == 0:
+            for line in self._notable(what):
+                logger.warning("%s", line)
+
+    def _notable(self, what: str) -> Iterator[str]:
+        of, scaled = f"of {len(self.pixels):,} {what}", {"F": "floats x 255"}
+        if rows := self.one_colour:
+            yield f"{len(rows):,} {of} are one colour ({columns.named([f'row {row}' for row in rows])})"
+        for mode, rows in self.scaled.items():
+            rule = scaled.get(mode, "16-bit values / 257")
+            yield f"{len(rows):,} {of} were scaled to 8 bits: {rule} ({columns.named([f'row {row}' for row in rows])})"
+
+    @property
+    def unusable(self) -> dict[str, list[str]]:
+        """As `columns.report_unusable` takes it."""
+        return {"images that cannot be decoded": [f"row {row}: {why}" for row, why in sorted(self.broken.items())]}
 
 
-def try_decode(image, processor) -> np.ndarray | str:
-    """(3, height, width) uint8, or a string that says what is wrong."""
+def try_decode(image, processor) -> tuple[np.ndarray | str, str]:
+    """(the pixels, or what is wrong with them; Pillow's mode of the stored image, "" where it cannot be opened)."""
     if image is None:
-        return "no image"
+        return "no image", ""
+    mode = ""
     try:
-        return decoding.decode(image, processor)
+        stored = decoding.opened(image)
+        mode = stored.mode
+        return decoding.decode(stored, processor), mode
     except Exception as error:  # decoders raise many kinds on a corrupt file
-        name = image if isinstance(image, str) else image.get("path")
-        return f"{name + ' ' if name else ''}{type(error).__name__}: {error}"
+        name = image if isinstance(image, str) else image.get("path") or ""
+        return f"{name} {'' if isinstance(error, BadInput) else f'{type(error).__name__}: '}{error}".strip(), mode
 
 
 class _Decoder(Dataset):
-    """Getting item i decodes the i-th chunk of rows into the array on disk; the item is {row: what is wrong}."""
+    """Item i decodes the i-th chunk of rows into the array on disk, and is what rows.json says of them."""
 
     def __init__(self, raw: datasets.Dataset, column: str, processor, file: Path) -> None:
-        self.raw, self.column, self.processor, self.file = raw, column, processor, file
+        # Arrow: one image at a time becomes Python's, however large the others are
+        self.raw, self.column, self.processor, self.file = raw.with_format("arrow"), column, processor, file
 
     def __len__(self) -> int:
         return -(-len(self.raw) // CHUNK)
 
-    def __getitem__(self, chunk: int) -> dict[int, str]:
-        pixels, first, broken = np.load(self.file, mmap_mode="r+"), chunk * CHUNK, {}
-        for row, image in enumerate(self.raw[first : first + CHUNK][self.column], start=first):
-            result = try_decode(image, self.processor)
+    def __getitem__(self, chunk: int) -> dict:
+        pixels, first = np.load(self.file, mmap_mode="r+"), chunk * CHUNK
+        broken, one_colour, scaled = {}, [], {}
+        for row, image in enumerate(self.raw[first : first + CHUNK].column(self.column), start=first):
+            result, mode = try_decode(image.as_py(), self.processor)
             if isinstance(result, str):
                 broken[row] = result
-            else:
-                pixels[row] = result
-        return broken
+                continue
+            pixels[row] = result
+            if (result == result[:, :1, :1]).all():
+                one_colour.append(row)
+            if decoding.is_deep(mode):
+                scaled.setdefault(mode, []).append(row)
+        return {"broken": broken, "one_colour": one_colour, "scaled": scaled}
 
 
 def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...], directory: Path, what: str) -> None:
@@ -103,18 +137,24 @@ def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...
     decoder = _Decoder(raw, column, processor, file)
     chunks = DataLoader(decoder, batch_size=None, num_workers=workers)
     broken: dict[int, str] = {}
+    one_colour: list[int] = []
+    scaled: dict[str, list[int]] = {}
     with tqdm(total=len(raw), desc=f"decoding {what}", unit="image", disable=not workers) as bar:
-        for broken_of_chunk in chunks:
-            broken |= broken_of_chunk
+        for some in chunks:
+            broken |= some["broken"]
+            one_colour += some["one_colour"]
+            for mode, rows in some["scaled"].items():
+                scaled.setdefault(mode, []).extend(rows)
             bar.update(min(CHUNK, len(raw) - bar.n))
-    (directory / "broken.json").write_text(json.dumps(broken))
+    found = {"broken": broken, "one_colour": one_colour, "scaled": scaled}
+    (directory / "rows.json").write_text(json.dumps(found))
 
 
 def _digest(raw: datasets.Dataset, column: str, processor) -> str:
     """A digest of the rows, the files that they point to, and the processor's settings."""
     import pyarrow.compute as pc
 
-    digest = hashlib.sha256(f"{raw._fingerprint} {column} {processor.to_json_string()}".encode())
+    digest = hashlib.sha256(f"{raw._fingerprint} {column} {processor.to_json_string()} {FORMAT}".encode())
     stored = raw.data.column(column)
     paths = pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))
     for path in paths.to_pylist():

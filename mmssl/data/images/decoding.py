@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
+from mmssl.data import regular_files
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
     import datasets
 
     Data = datasets.Dataset | datasets.IterableDataset
+
+
+MAX_BYTES = 1 << 29  # of an image file: more than MAX_PIXELS take without compression
+MAX_PIXELS = 89_478_485  # 0.27 GB as RGB, stored or resized; beyond it Pillow warns of a decompression bomb
+MAX_RATIO = 100  # longer side / shorter; a square crop of such an image shows 1 % of it, after all of it was resized
 
 
 def undecoded(data: Data, column: str) -> Data:
@@ -27,20 +34,75 @@ def undecoded(data: Data, column: str) -> Data:
 
 
 def as_rgb(image: Image.Image | dict | bytes | str) -> Image.Image:
-    """The image in RGB, rotated upright, its transparency composited on white. A dict is what
-    `datasets.Image(decode=False)` gives.
-
-    Raises what Pillow raises on an unreadable image: OSError, ValueError, SyntaxError, Image.DecompressionBombError.
-    """
-    if not isinstance(image, Image.Image):
-        import datasets
-
-        image = {"path": image} if isinstance(image, str) else {"bytes": image} if isinstance(image, bytes) else image
-        image = datasets.Image().decode_example({"bytes": None, "path": None} | image)
+    """Turned upright, scaled to 8 bits, transparency composited on white. image, and what raises: as in `opened`."""
+    image = eight_bits(opened(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def opened(image: Image.Image | dict | bytes | str) -> Image.Image:
+    """The first frame, upright, in the mode that it is stored in. A dict is what `datasets.Image(decode=False)` gives.
+
+    Raises what Pillow raises (OSError, ValueError, SyntaxError, Image.DecompressionBombError) where it cannot read it;
+    BadInput, whose message continues the file's name, where it is beyond MAX_BYTES or MAX_PIXELS, no regular file, or a
+    program (EPS).
+    """
+    if isinstance(image, Image.Image):
+        return image
+    image = {"path": image} if isinstance(image, str) else {"bytes": image} if isinstance(image, bytes) else image
+    content = image.get("bytes")
+    if content is None:
+        if not image.get("path"):
+            raise BadInput("holds no image")
+        content = regular_files.read(image["path"], MAX_BYTES)
+    regular_files.check_size(len(content), MAX_BYTES)
+    found = Image.open(io.BytesIO(content))
+    if found.format == "EPS":  # which Pillow gives to ghostscript
+        raise BadInput("is a PostScript program; store it as PNG")
+    _check_pixels(*found.size, "holds")
+    found.load()
+    return ImageOps.exif_transpose(found) if ExifTags.Base.Orientation in found.getexif() else found
+
+
+def is_deep(mode: str) -> bool:
+    """Whether Pillow holds more than 8 bits a pixel in it."""
+    return mode.startswith("I;16") or mode in ("I", "F")
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Images of 16 bits divided by 257, floats in [0, 1] multiplied by 255: one rule for all of a data set, so that
+    their brightness can be compared. `convert` alone would clip them, to white or to black.
+
+    Raises BadInput where the values do not say what white is: floats outside [0, 1], integers of more than 16 bits.
+    """
+    if not is_deep(image.mode):
+        return image
+    values = np.asarray(image)
+    white, lowest, highest = 1 if image.mode == "F" else 65535, values.min(), values.max()
+    if not (lowest >= 0 and highest <= white):  # also where one is not a number
+        raise BadInput(f"holds values from {lowest:,} to {highest:,}, not from 0 to {white:,}; store it with 8 bits")
+    scaled = Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:  # the value that is
+        scaled.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def check_resized(size: tuple[int, int], processor) -> None:
+    """Raises BadInput where a processor that resizes by the shorter side makes too large an image of one of `size`."""
+    edge = (processor.size or {}).get("shortest_edge") if processor.do_resize else None
+    if edge is None:
+        return
+    ratio = max(size) / min(size)
+    if ratio > MAX_RATIO:
+        raise BadInput(f"is {size[0]:,} x {size[1]:,} pixels, its sides more than 1 : {MAX_RATIO}; crop it")
+    _check_pixels(edge, round(edge * ratio), "becomes")
+
+
+def _check_pixels(width: int, height: int, holds: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadInput(f"{holds} {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are read")
 
 
 def decode(image: Image.Image | dict | bytes | str, processor) -> np.ndarray:
@@ -48,7 +110,9 @@ def decode(image: Image.Image | dict | bytes | str, processor) -> np.ndarray:
 
     Training thus sees exactly the pixels that users of the exported processor give the model.
     """
-    pixels = processor(as_rgb(image), do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+    image = as_rgb(image)
+    check_resized(image.size, processor)
+    pixels = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
     return pixels.astype(np.uint8, copy=False)
 
 

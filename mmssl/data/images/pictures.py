@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.arguments import Flags, flag
-from mmssl.data import draws, sources
-from mmssl.data.image_text.pairs import image_column, report_unusable
+from mmssl.data import columns, draws, sources
 from mmssl.data.images.decoded import Decoded
 from mmssl.data.images.decoding import as_rgb, undecoded
 
@@ -73,7 +72,7 @@ def described(train: Pictures, held_out: Pictures) -> dict:
 def find(args: PictureArgs) -> Source:
     """The rows of --dataset, split. Raises BadInput if there are none, or if they hold no images."""
     data = sources.load(args.dataset)
-    column = image_column(data["train"], args.image_column)
+    column = columns.find(data["train"].column_names, args.image_column, columns.IMAGE, "image")
     train, held_out = sources.split(data, args.held_out, together=column)
     return Source(train, held_out, column, _usual_side(train, column))
 
@@ -108,7 +107,7 @@ class Pictures(Dataset):
     def __init__(self, data: datasets.Dataset, processor, column: str, seed: int = 0, what: str = "images") -> None:
         """Raises BadInput if more than a tenth of the rows cannot be used."""
         decoded = Decoded(data, column, processor, what)
-        report_unusable([], [f"row {row}: {why}" for row, why in sorted(decoded.broken.items())], len(data), final=True)
+        columns.report_unusable(decoded.unusable, len(data))
         self.pixels, self.seed, self.epoch = decoded.pixels, seed, 0
         self.rows = torch.tensor([row for row in range(len(data)) if row not in decoded.broken])
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.data import sources
+from mmssl.data import columns, sources
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -138,13 +138,10 @@ def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
     import pyarrow as pa
 
     strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    column = column or ("text" if "text" in strings else strings[0] if len(strings) == 1 else None)
-    if column not in strings:
-        raise BadInput(
-            f"{name}: {'which column holds the text?' if column is None else f'no column {column!r} of strings.'} "
-            f"Name it with --text_column; there are {', '.join(strings) or 'no columns of strings'}"
-        )
-    return column
+    usual = ("text", *strings) if len(strings) == 1 else ("text",)
+    if not strings:
+        raise BadInput(f"{name}: no column of strings among {', '.join(schema.names)}")
+    return columns.find(strings, column, usual, "text", f"{name}: ")
 
 
 def _as_lines(name: str | Path, texts: pa.Array) -> memoryview | bytes:

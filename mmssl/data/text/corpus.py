@@ -179,7 +179,8 @@ def join_phrases(
 def _number(blocks, file: Path, plain: bool, threads: int) -> tuple[list[Table], list[tuple[int, int]], int]:
     """Write the provisional numbers of all blocks. Returns the tables, (table, length) of each block, and the words of
     the longest line."""
-    from mmssl.kernels import SENTENCE_END, Table
+    from mmssl.kernels import SENTENCE_END
+    from mmssl.kernels.word_table import Table
 
     tables = [Table() for _ in range(threads)]
     free: queue.SimpleQueue[int] = queue.SimpleQueue()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmssl.plain_text import say
+
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
@@ -68,5 +70,5 @@ def _fit(x: Matrix, y: np.ndarray, c: float, begin: LogisticRegression | None = 
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(x, y)
     if raised:
-        print(f"warning: the linear probe with C {c} had not converged after {MAX_ITERATIONS} iterations")
+        say(f"warning: the linear probe with C {c} had not converged after {MAX_ITERATIONS} iterations")
     return model

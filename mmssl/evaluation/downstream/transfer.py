@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmssl import bounded_json, durable, figures
+from mmssl import bounded_json, durable, figures, plain_text
 from mmssl.data import labelled
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
 from mmssl.device import best_device
@@ -24,6 +24,7 @@ from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.linear_probe import linear_probe
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.hub import card
+from mmssl.plain_text import say
 from mmssl.training.output_dir import OutputDir
 
 AUGMENTATIONS = {
@@ -79,7 +80,7 @@ class Transfer:
             f"{len(shared)} of {len(self.test)} test examples are also training examples, byte for byte (the first is "
             f"number {shared[0]}): the results may be too good"
         )
-        print(f"warning: {sentence}")
+        say(f"warning: {sentence}")
         return [sentence]
 
     def run(self) -> Table:
@@ -182,7 +183,7 @@ def main(args) -> None:
         f"{args.model_name_or_path} on {len(transfer.test):,} test examples of {args.dataset}, "
         f"{len(transfer.train.names)} classes, {len(transfer.train):,} training labels"
     )
-    print(title)
+    say(title)
     print_table(table, columns)
     drawn = draw(table, columns, transfer, directory)
     found = {"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}
@@ -194,24 +195,27 @@ def main(args) -> None:
     if (name / card.CARD).exists():
         warnings = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
         units = "Accuracy in per cent, mean ± standard deviation over seeds."
-        body = f"{title}. {units}\n\n{markdown(table, columns)}{warnings}"
+        body = f"{plain_text.markdown(title)}. {units}\n\n{markdown(table, columns)}{warnings}"
         best = {row: mean(values[OURS]) for row, values in table.items() if OURS in values and "±" not in row}
         heading = f"Transfer to {Path(args.dataset).name}: {', '.join(args.mode)}"
         card.add_results(name, heading, body, best, args.dataset, drawn)
-        print(f"added to {name / card.CARD}")
-    print(f"results and figures: {directory}")
+        say(f"added to {name / card.CARD}")
+    say(f"results and figures: {directory}")
 
 
 def print_table(table: Table, columns: list[str]) -> None:
     width = max(map(len, table)) + 2
-    print(" " * width + "".join(f"{column:>18}" for column in columns))
+    say(" " * width + "".join(f"{column:>18}" for column in columns))
     for row, values in table.items():
-        print(f"{row:<{width}}" + "".join(f"{_cell(values.get(column)):>18}" for column in columns))
+        say(f"{row:<{width}}" + "".join(f"{_cell(values.get(column)):>18}" for column in columns))
 
 
 def markdown(table: Table, columns: list[str]) -> str:
     lines = [f"| | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|"]
-    return "\n".join(lines + [f"| {r} | {' | '.join(_cell(v.get(c)) for c in columns)} |" for r, v in table.items()])
+    return "\n".join(
+        lines
+        + [f"| {plain_text.markdown(r)} | {' | '.join(_cell(v.get(c)) for c in columns)} |" for r, v in table.items()]
+    )
 
 
 def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) -> dict[Path, str]:

@@ -1,0 +1,56 @@
+"""Columns of a table: which one is meant, and what becomes of the rows that cannot be used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from mmssl.distributed import rank
+from mmssl.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+IMAGE = ("image", "img", "jpg", "png", "webp", "jpeg", "picture", "photo")
+CAPTION = ("captions", "caption", "text", "txt", "sentences", "sentence", "title", "description")
+TEXT = ("text", "sentence", "content", "review", "document", "question")
+AUDIO = ("audio", "speech", "sound", "recording", "file")
+LABEL = ("label", "labels", "class", "category", "digit", "target", "intent", "kind", "fine_label")
+
+MAX_UNUSABLE = 0.1  # share of the rows; beyond it the data set itself must be wrong
+NAMED = 3  # rows that a message names
+
+
+def find(names: Sequence[str], given: str | None, usual: Sequence[str], what: str, source: str = "") -> str:
+    """The column given with --{what}_column, else the first of `usual` that is there. source: said first, as in
+    "--dataset a.csv: ". Raises BadInput where the column is not among `names`."""
+    if given is not None and given not in names:
+        raise BadInput(f"{source}--{what}_column {given}: the data has no such column, only {', '.join(names)}")
+    found = given or next((name for name in usual if name in names), None)
+    if found is None:
+        raise BadInput(f"{source}no {what} column among {', '.join(names)}: name it with --{what}_column")
+    return found
+
+
+def named(rows: Sequence[str]) -> str:
+    """The first few of them."""
+    return "; ".join(rows[:NAMED]) + ("; ..." if len(rows) > NAMED else "")
+
+
+def unusable(found: Mapping[str, Sequence[str]], total: int) -> str:
+    """What is left out, in words; empty where nothing is.
+
+    found: what they are, as in "images without a caption" -> a line on each row. total: rows of the data. Raises
+    BadInput where there are no rows, and where more than MAX_UNUSABLE of them cannot be used.
+    """
+    if total == 0:
+        raise BadInput("the data has no rows")
+    said = " and ".join(f"{len(rows):,} {what} ({named(rows)})" for what, rows in found.items() if rows)
+    if sum(map(len, found.values())) > MAX_UNUSABLE * total:
+        raise BadInput(f"of {total:,} rows, {said}: too many to leave out; mend them or remove them")
+    return said
+
+
+def report_unusable(found: Mapping[str, Sequence[str]], total: int) -> None:
+    """What cannot be used is said and counted. found, total, and what raises: as in `unusable`."""
+    if (said := unusable(found, total)) and rank() == 0:
+        logger.warning("left out of %s rows: %s", f"{total:,}", said)

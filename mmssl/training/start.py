@@ -1,0 +1,71 @@
+"""What comes before anything costly in a run: the processes meet, the output directory is checked, the seed is set."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+
+from mmssl.arguments import TrainArgs
+from mmssl.device import best_device
+from mmssl.errors import BadInput, first_line
+from mmssl.training.output_dir import OutputDir
+
+MEETING = "start it with `accelerate launch`, or unset MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK"
+
+
+def start(args: TrainArgs) -> None:
+    """Set up the processes, check the output directory and set the seed. The first line of every recipe."""
+    from accelerate import PartialState
+    from accelerate.utils import set_seed
+
+    _refuse_sharding()
+    _refuse_environment()
+    try:
+        # the other processes wait while one evaluates; NCCL's default timeout is ten minutes
+        state = PartialState(cpu=best_device(args.use_cpu).type == "cpu", timeout=timedelta(hours=6))
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(f"the processes of this run did not find each other ({first_line(error)}): {MEETING}") from error
+    on_main_process(lambda: OutputDir(args.output_dir).check(args))
+    atexit.register(state.destroy_process_group)
+    set_seed(args.seed)  # equal on all processes: they must build equal weights
+
+
+def _refuse_sharding() -> None:
+    """Raise BadInput if accelerate is set to sharding: on a CPU it would silently use DDP instead of FSDP."""
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise BadInput(
+                f"accelerate is configured for {name}, but here every process holds the whole model: launch with "
+                "--multi_gpu. For a large encoder, --gradient_checkpointing, --bf16 yes and --grad_cache save memory."
+            )
+
+
+def _refuse_environment() -> None:
+    """Raise BadInput if a launcher's variables are invalid. Otherwise torch would try a wrong address for hours."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        value = os.environ.get(name, "0")
+        if not value.isdecimal() or int(value) > 65535:
+            raise BadInput(f"{name} is {value!r} in the environment, not a valid number: {MEETING}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (address := os.environ.get("MASTER_ADDR")):
+        try:
+            socket.getaddrinfo(address, None)
+        except (OSError, UnicodeError) as error:
+            raise BadInput(f"MASTER_ADDR is {address!r}, which cannot be resolved ({error}): {MEETING}") from error
+
+
+def on_main_process(check: Callable[[], None]) -> None:
+    """Run `check` on the main process. If it raises BadInput, all processes do: none may wait for one that has left."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    refused = None
+    if PartialState().is_main_process:
+        try:
+            check()
+        except BadInput as error:
+            refused = error
+    if message := broadcast_object_list([refused and str(refused)])[0]:
+        raise refused or BadInput(message)
