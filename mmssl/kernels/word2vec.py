@@ -223,8 +223,8 @@ def train_windows(
 
 
 def exchange(table: np.ndarray, hot: int, private: int, before: np.ndarray) -> None:
-    """Add the changes of a thread's private copies since `before`, (hot, width), to the shared rows, and copy the shared
-    rows back. Raises ValueError if the arguments do not fit together."""
+    """Add the changes of a thread's private copies since `before`, (hot, width), to the shared rows, and copy these
+    back. Raises ValueError if the arguments do not fit together."""
     _check_table("table", table)
     _check_table("before", before)
     _check_private("table", table, hot, private)
