@@ -90,7 +90,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def check_resized(size: tuple[int, int], processor) -> None:
-    """Raises BadInput if a processor that resizes by the shorter side would make too large an image from one of `size`."""
+    """Raises BadInput if a processor resizes by the shorter side and so makes too large an image of one of `size`."""
     edge = (processor.size or {}).get("shortest_edge") if processor.do_resize else None
     if edge is None:
         return
