@@ -129,7 +129,7 @@ class Tokens:
         for some in portions(beginnings, self.AT_ONCE):
             encoded = tokenizer(some, truncation=True, max_length=max_length)
             ids.append(torch.tensor([token for text in encoded["input_ids"] for token in text], dtype=torch.int32))
-            of_words = [-1 if word is None else word for i in range(len(part)) for word in encoded.word_ids(i)]
+            of_words = [-1 if word is None else word for i in range(len(some)) for word in encoded.word_ids(i)]
             words.append(torch.tensor(of_words, dtype=torch.int16))
             lengths += map(len, encoded["input_ids"])
         self.ids, self.words = torch.cat(ids), torch.cat(words)  # words: the word that each token belongs to; -1: none
