@@ -1,8 +1,8 @@
-"""Attention forward and backward on a CPU: plain matrix products, and torch's two kernels, at several lengths.
+"""Attention forward and backward on a CPU: plain matrix products compared with torch's two kernels, at several lengths.
 
-python benchmarks/attention.py      # what the limits in mmssl/kernels/attention.py were chosen by
+python benchmarks/attention.py      # the limits in mmssl/kernels/attention.py were chosen from its results
 
-As many tokens in each case. The sides take turns; how many times as fast ours is, median over turns.
+Each case has the same number of tokens. The sides take turns; the result is the median ratio over turns.
 """
 
 from __future__ import annotations

@@ -3,17 +3,17 @@
     python benchmarks/bert.py                                         # speed on the built-in Wikipedia articles
     python benchmarks/bert.py --size tiny --quality_steps 300         # and the held-out loss after as many tokens
 
-Same architecture, initial weights, tokens and batch; ours in bf16 where that is fast, Trainer in fp32, as it comes, and
-as a side of its own in bf16. The vocabulary is as large as BERT's. Trainer has run_mlm's defaults: texts joined and cut
-into full sequences, DataCollatorForLanguageModeling, 15 %, the config's dropout of 0.1, fused AdamW; for the held-out
-loss also our learning rate and warm-up, with its own 5e-5 it would hardly have begun. The other sides show where the
-difference comes from: ours with dropout, ours with logits everywhere. The sides take turns, a few steps each; figures
-are medians over turns of ratios within a turn.
+Same architecture, initial weights, tokens and batch. Ours runs in bf16 if the machine computes it fast; Trainer in
+fp32, its default, and, as a second side, in bf16. The vocabulary has the size of BERT's. Trainer has run_mlm's
+defaults: texts joined and cut into full sequences, DataCollatorForLanguageModeling, 15 %, the config's dropout of 0.1,
+fused AdamW; for the held-out loss also our learning rate and warm-up, because its own 5e-5 would learn almost nothing
+in this time. The other sides show where the difference comes from: ours with dropout, ours with logits for all tokens.
+The sides take turns, a few steps each; results are medians over turns of ratios within a turn.
 
-Trainer's logits are 500 MB a step. Where the kernel is slow to hand out memory, as in virtual machines, much of its
-time goes there: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 makes malloc keep it, for every side.
+Trainer's logits are 500 MB per step. If the system is slow to allocate memory, as in virtual machines, this takes much
+of its time: MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=40000000000 makes malloc keep its memory, for every side.
 
-At the end: our step's matrix products (counted) as a share of this machine's measured peak, and where the time goes.
+At the end: our step's matrix products (counted) as a fraction of this machine's measured peak, and a profile.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BenchmarkArgs(Flags):
     steps: int = flag(4, "in a turn", at_least=1)
     quality_steps: int = flag(0, "train ours and Trainer so long, and print the held-out loss of both", at_least=0)
     threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
-    use_cpu: bool = flag(False, "leave the GPU alone")
+    use_cpu: bool = flag(False, "use the CPU even if there is a GPU")
 
 
 class Joined(Dataset):

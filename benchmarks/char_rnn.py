@@ -1,9 +1,9 @@
-"""What equal processor time teaches: the recipe's character RNN, a plain char-rnn, and nanoGPT's setting for a CPU.
+"""Held-out loss after equal processor time: the recipe's character RNN, a plain char-rnn, and nanoGPT's CPU settings.
 
-    python benchmarks/char_rnn.py --dataset tinyshakespeare.txt --seconds 360      # three minutes of two cores
+    python benchmarks/char_rnn.py --dataset tinyshakespeare.txt --seconds 360      # three minutes on two cores
 
-Every side learns from scratch, in turns of some seconds, till it has used `--seconds` of processor time. Each schedule
-is laid over that time, and evaluation is not counted. The figure is nats per character of the held-out text.
+Every side trains from scratch, in turns of some seconds, until it has used `--seconds` of processor time. Each learning
+rate schedule spans that time, and evaluation is not counted. The result is nats per character of the held-out text.
 
     ours        recipes/char_rnn.py at its defaults: its model, data, optimizer and schedule
     char-rnn    two LSTM layers of 512, batches of 64 x 128, AdamW 4e-3 with cosine, dropout 0.2; torch's initialisation

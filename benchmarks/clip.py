@@ -4,9 +4,9 @@
     python benchmarks/clip.py --peer_python peer/bin/python    # and against open_clip; see open_clip_worker.py
 
 Same architecture, data (the built-in emoji), batch, optimizer and precision, one view of each image and caption;
-decoding and augmentation count on every side. The sides take turns, a few steps each; the figure is the median over
-turns of the ratio within a turn. open_clip pads every text to its context length: it is measured at 77, its default,
-and at the longest caption of this data, the best that a user who knows the data could set by hand.
+decoding and augmentation are included on every side. The sides take turns, a few steps each; the result is the median
+over turns of the ratio within a turn. open_clip pads every text to its context length: it is measured at 77, its
+default, and at the longest caption of this data, the best value that a user could set by hand.
 """
 
 from __future__ import annotations

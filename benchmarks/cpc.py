@@ -12,7 +12,7 @@ negatives is most of that step on a CPU: a side with ten shows how much. Where b
 too. The sides take turns, a few steps each; figures are medians over turns of ratios within a turn.
 
 At the end: our step's matrix products and convolutions, those of the GRU counted by hand where the counter does not see
-into it, as a share of this machine's measured peak.
+into it, as a fraction of this machine's measured peak.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class BenchmarkArgs(Flags):
     turns: int = flag(7, "of every side", at_least=1)
     steps: int = flag(20, "in a turn", at_least=1)
     threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
-    use_cpu: bool = flag(False, "leave the GPU alone")
+    use_cpu: bool = flag(False, "use the CPU even if there is a GPU")
 
     def recipe(self, **more) -> CpcAudioArgs:
         names = ("sampling_rate", "hidden_size", "context_size", "conv_kernel", "conv_stride", "negatives", "use_cpu")

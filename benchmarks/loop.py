@@ -1,9 +1,10 @@
-"""What the loop costs: time of a step in `train` against a bare PyTorch loop, same model, batches and updates.
+"""Overhead of the loop: time of a step in `train` and in a bare PyTorch loop, with equal model, batches and updates.
 
 python benchmarks/loop.py                # a tiny model (the worst case) and a normal one, in turns; prints the ratios
 
-Both do what training needs: fetch a batch through a DataLoader, forward, backward, clip, AdamW, the learning rate. The
-loop logs every 10 steps, with collapse watch. Median over rounds of the time of one step.
+Both fetch a batch from a DataLoader and run forward, backward, clipping, AdamW and the learning rate schedule. The
+shared loop also logs every 10 steps, with the collapse monitor. Results are medians over rounds of the time of one
+step.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
     python benchmarks/mae.py                                                       # the built-in emoji
     python benchmarks/mae.py --dataset cifar10.parquet --image_size 32 --patch_size 4
 
-Same architecture, images, batch, optimizer and augmentation (random resized crop, mirror image); reading, decoding and
-augmenting count on every side. Trainer's images are decoded and augmented one at a time with Pillow, as in
-transformers' own example of MAE. Ours is in bf16 where that is fast, and measured once more with half of the hidden
-patches painted. Trainer is in fp32, as it comes; in bf16; and wholly at its defaults, in batches of 8: more updates for
-an image, so that only the images a second compare. The sides take turns, as many images each; the figure is the median
-over turns of the ratio within a turn.
+Same architecture, images, batch, optimizer and augmentation (random resized crop, flip); reading, decoding and
+augmentation are included on every side. Trainer's images are decoded and augmented one at a time with Pillow, as in
+transformers' MAE example. Ours runs in bf16 if the machine computes it fast, and a second time with half of the masked
+patches decoded. Trainer runs in fp32, its default; in bf16; and with all its defaults, in batches of 8, which makes
+more updates per image, so that only images per second are comparable. The sides take turns, with the same number of
+images each; the result is the median over turns of the ratio within a turn.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class BenchmarkArgs(Flags):
     workers: int = flag(0, "data processes, for every side", at_least=0)
     threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
     torch_compile: bool = flag(False, "one side more: our loop with --torch_compile")
-    use_cpu: bool = flag(False, "leave the GPU alone")
+    use_cpu: bool = flag(False, "use the CPU even if there is a GPU")
 
 
 def main(args: BenchmarkArgs) -> None:

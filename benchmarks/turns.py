@@ -1,4 +1,5 @@
-"""How sides are compared: they take turns, a few steps each; what counts is the ratio within a turn, and its median."""
+"""Comparison of several implementations: they take turns, a few steps each; the result is the median over turns of the
+ratio within a turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build the emoji data set as Parquet, with its card: what `--dataset emoji` makes on first use.
+"""Write the emoji data set as Parquet, with its card: the data that `--dataset emoji` makes on first use.
 
 python data_scripts/emoji.py data/emoji
 python recipes/clip.py --dataset data/emoji

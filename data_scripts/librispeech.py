@@ -1,4 +1,4 @@
-"""The first hours of LibriSpeech as Parquet, with their card: streamed from the Hub, or from the unpacked archives.
+"""Write the first hours of LibriSpeech as Parquet, with a card: streamed from the Hub, or from the unpacked archives.
 
 python data_scripts/librispeech.py --hours 10 --output_dir data/librispeech
 python data_scripts/librispeech.py --hours 10 --source LibriSpeech    # as openslr.org/12 unpacks: train-clean-100, ...
@@ -39,10 +39,10 @@ class LibriSpeechArgs(Flags):
     source: str = flag(
         "openslr/librispeech_asr", "a Hub id, or the folder that the archives of openslr.org/12 unpack to"
     )
-    configuration: str = flag("clean", "on the Hub: clean or other")
-    split: str = flag("train.100", "on the Hub: train.100 or train.360 of clean, train.500 of other")
-    hours: float = flag(10.0, "of speech, those that come first", above=0, at_most=10**6)
-    test_hours: float = flag(0.5, "of speech, of the test part", above=0, at_most=10**6)
+    configuration: str = flag("clean", "configuration on the Hub: clean or other")
+    split: str = flag("train.100", "split on the Hub: train.100 or train.360 of clean, train.500 of other")
+    hours: float = flag(10.0, "hours of speech, from the beginning", above=0, at_most=10**6)
+    test_hours: float = flag(0.5, "hours of speech in the test part", above=0, at_most=10**6)
     output_dir: str = flag("data/librispeech", "where the Parquet files and the card go")
 
 
@@ -50,9 +50,9 @@ def stream(args: LibriSpeechArgs, split: str) -> IterableDataset:
     try:
         rows = load_dataset(args.source, args.configuration, split=split, streaming=True)
         return rows.cast_column("audio", Audio(decode=False))
-    except Exception as error:  # whatever the network, the Hub or the data set can raise
-        said = f"{type(error).__name__}: {first_line(error)}"
-        raise BadInput(f"--source {args.source}: no folder here, and the Hub gave: {said}") from error
+    except Exception as error:  # network, Hub and data set raise many kinds
+        answer = f"{type(error).__name__}: {first_line(error)}"
+        raise BadInput(f"--source {args.source}: no folder here, and the Hub answered: {answer}") from error
 
 
 def main(args: LibriSpeechArgs) -> None:

@@ -1,10 +1,10 @@
-"""The Free Spoken Digit Dataset as Parquet, with its card: from its WAV files, or from a copy on the Hub.
+"""Write the Free Spoken Digit Dataset as Parquet, with its card: from its WAV files, or from a copy on the Hub.
 
 git clone https://github.com/Jakobovski/free-spoken-digit-dataset
 python data_scripts/spoken_digits.py --source free-spoken-digit-dataset/recordings --output_dir data/spoken_digits
 python recipes/cpc_audio.py --dataset data/spoken_digits --probe_dataset data/spoken_digits
 
---hold_out speaker=theo,lucas holds out two speakers; the set's own split holds out the first five takes of everybody.
+--hold_out speaker=theo,lucas holds out two speakers; the data set's own split holds out the first five takes of each.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ From https://github.com/Jakobovski/free-spoken-digit-dataset, Zohar Jackson and 
 class DigitsArgs(Flags):
     source: str = field(metadata={"help": "its WAV files, {digit}_{speaker}_{take}.wav; or a Hub id, with those names"})
     output_dir: str = flag("data/spoken_digits", "where the Parquet files and the card go")
-    hold_out: str = flag("take=0,1,2,3,4", "test part: column=value,value, of digit, speaker and take")
+    hold_out: str = flag("take=0,1,2,3,4", "test part: column=value,value; the columns are digit, speaker and take")
 
 
 def main(args: DigitsArgs) -> None:

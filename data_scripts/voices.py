@@ -1,4 +1,4 @@
-"""Build the synthetic voices as Parquet, with their card: what `--dataset voices` makes on first use.
+"""Write the synthetic voices as Parquet, with their card: the data that `--dataset voices` makes on first use.
 
 python data_scripts/voices.py data/voices
 python recipes/cpc_audio.py --dataset data/voices --probe_dataset data/voices

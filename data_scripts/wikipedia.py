@@ -1,4 +1,4 @@
-"""Build the Wikipedia articles as Parquet, with their card: the text that `--dataset wikipedia` trains on.
+"""Write the Wikipedia articles as Parquet, with their card: the data that `--dataset wikipedia` makes on first use.
 
 python data_scripts/wikipedia.py data/wikipedia
 python recipes/word2vec.py --dataset data/wikipedia/train.parquet

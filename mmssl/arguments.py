@@ -232,7 +232,7 @@ def command(main: Callable[[Args], None], args_class: type[Args], description: s
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What the user can mend is said in one line, without a traceback; exit status 2."""
+    """Errors that the user can fix are printed in one line, without a traceback; exit status 2."""
     try:
         yield
     except BadInput as error:

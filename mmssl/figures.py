@@ -1,4 +1,4 @@
-"""The pictures that a run leaves behind."""
+"""Figures of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RIGHT = "tab:green"
 
 
 def _pyplot():
-    """Imported when the first figure is drawn, without a screen."""
+    """matplotlib.pyplot without a display, imported when the first figure is drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -37,20 +37,20 @@ def _pyplot():
 
 
 def picture(pixels: Tensor, file: Path) -> None:
-    """One image as it is. pixels: (3, height, width) uint8."""
+    """Write one image unchanged. pixels: (3, height, width) uint8."""
     drawn = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(drawn, format=file.suffix[1:])
     _save(drawn.getvalue(), file)
 
 
 def loss_curve(log: Path, file: Path, trivial: str) -> None:
-    """Loss against step, from log.jsonl; dashed, the trivial solution's. trivial: what to call that line."""
+    """Loss by step, from log.jsonl; dashed: the trivial solution's. trivial: label of the dashed line."""
     plt = _pyplot()
 
     lines = [line for line in read(log) if "loss" in line]
     chance = [(line["step"], line["trivial_loss"]) for line in lines if "trivial_loss" in line]
     figure, axes = plt.subplots(figsize=(6, 3.6))
-    marker = "o" if len(lines) == 1 else None  # a line of one point would not be seen
+    marker = "o" if len(lines) == 1 else None  # a line of one point is invisible
     axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], marker=marker, label="training loss")
     if chance:
         axes.plot(*zip(*chance, strict=True), "--", color="grey", marker=marker, label=trivial)
@@ -66,9 +66,9 @@ def loss_curve(log: Path, file: Path, trivial: str) -> None:
 def retrieval_grid(
     pixels: Tensor, queries: Sequence[str], own: Sequence[int], similarity: Tensor, file: Path, shown: int = 5
 ) -> None:
-    """A row for each text: its own image, then its nearest images, best first; its own one framed wherever it stands.
+    """A row for each text: its own image, then its nearest images, best first, with a frame around its own.
 
-    pixels: (images, 3, height, width) uint8. own: each query's image. similarity: (queries, images).
+    pixels: (images, 3, height, width) uint8. own: index of each query's image. similarity: (queries, images).
     """
     plt = _pyplot()
 
@@ -85,7 +85,7 @@ def retrieval_grid(
     for row, query, right, images, rank in zip(grid, queries, own, nearest, place.tolist(), strict=True):
         text, mine, gap, *found = row
         title = "\n".join(wrap(shorten(query, 90), 26))
-        text.text(1, 0.5, f"{title}\nfound at place {rank}", ha="right", va="center", fontsize=9)
+        text.text(1, 0.5, f"{title}\nrank {rank}", ha="right", va="center", fontsize=9)
         for blank in (text, gap):
             blank.set_axis_off()
         for axes, image in zip((mine, *found), (right, *images), strict=True):
@@ -93,7 +93,7 @@ def retrieval_grid(
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set(color=RIGHT, linewidth=4, visible=axes is not mine and image == right)
-    grid[0, 1].set_title("its own", fontsize=9)
+    grid[0, 1].set_title("true image", fontsize=9)
     grid[0, 3].set_title("nearest first", fontsize=9, loc="left")
     _write(figure, file)
 
@@ -101,7 +101,7 @@ def retrieval_grid(
 def accuracy_curves(
     curves: dict[str, list[tuple[float, list[float]]]], xlabel: str, file: Path, log: bool = False
 ) -> None:
-    """Accuracy in per cent, its mean and deviation over seeds, one line a name. curves: name -> [(x, a figure for each
+    """Accuracy in per cent, mean and deviation over seeds, one line per name. curves: name -> [(x, one value per
     seed)]."""
     plt = _pyplot()
 
@@ -119,7 +119,7 @@ def accuracy_curves(
 
 
 def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
-    """A row for each picture, a column for each way to show it. columns: title -> (pictures, 3, height, width) in
+    """A row for each picture and a column for each version of it. columns: title -> (pictures, 3, height, width) in
     [0, 1]."""
     plt = _pyplot()
 
@@ -127,14 +127,14 @@ def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
     figure, grid = plt.subplots(rows, len(columns), figsize=(1.3 * len(columns), 1.3 * rows + 0.3), squeeze=False)
     for column, (title, pictures) in zip(grid.T, columns.items(), strict=True):
         column[0].set_title(title, fontsize=9)
-        for axes, one in zip(column, pictures, strict=True):
-            axes.imshow(one.permute(1, 2, 0).clamp(0, 1), interpolation="nearest")
+        for axes, image in zip(column, pictures, strict=True):
+            axes.imshow(image.permute(1, 2, 0).clamp(0, 1), interpolation="nearest")
             axes.set_axis_off()
     _write(figure, file)
 
 
 def similarity_matrix(similarity: Tensor, file: Path) -> None:
-    """Cosine similarity of images (rows) and texts (columns); the diagonal holds the pairs that belong together."""
+    """Cosine similarity; true pairs are on the diagonal. similarity: (images, texts)."""
     plt = _pyplot()
 
     figure, axes = plt.subplots(figsize=(5, 4.2))
@@ -145,15 +145,15 @@ def similarity_matrix(similarity: Tensor, file: Path) -> None:
 
 
 def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -> None:
-    """Accuracy of telling the true future, in per cent, against how far ahead it lies. columns: name -> a figure for
-    each step; the one named chance is dashed."""
+    """Accuracy of picking the true future, in per cent, by the number of steps ahead. columns: name -> one value per
+    step; the one named chance is dashed."""
     plt = _pyplot()
 
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for name, values in columns.items():
         style = {"linestyle": "--", "color": "grey"} if name == "chance" else {"marker": "o", "markersize": 4}
         axes.plot(range(1, len(values) + 1), values, label=name, **style)
-    axes.set(xlabel=xlabel, ylabel="true future found, %", ylim=(0, None))
+    axes.set(xlabel=xlabel, ylabel="true future picked, %", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -161,14 +161,14 @@ def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -
 
 
 def heard(wave: np.ndarray, context: np.ndarray, sampling_rate: int, file: Path) -> None:
-    """A spectrogram, and the context features of the same recording under it. wave: (samples,). context: (frames,
-    dim). sampling_rate: in Hz."""
+    """A spectrogram with the context features of the same recording below. wave: (samples,). context: (frames, dim).
+    sampling_rate: in Hz."""
     plt = _pyplot()
 
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 4.6), sharex=True)
     seconds, window = len(wave) / sampling_rate, 2 ** int(np.log2(0.032 * sampling_rate))
     above.specgram(wave + 1e-6, window, sampling_rate, noverlap=window * 3 // 4, cmap="magma", vmin=-120)
-    order = np.argsort(context.argmax(0), kind="stable")  # what is active first stands on top
+    order = np.argsort(context.argmax(0), kind="stable")  # features that peak first are at the top
     standard = (context - context.mean(0)) / (context.std(0) + 1e-6)
     below.imshow(standard[:, order].T, aspect="auto", extent=(0, seconds, context.shape[1], 0), vmin=-2, vmax=2)
     above.set(ylabel="Hz")

@@ -1,24 +1,19 @@
-"""BERT-style masked language modelling: text to an encoder that fill-mask, fine-tuning and sentence-transformers load.
+"""Masked language modelling (BERT, ModernBERT): trains on text, leaves an encoder for fill-mask, fine-tuning and
+sentence-transformers.
 
-accelerate launch recipes/bert.py                                         # a hundred Wikipedia articles, built in
-accelerate launch recipes/bert.py --dataset my_text.txt --size small      # your own text, a tokenizer trained on it
-accelerate launch recipes/bert.py --dataset my_text.txt --model_name_or_path google-bert/bert-base-uncased   # go on
+accelerate launch recipes/bert.py                                         # about 100 Wikipedia articles, built in
+accelerate launch recipes/bert.py --dataset my_text.txt --size small      # your text, with a tokenizer trained on it
+accelerate launch recipes/bert.py --dataset my_text.txt --model_name_or_path google-bert/bert-base-uncased   # continue
 
-ModernBERT is the default because it learns in a fraction of BERT's steps. On 13,943 unlabelled IMDb reviews
-(--max_seq_length 256 --per_device_train_batch_size 16, one core), loss of training after
-
-                            300     600     900 steps
-    ModernBERT 4x256       5.54    4.82    4.41
-    BERT 4x256             6.44    6.27    6.16
-
-Pretraining pays where few labels are to be enough, if it begins with word vectors of the same reviews
-(recipes/word2vec.py --dimension 256 --num_train_epochs 5 --threads 1). In 34 minutes of one core
+13,943 unlabelled IMDb reviews, 34 minutes on one core (Xeon, fp32), starting from word vectors of the same reviews
+(recipes/word2vec.py --dimension 256 --num_train_epochs 5 --threads 1):
 
     recipes/bert.py --dataset unsup15k.parquet --init_vectors runs/word2vec --vocab_size 16384 --mlm_probability 0.4 \
         --max_seq_length 256 --per_device_train_batch_size 16 --max_steps 1500
 
-reaches 39.0 % of hidden tokens of held-out text, loss 3.66 (unigram 4.3 %, 6.64). Fine-tuned by recipes/transfer.py
---mode finetune --labels 50 500 --batch_size 16 --max_steps 120, three seeds, per cent (tf-idf: linear probe):
+Held-out text: 39.0 % of the masked tokens are predicted correctly, loss 3.66 (unigram 4.3 %, 6.64). Fine-tuned with
+recipes/transfer.py --mode finetune --labels 50 500 --batch_size 16 --max_steps 120, accuracy in per cent, mean and
+deviation over three seeds (tf-idf: linear probe):
 
                             pretrained      word2vec   from scratch        tf-idf
     SST-2     100 labels    70.8 ± 3.2    69.0 ± 2.7    57.6 ± 2.2    57.2 ± 2.6
@@ -26,11 +21,9 @@ reaches 39.0 % of hidden tokens of held-out text, loss 3.66 (unigram 4.3 %, 6.64
     IMDb      100 labels    79.2 ± 2.3    76.2 ± 1.6    61.6 ± 3.2    71.9 ± 0.9
             1,000 labels    82.0 ± 0.7    83.0 ± 0.6    78.2 ± 1.0    81.4 ± 0.5
 
-(another pretraining of the same loss: 71.9, 78.4, 77.6, 83.3). Most of that is the words' own: what masked modelling
-adds to word2vec is two points with 100 labels and nothing with 1,000. Without the vectors
-(2,310 steps at 15 %, vocabulary of 8,192) it did not pay: IMDb under the linear probe 57.7 and 66.5, an untrained
-encoder 59.9 and 66.5. Hiding 40 % instead of 15 % took, after 500 steps with the vectors, the loss at 15 % hidden from
-4.28 to 4.13; a step costs a quarter more. That the vectors keep their own scale was not compared with others.
+Most of the gain comes from the word vectors: masked modelling adds two points with 100 labels and nothing with 1,000.
+Without the vectors it did not help. ModernBERT is the default because it learns in a fraction of BERT's steps.
+recipes/README.md has these experiments in full.
 """
 
 from __future__ import annotations
@@ -52,46 +45,46 @@ STREAMED = 10_000  # documents of a stream that the tokenizer is trained on
 @dataclass
 class BertArgs(TrainArgs):
     output_dir: str = flag("runs/bert", "where the encoder, log, figures and checkpoints go")
-    dataset: str = flag("wikipedia", "wikipedia (built in), text files (also .gz; comma between), Parquet, a Hub id")
-    text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
-    held_out: int = flag(
-        1000, "documents kept for evaluation if the data has no test split (at most a tenth)", at_least=1
-    )
+    dataset: str = flag("wikipedia", "wikipedia (built in), text files (.txt, .gz; with commas), Parquet, a Hub id")
+    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
+    held_out: int = flag(1000, "documents held out if the data has no test split (at most a tenth)", at_least=1)
     streaming: bool = flag(False, "read and tokenise during training, for data larger than the disk")
     model_name_or_path: str | None = flag(None, "a masked language model to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     architecture: str = flag(
-        "modernbert", "from scratch; it learns in a fraction of bert's steps", bert.ARCHITECTURES, of_new_model=True
+        "modernbert", "architecture of a new model; modernbert needs fewer steps", bert.ARCHITECTURES, of_new_model=True
     )
     size: str = flag(
-        "mini", "from scratch: layers and width, 2x128 4x256 4x512 8x512 12x768 24x1024", bert.SIZES, of_new_model=True
-    )
+        "mini", "size of a new model: layers x width 2x128 4x256 4x512 8x512 12x768 24x1024", bert.SIZES,
+        of_new_model=True,
+    )  # fmt: skip
     init_vectors: str | None = flag(
         None, "start from these word vectors: a run of recipes/word2vec.py, its Hub id, or a word2vec file",
         of_new_model=True,
     )  # fmt: skip
     tokenizer_name: str | None = flag(
-        None, "take this checkpoint's tokenizer; default: train one on the text", of_new_model=True
+        None, "use this checkpoint's tokenizer; default: train one on the text", of_new_model=True
     )
     tokenizer: str = flag(
-        "wordpiece", "to train: lower-cased pieces of words, or bytes with case", bert.TOKENIZERS, of_new_model=True
-    )
+        "wordpiece", "kind of a new tokenizer: WordPiece (lower-cased) or byte-level BPE", bert.TOKENIZERS,
+        of_new_model=True,
+    )  # fmt: skip
     vocab_size: int = flag(8192, "size of the tokenizer to train", at_least=16, at_most=10**6, of_new_model=True)
-    max_seq_length: int = flag(128, "tokens of a sequence", at_least=8, at_most=10**6)
+    max_seq_length: int = flag(128, "tokens per sequence", at_least=8, at_most=10**6)
     mlm_probability: float = flag(0.15, "fraction of the tokens that are masked", above=0, below=1)
-    masking: str = flag("tokens", "what is masked together", masking.UNITS)
-    cross_documents: bool = flag(True, "tokens attend to the other documents of their sequence")
-    dropout: float = flag(0.0, "in training", at_least=0, below=1)
+    masking: str = flag("tokens", "mask single tokens, whole words or spans of words", masking.UNITS)
+    cross_documents: bool = flag(True, "let tokens attend to the other documents in their sequence")
+    dropout: float = flag(0.0, "dropout probability in training", at_least=0, below=1)
 
     per_device_train_batch_size: int = flag(32, "sequences per process in one micro-batch")
-    lr_scheduler_type: str = flag("linear", "shape after the warm-up", ("cosine", "linear", "constant"))
-    weight_decay: float = flag(0.01, "on matrices only")
-    warmup_steps: float = flag(0.1, "steps of linear warm-up; below 1, a share of the run")
+    lr_scheduler_type: str = flag("linear", "schedule after the warm-up", ("cosine", "linear", "constant"))
+    weight_decay: float = flag(0.01, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.1, "linear warm-up steps; below 1, a fraction of the run")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.streaming and self.max_steps <= 0:
-            raise BadInput("--streaming: a stream has no length; give the run one with --max_steps")
+            raise BadInput("--streaming: a stream has no length; set the length of the run with --max_steps")
         if self.tokenizer_name:
             self.refuse(("tokenizer", "vocab_size"), f"--tokenizer_name {self.tokenizer_name}")
 

@@ -1,14 +1,15 @@
-"""A character-level language model from text: an LSTM or GRU, trained by truncated backpropagation through time.
+"""A character-level language model: an LSTM or GRU, trained on text by truncated backpropagation through time. Leaves a
+causal language model.
 
-python recipes/char_rnn.py                                       # a hundred Wikipedia articles, built in
-python recipes/char_rnn.py --dataset my_text.txt                 # your own: the last tenth is held out
+python recipes/char_rnn.py                                       # about 100 Wikipedia articles, built in
+python recipes/char_rnn.py --dataset my_text.txt                 # your text; its last tenth is held out
 python recipes/char_rnn.py --dataset my_text.txt --vocabulary bytes --cell gru --num_hidden_layers 2
-python recipes/char_rnn.py --dataset my_text.txt --model_name_or_path runs/char_rnn     # go on from an earlier run
+python recipes/char_rnn.py --dataset my_text.txt --model_name_or_path runs/char_rnn     # continue an earlier run
 
-tinyshakespeare.txt (1.1 million characters, the last tenth held out), the defaults, seed 0: 1.486 nats (2.144 bits) a
-character after 1,715 steps, 75 s on two cores of an EPYC (Zen 4) in bf16; 1.489 after 236 s on one core of a Xeon in
-fp32. Unigram 3.35, Kneser-Ney 5-gram 1.58. nanoGPT's README reports 1.88 for its CPU setting and 1.47 on a GPU.
-benchmarks/char_rnn.py trains the peers for equal time.
+tinyshakespeare.txt (1.1 million characters, the last tenth held out), defaults, seed 0, after 1,715 steps: 1.486 nats
+(2.144 bits) per character, 75 s on two cores of an EPYC (Zen 4) in bf16; 1.489 in 236 s on one core of a Xeon in fp32.
+Baselines: unigram 3.35, Kneser-Ney 5-gram 1.58. nanoGPT's README reports 1.88 with its CPU settings and 1.47 on a GPU.
+benchmarks/char_rnn.py trains other implementations for the same time.
 """
 
 from __future__ import annotations
@@ -27,33 +28,33 @@ from mmssl.training import optim
 @dataclass
 class CharRNNArgs(TrainArgs):
     output_dir: str = flag("runs/char_rnn", "where the model, log, figures and checkpoints go")
-    dataset: str = flag("wikipedia", "wikipedia (built in), text files (comma between), Parquet, a folder, a Hub id")
-    text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents kept for evaluation where there is no test part (at most 10 %)", at_least=1)
+    dataset: str = flag("wikipedia", "wikipedia (built in), text files (with commas), Parquet, a folder, a Hub id")
+    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
+    held_out: int = flag(1000, "documents held out if the data has no test part (at most 10 %)", at_least=1)
     model_name_or_path: str | None = flag(None, "a character RNN to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     vocabulary: str = flag(
-        "characters", "those of the training text, or the 256 bytes", ("characters", "bytes"), of_new_model=True
+        "characters", "the characters of the training text, or 256 bytes", ("characters", "bytes"), of_new_model=True
     )
-    cell: str = flag("lstm", "kind of the layers", ("lstm", "gru"), of_new_model=True)
+    cell: str = flag("lstm", "type of the recurrent layers", ("lstm", "gru"), of_new_model=True)
     hidden_size: int = flag(256, "width of each layer", at_least=1, at_most=16384, of_new_model=True)
-    num_hidden_layers: int = flag(2, "layers, one above the other", at_least=1, at_most=100, of_new_model=True)
-    skip_connections: bool = flag(True, "the softmax reads all layers, not the upper one alone", of_new_model=True)
+    num_hidden_layers: int = flag(2, "number of recurrent layers", at_least=1, at_most=100, of_new_model=True)
+    skip_connections: bool = flag(True, "feed all layers to the softmax, not only the last", of_new_model=True)
     embedding_size: int = flag(64, "width of a symbol's embedding", at_least=1, at_most=16384, of_new_model=True)
-    tie_word_embeddings: bool = flag(False, "one table for input and output", of_new_model=True)
+    tie_word_embeddings: bool = flag(False, "share the weights of input and output embeddings", of_new_model=True)
     dropout: float = flag(
-        0.0, "between layers and before the softmax; for a text that is read many times", at_least=0, below=1,
+        0.0, "dropout between layers and before the softmax; useful with many epochs", at_least=0, below=1,
         of_new_model=True,
     )  # fmt: skip
-    chunk_length: int = flag(64, "symbols that gradients go back through", at_least=1, at_most=10**6)
+    chunk_length: int = flag(64, "symbols that gradients are backpropagated through", at_least=1, at_most=10**6)
     forget: float = flag(0.05, "probability that a stream starts a chunk with an empty state", at_least=0, below=1)
 
-    per_device_train_batch_size: int = flag(32, "streams that a process reads side by side")
+    per_device_train_batch_size: int = flag(32, "streams that a process reads in parallel")
     num_train_epochs: float = flag(3.5, "passes over the text")
     learning_rate: float = flag(4e-3, "peak learning rate")
-    weight_decay: float = flag(0.01, "on matrices only")
-    adam_beta2: float = flag(0.99, "AdamW")
-    warmup_steps: float = flag(0.02, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(0.01, "weight decay of matrices; biases and norms have none")
+    adam_beta2: float = flag(0.99, "AdamW's beta2")
+    warmup_steps: float = flag(0.02, "linear warm-up steps; below 1, a fraction of the run")
 
     def __post_init__(self) -> None:
         super().__post_init__()

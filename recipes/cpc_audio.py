@@ -1,4 +1,4 @@
-"""Contrastive predictive coding on unlabelled recordings.
+"""Contrastive predictive coding on audio: trains on unlabelled recordings, leaves an audio encoder.
 
 accelerate launch recipes/cpc_audio.py                                  # synthetic voices, built in
 accelerate launch recipes/cpc_audio.py --dataset my_folder --output_dir runs/speech     # WAV, FLAC, OGG, MP3
@@ -6,13 +6,14 @@ accelerate launch recipes/cpc_audio.py --dataset my_folder --output_dir runs/pap
     --hidden_size 512 --context_size 256 --conv_kernel 10 8 4 4 4 --conv_stride 5 4 2 2 2 --crop_seconds 1.28 \
     --per_device_train_batch_size 8 --learning_rate 2e-4                # the paper's sizes, section 3.1
 
-Free Spoken Digit Dataset (data_scripts/spoken_digits.py), 2,700 recordings of six speakers, eight minutes on one core:
+Free Spoken Digit Dataset (data_scripts/spoken_digits.py), 2,700 recordings of six speakers, eight minutes on one core
+(Xeon, fp32):
 
     accelerate launch recipes/cpc_audio.py --dataset spoken_digits --negatives speaker --speaker_column speaker \
         --per_device_train_batch_size 64
 
-then recipes/transfer.py --mode linear --labels 100% --seeds 1, per cent; the rows name the speakers whose digits are
-tested, after training the probe on the other four (unlabelled, their recordings were in the pretraining):
+Linear probe, recipes/transfer.py --mode linear --labels 100% --seeds 1, accuracy in per cent. A row names the speakers
+whose digits are tested; the probe is trained on the other four. Pretraining used all six, without labels:
 
     seed                                 0      1      2    log-mel   untrained   chance
     digits of jackson, theo           75.4   76.4   70.6       61.1        34.1     10.0
@@ -20,8 +21,8 @@ tested, after training the probe on the other four (unlabelled, their recordings
     digits of george, lucas           79.1   76.7   76.6       57.6        35.0     10.0
     who speaks, the given split       97.0   98.0   98.3       99.0        86.7     16.7
 
-Tried, one short run each, k-NN on digits of unseen speakers: negatives of the same speaker 50, within the recording 41,
-across the batch 25 (untrained 32): to tell speakers apart is the easier task, and it is learned instead.
+Negatives, one short run each, k-NN on digits of unseen speakers: same speaker 50, within the recording 41, across the
+batch 25 (untrained 32). Across the batch, the model learns to distinguish speakers, which is easier.
 """
 
 from __future__ import annotations
@@ -48,30 +49,30 @@ from mmssl.training import optim
 class CpcAudioArgs(cpc.CpcArgs):
     output_dir: str = flag("runs/cpc_audio", "where the encoder, log, figures and checkpoints go")
     dataset: str = flag("voices", "voices (built in, synthetic), a folder, Parquet, a Hub id; several with commas")
-    audio_column: str | None = flag(None, "default: the first column with a usual name")
-    speaker_column: str | None = flag(None, "who speaks, for --negatives speaker")
-    held_out: int = flag(1000, "recordings kept for evaluation where there is no test split (at most 10 %)", at_least=1)
+    audio_column: str | None = flag(None, "column of recordings; default: the first column with a usual name")
+    speaker_column: str | None = flag(None, "column of speakers, for --negatives speaker")
+    held_out: int = flag(1000, "recordings held out if the data has no test split (at most 10 %)", at_least=1)
     negatives: str = flag(
         "within",
-        "candidates: moments within the recording, the same moment across the batch's or across those of the same "
-        "speaker, or all of the batch",
+        "negatives: other frames of the recording (within); the same frame of the batch's other recordings (across), "
+        "or only of those by the same speaker (speaker); all frames of the batch (all)",
         cpc.NEGATIVES,
     )
-    prediction_steps: int = flag(12, "frames ahead, at most", at_least=1, at_most=1000)
+    prediction_steps: int = flag(12, "largest number of frames to predict ahead", at_least=1, at_most=1000)
     sampling_rate: int = flag(
-        8000, "Hz; recordings of another rate are resampled", at_least=100, at_most=768_000, of_new_model=True
+        8000, "sampling rate in Hz; other recordings are resampled", at_least=100, at_most=768_000, of_new_model=True
     )
-    crop_seconds: float = flag(0.64, "longest part of a recording in a batch", above=0, at_most=3600)
+    crop_seconds: float = flag(0.64, "seconds of a recording in a batch, at most", above=0, at_most=3600)
     hidden_size: int = flag(
         128, "channels of the convolutions; the paper: 512", at_least=1, at_most=16384, of_new_model=True
     )
     context_size: int = flag(128, "width of the GRU; the paper: 256", at_least=1, at_most=16384, of_new_model=True)
     conv_kernel: list[int] = flag(
-        [16, 8, 4], "samples, then frames; the paper, at 16 kHz: 10 8 4 4 4", at_least=1, at_most=10**5,
+        [16, 8, 4], "kernel size of each convolution; the paper, at 16 kHz: 10 8 4 4 4", at_least=1, at_most=10**5,
         of_new_model=True,
     )  # fmt: skip
     conv_stride: list[int] = flag(
-        [8, 5, 2], "their product is the samples between frames; the paper: 5 4 2 2 2", at_least=1, at_most=10**5,
+        [8, 5, 2], "strides; their product: samples per frame; the paper: 5 4 2 2 2", at_least=1, at_most=10**5,
         of_new_model=True,
     )  # fmt: skip
 
@@ -85,7 +86,7 @@ class CpcAudioArgs(cpc.CpcArgs):
         if short := [k for k, s in zip(self.conv_kernel, self.conv_stride, strict=True) if s > k]:
             raise BadInput(f"--conv_kernel {short[0]} is shorter than its stride: samples would be skipped")
         if (self.negatives == "speaker") != bool(self.speaker_column):
-            raise BadInput("--negatives speaker and --speaker_column go together")
+            raise BadInput("--negatives speaker and --speaker_column must be given together")
 
 
 def main(args: CpcAudioArgs) -> None:
@@ -94,7 +95,10 @@ def main(args: CpcAudioArgs) -> None:
     config, rows = model.config, recordings.load(args.dataset, args.audio_column, args.speaker_column)
     crop = round(args.crop_seconds * config.frame_rate)
     if crop <= args.prediction_steps:
-        raise BadInput(f"--crop_seconds {args.crop_seconds} is {crop} frames; --prediction_steps wants more of them")
+        raise BadInput(
+            f"--crop_seconds {args.crop_seconds} is {crop} frames, which must be more than --prediction_steps "
+            f"{args.prediction_steps}"
+        )
     size = {
         "sampling_rate": config.sampling_rate,
         "crop": crop * config.hop,
@@ -107,26 +111,26 @@ def main(args: CpcAudioArgs) -> None:
     batch = args.per_device_train_batch_size * world_size()
     if args.negatives == "speaker" and (company := training.company(batch)) < 1:
         raise BadInput(
-            f"--negatives speaker: a batch of {batch} has {company:.1f} others by the same speaker, on average: "
-            "too few to choose among; raise --per_device_train_batch_size, or take --negatives within"
+            f"--negatives speaker: a batch of {batch} has {company:.1f} others by the same speaker on average, too few "
+            "for negatives; raise --per_device_train_batch_size, or use --negatives within"
         )
 
     method = cpc.CPC(model, args.prediction_steps, args.negatives, unit="recordings")
     speakers = "the speaker decided only which recordings are compared" if args.speaker_column else "no labels"
-    two = held_out.__getitems__([0, len(held_out) - 1])["input_values"]
+    examples = held_out.__getitems__([0, len(held_out) - 1])["input_values"]
     optimizer = optim.from_args(method, args)
     evaluation = Heard(held_out, f"frames ahead, of {1000 / config.frame_rate:.0f} ms", args.negatives)
     pretrain(
         args, method, extractor, training, [optimizer], evaluation,
         trained_on=f"{len(training.rows):,} recordings, {training.seconds / 60:.1f} minutes, {speakers}",
         held_out=f"{len(held_out):,} recordings",
-        example={"raw_speech": two, "sampling_rate": config.sampling_rate},
+        example={"raw_speech": examples, "sampling_rate": config.sampling_rate},
         base_model=args.model_name_or_path,
     )  # fmt: skip
 
 
 class Heard(Prediction):
-    """Draws, beside the prediction, what the encoder makes of held-out recordings."""
+    """Also draws the encoder's features of held-out recordings."""
 
     @torch.no_grad()
     def draw(self, method: cpc.CPC, directory: Path, results: Columns) -> dict[str, str]:
@@ -136,7 +140,7 @@ class Heard(Prediction):
         wave = held_out.wave(longest)[: 4 * held_out.rate]
         context = model(torch.from_numpy(wave)[None]).last_hidden_state[0]
         figures.heard(wave, context.float().numpy(), held_out.rate, directory / "context.png")
-        captions["context.png"] = "A held-out recording, and the context features under it."
+        captions["context.png"] = "A held-out recording and its context features."
         usual = (name for name in ("label", "digit", "speaker") if name in held_out.data.column_names)
         labels = next((name for name in usual if 1 < len(set(held_out.data[name])) <= 20), None)
         if labels and len(held_out) > 2:
@@ -144,7 +148,9 @@ class Heard(Prediction):
             vectors = torch.cat([model(torch.from_numpy(held_out.wave(i))[None]).pooler_output for i in rows])
             names = [str(held_out.data[int(held_out.rows[i])][labels]) for i in rows]
             figures.label_map(vectors.float().numpy(), names, directory / "map.png")
-            captions["map.png"] = f"Held-out recordings by their mean context, coloured by {labels}: no label was used."
+            captions["map.png"] = (
+                f"Held-out recordings by their mean context feature, coloured by {labels}. Training used no labels."
+            )
         return captions
 
 

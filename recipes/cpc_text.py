@@ -1,33 +1,22 @@
-"""Contrastive predictive coding on text: the sentences that come next.
+"""Contrastive predictive coding on text: learns to predict the next sentences of documents, leaves a text encoder.
 
-accelerate launch recipes/cpc_text.py                                   # a hundred Wikipedia articles, built in
+accelerate launch recipes/cpc_text.py                                   # about 100 Wikipedia articles, built in
 accelerate launch recipes/cpc_text.py --dataset reviews.parquet --output_dir runs/reviews --min_count 5
 
-Pretrained on 14,943 unlabelled IMDb reviews, beginning with word vectors of the same reviews (recipes/word2vec.py
---dimension 256 --num_train_epochs 5 --threads 1), as follows, seven minutes on one core:
+14,943 unlabelled IMDb reviews, seven minutes on one core (Xeon, fp32), starting from word vectors of the same reviews
+(recipes/word2vec.py --dimension 256 --num_train_epochs 5 --threads 1):
 
     recipes/cpc_text.py --dataset unsup15k.parquet --min_count 5 --init_vectors runs/word2vec --negatives all \
         --hidden_size 2048 --context_size 512 --num_train_epochs 3
 
-then recipes/transfer.py --mode linear --labels 100% --seeds 1, one run, per cent:
+Linear probe, recipes/transfer.py --mode linear --labels 100% --seeds 1, one run, accuracy in per cent:
 
               CPC   untrained   word2vec, averaged   tf-idf   chance
     IMDb     86.7        80.5                 83.8     86.2     50.0
     SST-2    80.6        74.3                 78.1     78.7     50.9
 
-Settings were chosen on parts of the training sets (1,293 reviews and 3,000 sentences), after 2 epochs, IMDb and SST-2:
-
-    candidates across the batch, new word vectors of deviation 1     74.7    64.7   (kernel of 3 words, 256 wide)
-    of deviation 0.05                                                80.7    69.6
-    and --learning_rate 6e-3                                         80.8    71.8
-    and --negatives all                                              82.1    71.3
-    word2vec's vectors, averaged                                     84.6    78.9
-    word2vec's vectors at the start, 512 wide, not trained           84.7    78.1
-    trained                                                          86.8    78.2
-    one word at a time, 1024 wide                                    86.3    79.8
-    2048 wide                                                        86.5    80.5
-
-Without word2vec's vectors to begin with, CPC learns less of sentiment from so few reviews than word2vec does.
+Without word2vec's vectors at the start, CPC learns less about sentiment from so few reviews than word2vec does.
+recipes/README.md lists the settings that were tried.
 """
 
 from __future__ import annotations
@@ -46,28 +35,34 @@ from mmssl.training import optim
 @dataclass
 class CpcTextArgs(cpc.CpcArgs):
     output_dir: str = flag("runs/cpc_text", "where the encoder, log, figures and checkpoints go")
-    dataset: str = flag("wikipedia", "wikipedia (built in), text files (blank lines apart), Parquet, a Hub id")
-    text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents kept for evaluation where there is no test split (at most 10 %)", at_least=1)
+    dataset: str = flag("wikipedia", "wikipedia (built in), text files (split at blank lines), Parquet, a Hub id")
+    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
+    held_out: int = flag(1000, "documents held out if the data has no test split (at most 10 %)", at_least=1)
     init_vectors: str | None = flag(
         None, "start from these word vectors: a run of recipes/word2vec.py, its Hub id, or a word2vec file",
         of_new_model=True,
     )  # fmt: skip
     negatives: str = flag(
         "across",
-        "candidates: sentences of the document; those as far ahead in the batch's other documents; or all of the "
-        "batch, which teach more",
+        "negatives: other sentences of the document (within); sentences equally far ahead in the batch's other "
+        "documents (across); all sentences of the batch (all), which gives better features",
         ("within", "across", "all"),
     )
-    prediction_steps: int = flag(3, "sentences ahead, at most", at_least=1, at_most=1000)  # section 3.3
-    sentences: int = flag(12, "sentences of a document in a batch, at most", at_least=2, at_most=10**4)
-    max_words: int = flag(50, "words of a sentence, at most", at_least=1, at_most=10**4)
-    vocab_size: int = flag(20000, "most frequent words", at_least=1, at_most=10**7, of_new_model=True)
+    prediction_steps: int = flag(
+        3, "largest number of sentences to predict ahead", at_least=1, at_most=1000
+    )  # section 3.3
+    sentences: int = flag(12, "largest number of sentences of a document in a batch", at_least=2, at_most=10**4)
+    max_words: int = flag(50, "largest number of words of a sentence", at_least=1, at_most=10**4)
+    vocab_size: int = flag(
+        20000, "largest vocabulary; the most frequent words are kept", at_least=1, at_most=10**7, of_new_model=True
+    )
     min_count: int = flag(2, "leave out words that occur less often", at_least=1, of_new_model=True)
-    embedding_size: int = flag(128, "width of words; the paper: 620", at_least=1, at_most=16384, of_new_model=True)
-    hidden_size: int = flag(256, "width of sentences; the paper: 2400", at_least=1, at_most=16384, of_new_model=True)
+    embedding_size: int = flag(128, "width of word vectors; paper: 620", at_least=1, at_most=16384, of_new_model=True)
+    hidden_size: int = flag(
+        256, "width of sentence vectors; the paper: 2400", at_least=1, at_most=16384, of_new_model=True
+    )
     context_size: int = flag(256, "width of the GRU; the paper: 2400", at_least=1, at_most=16384, of_new_model=True)
-    kernel_size: int = flag(1, "words that the convolution sees, odd", at_least=1, at_most=99, of_new_model=True)
+    kernel_size: int = flag(1, "words in the convolution's kernel, odd", at_least=1, at_most=99, of_new_model=True)
 
     num_train_epochs: float = flag(20, "passes over the data")
     per_device_train_batch_size: int = flag(32, "documents per process")
@@ -75,9 +70,9 @@ class CpcTextArgs(cpc.CpcArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.init_vectors:
-            self.refuse(("embedding_size",), f"--init_vectors {self.init_vectors}, which have a size of their own")
+            self.refuse(("embedding_size",), f"--init_vectors {self.init_vectors}, which decide it")
         if self.kernel_size % 2 == 0:
-            raise BadInput(f"--kernel_size {self.kernel_size} is even: no word would be in the middle")
+            raise BadInput(f"--kernel_size {self.kernel_size} is even; it must be odd, with a word in the middle")
         if self.sentences <= self.prediction_steps:
             raise BadInput(f"--sentences {self.sentences} must be more than --prediction_steps {self.prediction_steps}")
 

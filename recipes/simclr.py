@@ -1,8 +1,18 @@
-"""SimCLR on unlabelled images.
+"""SimCLR: trains on unlabelled images, leaves an image encoder (ResNetModel or ViTModel).
 
 accelerate launch recipes/simclr.py                                        # scikit-learn's digits, built in
 accelerate launch recipes/simclr.py --dataset my_folder --encoder resnet18 --image_size 96
-accelerate launch recipes/simclr.py --dataset my_folder --model_name_or_path microsoft/resnet-18   # continue from there
+accelerate launch recipes/simclr.py --dataset my_folder --model_name_or_path microsoft/resnet-18   # continue
+
+20,000 images of CIFAR-10, the defaults (--dataset cifar10: resnet-micro at 32 px, batches of 256), seed 0, 4,680 steps:
+half an hour of one core of an EPYC (Zen 4) in bf16, other work beside it. Then recipes/transfer.py --mode knn linear
+--labels 100%, per cent of 4,000 test images:
+
+                 SimCLR   untrained   raw pixels   MAE (recipes/mae.py, half an hour of one core)   chance
+    linear         61.4        42.8         41.0                                            53.3     10.0
+    k-NN           55.9        40.1         33.9
+
+No other settings were compared.
 """
 
 from __future__ import annotations
@@ -21,14 +31,14 @@ from mmssl.training import optim
 @dataclass
 class SimclrArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/simclr", "where the encoder, log, figures and checkpoints go")
-    projection_dim: int = flag(128, "width of the space that views are compared in", at_least=1, at_most=16384)
-    temperature: float = flag(0.5, "of the softmax; 0.1 for large images", above=0, at_most=100)
-    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+    projection_dim: int = flag(128, "dimension of the projections that are compared", at_least=1, at_most=16384)
+    temperature: float = flag(0.5, "softmax temperature; 0.1 for large images", above=0, at_most=100)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(100, "passes over the data")
+    num_train_epochs: float = flag(60, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
-    weight_decay: float = flag(1e-4, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 
 def main(args: SimclrArgs) -> None:
@@ -36,9 +46,8 @@ def main(args: SimclrArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    view = views.sized(views.simclr(source.side, (args.smallest_crop, 1.0)), processor)
-    two_views = views.Views([view, view], processor.image_mean, processor.image_std)
-    method = SimCLR(encoder, two_views, args.projection_dim, args.temperature)
+    view = views.simclr(source.side, (args.smallest_crop, 1.0))
+    method = SimCLR(encoder, views.made_for(processor, [view, view]), args.projection_dim, args.temperature)
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
     data = pictures.described(train, held_out)

@@ -1,17 +1,18 @@
-"""What an encoder is worth downstream: any checkpoint of images, text or audio, on labelled data, beside its baselines.
+"""Transfer: evaluates any checkpoint of images, text or audio on labelled data, with baselines.
 
 python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode knn linear
 python recipes/transfer.py --model_name_or_path runs/mae --dataset my_folder --mode finetune --labels 1% 10% 100%
 python recipes/transfer.py --model_name_or_path runs/bert --dataset sst2.parquet --mode linear --layers all
 python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode few_shot --ways 5 --shots 1 5
 
-Columns: this checkpoint; the same architecture untrained (fine-tuned: from scratch, as long and as hard); raw features
-(pixels, tf-idf, log-mel) under the same probe (fine-tuned: the linear one); chance. Mean and standard deviation over
-seeds, each with labels of its own. Where the checkpoint is a directory with a model card, the table and its figure are
-added to the card.
+Prints a table of accuracies, mean and standard deviation over seeds; each seed draws its own labels. Columns: this
+checkpoint; the same architecture untrained (in fine-tuning: trained from scratch with the same steps); raw features
+(pixels, tf-idf, log-mel) with the same probe (in fine-tuning: with the linear probe); chance. If the checkpoint is a
+directory with a model card, the table and its figure are added to the card.
 
-Fine-tuning begins with the linear probe as its head. A new head loses to that probe where labels are few: word2vec on
-IMDb, 100 and 1,000 labels, three seeds, 68.2 and 66.9; so 76.2 and 83.0; the probe alone 73.2 and 82.2.
+Fine-tuning initialises the head with the linear probe, because a new head is worse than the probe when labels are few:
+word2vec on IMDb with 100 and 1,000 labels, three seeds: new head 68.2 and 66.9; head from the probe 76.2 and 83.0; the
+probe alone 73.2 and 82.2.
 """
 
 from __future__ import annotations
@@ -28,33 +29,36 @@ OF_FINE_TUNING = ("max_steps", "learning_rate", "layer_decay", "freeze_layers", 
 
 @dataclass
 class TransferArgs(features.CheckpointArgs):
-    model_name_or_path: str = flag("runs/mae", "a directory or a Hub id; what it reads decides the modality")
-    dataset: str = flag("digits", "labelled: a built-in name, file, folder or Hub id")
+    model_name_or_path: str = flag("runs/mae", "a directory or a Hub id; it decides the modality")
+    dataset: str = flag("digits", "labelled data: a built-in name, file, folder or Hub id")
     output_dir: str = flag("runs/transfer", "where the figures and the results go")
-    mode: list[str] = flag(["knn", "linear"], "how to judge; several may be given", MODES)
-    labels: list[str] = flag(["1%", "10%", "100%"], "shares of the training labels, or a number for each class")
-    seeds: int = flag(3, "draws of labels and of new weights", at_least=1, at_most=10**6)
-    layers: str = flag("last", "all: a probe at each layer", ("last", "all"))
+    mode: list[str] = flag(["knn", "linear"], "evaluations to run, one or several", MODES)
+    labels: list[str] = flag(["1%", "10%", "100%"], "percentages of the training labels, or numbers per class")
+    seeds: int = flag(3, "number of seeds; each draws its own labels and new weights", at_least=1, at_most=10**6)
+    layers: str = flag("last", "layers to probe: last or all", ("last", "all"))
     pooling: str = flag(
-        "auto", "of tokens; auto: pooler for a tower of two, else mean", ("auto", "mean", "first", "concat", "pooler")
+        "auto", "pooling of tokens; auto: the pooler for one tower of an image–text model, else the mean",
+        ("auto", "mean", "first", "concat", "pooler"),
+    )  # fmt: skip
+    tower: str = flag("vision", "encoder to use of an image–text model", ("vision", "text"))
+    input_column: str | None = flag(None, "column of inputs; default: the first column with a usual name")
+    label_column: str | None = flag(None, "column of labels; default: the first column with a usual name")
+    hold_out: str | None = flag(None, "test on exactly the rows with these values: speaker=theo,lucas")
+    max_length: int = flag(256, "largest number of tokens of a text", at_least=1)
+    max_seconds: float = flag(10.0, "largest length of a recording", above=0)
+    ways: int = flag(5, "classes per few-shot episode", at_least=2)
+    shots: list[int] = flag([1, 5], "labels per class in a few-shot episode", at_least=1)
+    episodes: int = flag(600, "number of few-shot episodes", at_least=1)
+    max_steps: int = flag(300, "fine-tuning steps, for any number of labels", at_least=1)
+    learning_rate: float = flag(1e-3, "learning rate of the head in fine-tuning", above=0, at_most=1e4)
+    layer_decay: float = flag(
+        0.75, "learning rate of each layer as a fraction of the layer above, in fine-tuning", above=0, at_most=1
     )
-    tower: str = flag("vision", "of an image–text model", ("vision", "text"))
-    input_column: str | None = flag(None, "default: the first column with a usual name")
-    label_column: str | None = flag(None, "default: the first column with a usual name")
-    hold_out: str | None = flag(None, "test on these rows, and on no others: speaker=theo,lucas")
-    max_length: int = flag(256, "tokens of a text, at most", at_least=1)
-    max_seconds: float = flag(10.0, "of a recording, at most", above=0)
-    ways: int = flag(5, "classes of a few-shot episode", at_least=2)
-    shots: list[int] = flag([1, 5], "labels of each class in an episode", at_least=1)
-    episodes: int = flag(600, "few-shot tasks", at_least=1)
-    max_steps: int = flag(300, "of fine-tuning, for any number of labels", at_least=1)
-    learning_rate: float = flag(1e-3, "of fine-tuning, of the head", above=0, at_most=1e4)
-    layer_decay: float = flag(0.75, "of fine-tuning: each layer's rate, in that of the one above", above=0, at_most=1)
     freeze_layers: int = flag(
-        0, "of fine-tuning: the first n, of which the embeddings are one, stay as they are", at_least=0
+        0, "number of lowest layers that fine-tuning does not train; the embeddings count as one", at_least=0
     )
-    weight_decay: float = flag(0.05, "of fine-tuning", at_least=0, at_most=100)
-    augmentation: str = flag("crop", "of images, in fine-tuning", tuple(transfer.AUGMENTATIONS))
+    weight_decay: float = flag(0.05, "weight decay in fine-tuning", at_least=0, at_most=100)
+    augmentation: str = flag("crop", "augmentation of images in fine-tuning", tuple(transfer.AUGMENTATIONS))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,11 +1,11 @@
-"""Word vectors from text: word2vec's skip-gram with negative sampling.
+"""word2vec, skip-gram with negative sampling: trains on text, leaves word vectors.
 
-The defaults, two CPU cores, half a minute of training: WordSim-353 .48 (60 % of its pairs covered), SimLex-999 .25 (48
-%), analogies .04 (16 %); before training -.00, -.06, .00.
+python recipes/word2vec.py                                       # about 100 Wikipedia articles, built in
+python recipes/word2vec.py --dataset my_text.txt.gz --plain no   # your text, one sentence per line, tokenised by spaces
+python recipes/word2vec.py --dataset my_text.txt --init_vectors vectors.bin      # continue from gensim's vectors
 
-python recipes/word2vec.py                                       # a hundred Wikipedia articles, built in
-python recipes/word2vec.py --dataset my_text.txt.gz --plain no   # your own: a sentence a line, words between spaces
-python recipes/word2vec.py --dataset my_text.txt --init_vectors vectors.bin      # go on from gensim's vectors
+The first command trains for half a minute on two cores: WordSim-353 .48 (60 % of its pairs covered), SimLex-999 .25
+(48 %), analogies .04 (16 %); before training -.00, -.06, .00.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ OF_GRADIENTS = ("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "ma
 @dataclass
 class Word2VecArgs(TrainArgs):
     output_dir: str = flag("runs/word2vec", "where the vectors, log, figures and checkpoints go")
-    dataset: str = flag("wikipedia", "wikipedia (built in), text files (also .gz; comma between), Parquet, a Hub id")
-    text_column: str | None = flag(None, "of tables; default: text, or the only column of strings")
+    dataset: str = flag("wikipedia", "wikipedia (built in), text files (.txt, .gz; with commas), Parquet, a Hub id")
+    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
     plain: str = flag(
-        "yes", "lower-case, letters and digits alone; no: words are what stands between spaces", ("yes", "no")
+        "yes", "lower-case the text and keep only letters and digits; no: split it at spaces only", ("yes", "no")
     )
-    phrases: bool = flag(False, "join words that belong together: new_york (gensim's Phrases)")
+    phrases: bool = flag(False, "join frequent word pairs: new_york (gensim's Phrases)")
     min_count: int = flag(5, "leave out words that occur less often", at_least=1)
-    max_words: int | None = flag(None, "the most frequent ones are kept", at_least=1)
-    dimension: int = flag(100, "of the vectors", at_least=1, at_most=16384)
-    window: int = flag(5, "words to either side, at most", at_least=1, at_most=1000)
+    max_words: int | None = flag(None, "largest vocabulary; the most frequent words are kept", at_least=1)
+    dimension: int = flag(100, "dimension of the vectors", at_least=1, at_most=16384)
+    window: int = flag(5, "largest number of context words on either side", at_least=1, at_most=1000)
     negative: int = flag(5, "noise words for each word", at_least=1, at_most=1000)
-    sample: float = flag(1e-3, "thin out words more frequent than this share; 0 thins none", at_least=0, at_most=1)
-    init_vectors: str | None = flag(None, "continue from these words: our own export, its Hub id, or a word2vec file")
+    sample: float = flag(1e-3, "subsample words with a higher frequency than this; 0: none", at_least=0, at_most=1)
+    init_vectors: str | None = flag(None, "continue from these vectors: a run, its Hub id, or a word2vec file")
     threads: int = flag(
-        os.cpu_count() or 1, "1: every run with these flags gives the same vectors; more: lock-free, not repeatable",
+        os.cpu_count() or 1, "threads; 1: the same flags give the same vectors; more: lock-free, not repeatable",
         at_least=1, at_most=1024,
     )  # fmt: skip
-    batched: bool = flag(False, "the form for GPUs (row-wise Adagrad); the default where there is a GPU")
+    batched: bool = flag(False, "use the batched form for GPUs (row-wise Adagrad); always on with a GPU")
 
-    per_device_train_batch_size: int = flag(50, "thousand words per process and step; processes meet after each")
+    per_device_train_batch_size: int = flag(50, "thousand words per process and step; processes synchronise after each")
     num_train_epochs: float = flag(30, "passes over the text; 3 to 5 for ten million words and more")
-    learning_rate: float = flag(0.025, "first one; falls linearly to zero")
-    lr_scheduler_type: str = flag("linear", "how it falls", ("cosine", "linear", "constant"))
+    learning_rate: float = flag(0.025, "initial learning rate")
+    lr_scheduler_type: str = flag("linear", "learning rate schedule", ("cosine", "linear", "constant"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse(OF_GRADIENTS, "two tables that are updated in place, without a gradient or an optimizer's moments")
-        self.refuse(("dataloader_num_workers",), "an array on disk that batches are slices of")
+        self.refuse(OF_GRADIENTS, "word2vec, whose tables are updated in place, without gradients or an optimizer")
+        self.refuse(("dataloader_num_workers",), "word2vec, whose batches are slices of an array on disk")
         if self.batched:
-            self.refuse(("threads",), "--batched, which has torch's own threads")
+            self.refuse(("threads",), "--batched, which uses torch's threads")
 
 
 def main(args: Word2VecArgs) -> None:
@@ -70,8 +70,8 @@ def main(args: Word2VecArgs) -> None:
     start(args)
     batched = args.batched or (torch.cuda.is_available() and not args.use_cpu)
     if word2vec.why_no_kernel() and not batched:
-        say(f"no compiled kernel here ({word2vec.why_no_kernel()}); training with torch, about ten times slower")
-    with PartialState().main_process_first():  # the others find it on disk
+        say(f"the kernel cannot be compiled ({word2vec.why_no_kernel()}); using torch, about ten times slower")
+    with PartialState().main_process_first():  # the other processes then read it from disk
         text = corpus.from_args(args)
     words, counts, vectors, outputs = text.words, text.counts, None, None
     if args.init_vectors:
@@ -82,14 +82,16 @@ def main(args: Word2VecArgs) -> None:
     )
     if vectors is not None:
         word_vectors.say_taken_over(method.start_from(vectors, outputs), len(words), args.init_vectors)
-    torch.set_num_threads(1)  # torch's idle threads would spin beside the kernel's
+    torch.set_num_threads(1)  # torch's idle threads would compete with the kernel's
     evaluation = WordVectors(words)
     pretrain(
         args,
         method,
         word_vectors.tokenizer(method.words, args.plain == "yes"),
         Pieces(text.ids),
-        [torch.optim.SGD(method.parameters(), lr=args.learning_rate)],  # holds the rate for steps.in_place
+        [
+            torch.optim.SGD(method.parameters(), lr=args.learning_rate)
+        ],  # only holds the learning rate for steps.in_place
         evaluation,
         step=steps.in_place,
         trained_on=f"{text.total:,} words",

@@ -123,7 +123,7 @@ def test_librispeech_streams_from_the_hub(tmp_path):
 def test_librispeech_says_what_the_hub_gave(script, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     said = script("librispeech", "--source", "nobody/nothing", "--output_dir", tmp_path / "out", status=2)
-    assert "error: --source nobody/nothing: no folder here, and the Hub gave: " in said and said.count("\n") == 1
+    assert "error: --source nobody/nothing: no folder here, and the Hub answered: " in said and said.count("\n") == 1
 
 
 def test_a_folder_is_labelled_by_its_subfolders_or_by_the_names_of_its_files(script, tmp_path):
@@ -145,7 +145,7 @@ def test_a_folder_is_labelled_by_its_subfolders_or_by_the_names_of_its_files(scr
 
 def test_a_folder_that_is_not_there_and_a_pattern_that_names_nothing_are_refused(script, tmp_path):
     assert "no such folder" in script("audio_folder", "--source", tmp_path / "none", status=2)
-    assert "names nothing" in script("audio_folder", "--source", tmp_path, "--pattern", "label", status=2)
+    assert "names no column" in script("audio_folder", "--source", tmp_path, "--pattern", "label", status=2)
 
 
 def test_the_synthetic_voices_are_built_as_the_recipe_builds_them(script, tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def write_vectors(file: Path, words: list[str], width: int) -> Path:
 def test_bert_begins_with_the_vectors_of_words_it_is_given(place):
     file = write_vectors(place / "vectors.txt", [*WORDS[:5], "unheard"], 128)
     said = recipe(place, "vectors", *SIZE.split(), "--init_vectors", file, "--learning_rate", 1e-12).succeed()
-    assert re.search(r"^5 of [\d,]+ words begin with the vectors of ", said, re.MULTILINE)
+    assert re.search(r"^5 of [\d,]+ words start from the vectors of ", said, re.MULTILINE)
     rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
     table = AutoModel.from_pretrained(place / "vectors").get_input_embeddings().weight
     expected = KeyedVectors.load_word2vec_format(file)[WORDS[:5]]
@@ -121,10 +121,13 @@ def test_bert_begins_with_the_vectors_of_words_it_is_given(place):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--init_vectors {place}/few.txt", "vectors of 16 dimensions for a model 128 wide; choose another --size, or"),
+        (
+            "--init_vectors {place}/few.txt",
+            "vectors of 16 dimensions for a model of width 128; choose another --size, or",
+        ),
         ("--init_vectors {place}/other.txt", "it has none of the "),
         ("--init_vectors a --model_name_or_path b", "--size, --init_vectors, --vocab_size have no effect with --model"),
-        ("--streaming --max_steps -1", "a stream has no length; give the run one with --max_steps"),
+        ("--streaming --max_steps -1", "a stream has no length; set the length of the run with --max_steps"),
         (
             "--model_name_or_path a --tokenizer_name b",
             "--size, --tokenizer_name, --vocab_size have no effect with",

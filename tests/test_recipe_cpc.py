@@ -198,9 +198,9 @@ def refused(run: Processes) -> str:
     [
         ("--conv_kernel 16 8", "--conv_kernel has 2 layers, --conv_stride 3"),
         ("--conv_kernel 16 4 4", "--conv_kernel 4 is shorter than its stride"),
-        ("--crop_seconds 0.03", "--crop_seconds 0.03 is 3 frames; --prediction_steps wants more of them"),
+        ("--crop_seconds 0.03", "--crop_seconds 0.03 is 3 frames, which must be more than --prediction_steps"),
         ("--prediction_steps 0", "--prediction_steps is 0; it must be 1 or more"),
-        ("--negatives speaker", "--negatives speaker and --speaker_column go together"),
+        ("--negatives speaker", "--negatives speaker and --speaker_column must be given together"),
         ("--negatives others", "invalid choice: 'others'"),
         ("--gradient_checkpointing", "--gradient_checkpointing has no effect with a recurrent network"),
         ("--audio_column wave", "--audio_column wave: the data has no such column, only audio, label"),
@@ -220,7 +220,7 @@ def test_audio_refuses_in_one_sentence(place, flags, said):
 def test_audio_refuses_a_checkpoint_of_something_else_and_lists_that_would_be_ignored(documents, place):
     sizes = f"--per_device_train_batch_size 8 {TINY}"
     said = refused(audio(place, "other", "--model_name_or_path", place / "documents", sizes=sizes))
-    assert "is a CpcTextModel, no mmssl_cpc_audio of this project" in said
+    assert "is a CpcTextModel, not a mmssl_cpc_audio of mmssl" in said
     flags = ["--model_name_or_path", place / "documents", "--conv_stride", 4, 5, 2]
     said = refused(audio(place, "other", *flags, sizes=sizes))
     assert "--conv_stride has no effect with --model_name_or_path" in said
@@ -229,7 +229,7 @@ def test_audio_refuses_a_checkpoint_of_something_else_and_lists_that_would_be_ig
 def test_audio_refuses_negatives_of_a_speaker_where_a_batch_has_hardly_any(place):
     flags = ["--dataset", place / "speakers.parquet", "--speaker_column", "speaker", "--negatives", "speaker"]
     said = refused(audio(place, "alone", *flags, "--per_device_train_batch_size", 2))
-    assert "a batch of 2 has 0.5 others by the same speaker, on average" in said
+    assert "a batch of 2 has 0.5 others by the same speaker on average" in said
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_text_begins_with_the_vectors_of_words_it_is_given(place):
     vectors.save_word2vec_format(place / "vectors.txt")
     sizes = TEXT.replace("--embedding_size 8", "") + " --learning_rate 1e-12"
     said = text(place, "vectors", "--init_vectors", place / "vectors.txt", sizes=sizes).succeed()
-    assert f"5 of {len(WORDS)} words begin with the vectors of" in said
+    assert f"5 of {len(WORDS)} words start from the vectors of" in said
     rows = AutoTokenizer.from_pretrained(place / "vectors").convert_tokens_to_ids(WORDS[:5])
     table = load_file(place / "vectors" / "model.safetensors")["embedding.weight"]
     np.testing.assert_allclose(table[rows], vectors[WORDS[:5]], atol=1e-5)

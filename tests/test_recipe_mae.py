@@ -82,7 +82,7 @@ def test_mae_goes_on_from_what_it_left(mae, place):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--patch_size 7", "--patch_size 7 does not divide --image_size 24; [2, 3, 4, 6, 8, 12] would"),
+        ("--patch_size 7", "--patch_size 7 does not divide --image_size 24; these would: [2, 3, 4, 6, 8, 12]"),
         ("--decode_ratio 0", "--decode_ratio is 0.0; it must be above 0"),
         ("--mask_ratio 0.97", "--mask_ratio 0.97 leaves 0 of 16 patches visible"),
         (

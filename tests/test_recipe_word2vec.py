@@ -47,7 +47,7 @@ def test_a_text_of_three_words_leaves_everything_that_a_run_leaves(said, place):
 
 
 def test_without_numba_the_reason_is_said_and_torch_trains(said):
-    assert "no compiled kernel here (ModuleNotFoundError: import of numba halted" in said
+    assert "the kernel cannot be compiled (ModuleNotFoundError: import of numba halted" in said
 
 
 def test_empty_lines_between_lines_and_before_them_train_like_none(tmp_path):
@@ -64,7 +64,7 @@ def test_empty_lines_between_lines_and_before_them_train_like_none(tmp_path):
     ("flags", "said"),
     [
         ({"max_words": 0}, "--max_words is 0; it must be 1 or more"),
-        ({"bf16": "yes", "weight_decay": 0.1}, "--weight_decay, --bf16 have no effect with two tables"),
+        ({"bf16": "yes", "weight_decay": 0.1}, "--weight_decay, --bf16 have no effect with word2vec, whose tables"),
         ({"batched": True, "threads": 99}, "--threads has no effect with --batched"),
     ],
 )

@@ -211,8 +211,11 @@ def refuse(clip, arguments: list, capsys, monkeypatch) -> str:
         ("--per_device_train_batch_size 64", "54 samples, fewer than one global batch of 64"),
         ("--learning_rat 1", "--learning_rat 1 (did you mean --learning_rate"),
         ("--model_name_or_path ./no/such", "--image_size, --vision_width, --vision_layers, --text_width"),
-        ("--vision_model_name_or_path a", "--vision_model_name_or_path and --text_model_name_or_path go together"),
-        ("--streaming --max_steps -1", "a stream has no length; give the run one with --max_steps"),
+        (
+            "--vision_model_name_or_path a",
+            "--vision_model_name_or_path and --text_model_name_or_path must be given together",
+        ),
+        ("--streaming --max_steps -1", "a stream has no length; set the length of the run with --max_steps"),
         ("--gradient_accumulation_steps 2", "--grad_cache"),
         ("--patch_size 7", "--patch_size 7 does not divide --image_size 24"),
         ("--dataset no/such/folder", "--dataset no/such/folder: no such file or folder"),

@@ -22,7 +22,7 @@ NAMED = 3  # rows that a message names
 
 def find(names: Sequence[str], given: str | None, usual: Sequence[str], what: str, source: str = "") -> str:
     """The column given with --{what}_column, else the first of `usual` that is there. source: said first, as in
-    "--dataset a.csv: ". Raises BadInput where the column is not among `names`."""
+    "--dataset a.csv: ". Raises BadInput if the column is not among `names`."""
     if given is not None and given not in names:
         raise BadInput(f"{source}--{what}_column {given}: the data has no such column, only {', '.join(names)}")
     found = given or next((name for name in usual if name in names), None)
@@ -40,13 +40,13 @@ def unusable(found: Mapping[str, Sequence[str]], total: int) -> str:
     """What is left out, in words; empty where nothing is.
 
     found: what they are, as in "images without a caption" -> a line on each row. total: rows of the data. Raises
-    BadInput where there are no rows, and where more than MAX_UNUSABLE of them cannot be used.
+    BadInput if there are no rows, or if more than MAX_UNUSABLE of them cannot be used.
     """
     if total == 0:
         raise BadInput("the data has no rows")
     said = " and ".join(f"{len(rows):,} {what} ({named(rows)})" for what, rows in found.items() if rows)
     if sum(map(len, found.values())) > MAX_UNUSABLE * total:
-        raise BadInput(f"of {total:,} rows, {said}: too many to leave out; mend them or remove them")
+        raise BadInput(f"of {total:,} rows, {said}: too many to leave out; repair or remove them")
     return said
 
 

@@ -69,7 +69,7 @@ class ImageTextEncoder:
             self.processor.tokenizer.pad_token = self.processor.tokenizer.eos_token
 
     def images(self, images: Iterable[Image.Image], batch_size: int) -> Tensor:
-        """RGB images -> (images, dim) float32, of unit length, on the CPU. Raises BadInput for one with too long a side."""
+        """RGB images -> (images, dim) float32, of unit length, on the CPU. Raises BadInput if a side is too long."""
         processor = self.processor.image_processor
         images = (_resizable(image, number, processor) for number, image in enumerate(images))
         batches = (processor(batch, return_tensors="pt") for batch in _batches(images, batch_size))

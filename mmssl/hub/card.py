@@ -223,7 +223,7 @@ def _version(package: str) -> str:
 def hardware(args: TrainArgs) -> str:
     try:
         return _hardware(args)
-    except Exception:  # whatever a driver raises, or reading /proc
+    except Exception:  # a driver or reading /proc may raise many kinds
         return UNKNOWN
 
 

@@ -1,3 +1,3 @@
-"""Fast arithmetic, most of it compiled for the CPU by numba when it is first needed."""
+"""Fast inner loops, most of them compiled for the CPU by numba on first use."""
 
-SENTENCE_END = -1  # between the sentences of a row of word numbers
+SENTENCE_END = -1  # separates sentences in an array of word ids

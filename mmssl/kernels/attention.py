@@ -1,8 +1,8 @@
-"""Attention over short sequences on a CPU: plain matrix products, which torch's fused kernel is slower than there.
+"""Attention over short sequences on a CPU as plain matrix products, which are faster there than torch's fused kernel.
 
-Forward and backward on two cores of a Zen 4 (benchmarks/attention.py), times as fast as the fused kernel: in bf16 6.6
-at 17 tokens, 5.6 at 65, 3.4 at 128, 1.8 at 512, 0.9 at 1,024; in fp32 1.5 at 17, 1.0 at 32, 0.8 at 128. As torch's
-unfused kernel: 2.3 to 3.3 in bf16, 1.1 to 1.5 in fp32.
+Speed relative to the fused kernel, forward and backward on two cores of a Zen 4 (benchmarks/attention.py): in bf16 6.6
+at 17 tokens, 5.6 at 65, 3.4 at 128, 1.8 at 512, 0.9 at 1,024; in fp32 1.5 at 17, 1.0 at 32, 0.8 at 128. Relative to
+torch's unfused kernel: 2.3 to 3.3 in bf16, 1.1 to 1.5 in fp32.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-LONGEST_FP32 = 32  # keys that the matrix products win with
+LONGEST_FP32 = 32  # keys up to which the matrix products are faster
 LONGEST_BF16 = 512
 
 
 @contextmanager
 def fast_attention() -> Iterator[None]:
-    """Within, what transformers calls "sdpa" is the faster of the two for each call."""
+    """Inside, transformers' "sdpa" attention uses the faster of the two for each call."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     before = ALL_ATTENTION_FUNCTIONS["sdpa"]
@@ -27,7 +27,7 @@ def fast_attention() -> Iterator[None]:
     try:
         yield
     finally:
-        ALL_ATTENTION_FUNCTIONS["sdpa"] = before  # also inside of another
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = before  # the previous one, so that blocks can be nested
 
 
 def attend(
@@ -42,10 +42,11 @@ def attend(
     **others,
 ) -> tuple[Tensor, None]:
     """query: (batch, heads, queries, width). key, value: (batch, heads, keys, width). attention_mask: broadcasts to
-    (batch, 1, queries, keys), False = hidden, or to be added. Gives (batch, queries, heads, width).
+    (batch, 1, queries, keys), bool (False = not attended to) or float (added to the scores). Returns (batch, queries,
+    heads, width).
 
-    The interface is that of transformers' attention functions. Left to torch: another device, more keys, heads that
-    share keys, and what few models ask for.
+    The interface is that of transformers' attention functions. Torch's kernel is used on other devices, for more keys,
+    for heads that share keys, and for rare options.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -66,10 +67,10 @@ def attend(
     if causal:
         attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
     if attention_mask is not None:
-        least = torch.finfo(scores.dtype).min  # not -inf: a row without a key, as padding has, would be NaN
+        least = torch.finfo(scores.dtype).min  # not -inf: a row without any key (padding) would be NaN
         if attention_mask.dtype == torch.bool:
             scores = scores.masked_fill(~attention_mask, least)
         else:
             scores = scores + attention_mask.to(scores.dtype).clamp(min=least)
-    share = nn.functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
-    return (share @ value).transpose(1, 2).contiguous(), None
+    weights = nn.functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+    return (weights @ value).transpose(1, 2).contiguous(), None

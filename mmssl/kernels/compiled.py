@@ -1,10 +1,10 @@
-"""Compiled functions that are kept on disk: the seconds that LLVM takes are spent once, not in every process.
+"""Compiled functions, cached on disk, so that LLVM's seconds of compilation are spent once and not in every process.
 
-They lie in $NUMBA_CACHE_DIR; else in __pycache__ beside this file; where that cannot be written, in $MMSSL_HOME or the
-cache of Hugging Face; where nothing can be written, the function is compiled for this process alone. numba's own
-cache=True does the work. It does not see that another file which a function is made from has changed, or that bounds
-are to be checked, and two processes that store code for two processors may mix these up. So each combination has a
-folder of its own, and one process at a time fills it.
+The cache is in $NUMBA_CACHE_DIR; else in __pycache__ next to this file; if that is not writable, in $MMSSL_HOME or the
+Hugging Face cache; if nothing is writable, the function is compiled for this process only. The cache is numba's
+cache=True. numba does not notice when another file that the function uses changes, or when bounds checking is switched
+on, and two processes that store code for two processors may mix it up. So each combination has its own folder, which
+one process at a time fills.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import llvmlite.binding as llvm
 from filelock import FileLock, Timeout
 from huggingface_hub.constants import HF_HOME
 
-PATIENCE = 120  # seconds that one process waits for another one that compiles
+PATIENCE = 120  # seconds that a process waits for another one to compile
 OPTIONS = ("BOUNDSCHECK", "DEBUG_JIT", "DEBUGINFO_DEFAULT", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "CPU_NAME",
            "CPU_FEATURES")  # fmt: skip
 
@@ -32,7 +32,7 @@ _compiling = threading.Lock()
 
 
 class Compiled:
-    """A function that is compiled, or read from disk, for the types of the arguments of its first call. Later calls
+    """A function that is compiled, or read from disk, at its first call, for the types of that call's arguments. Calls
     with other types raise TypeError."""
 
     def __init__(self, function: Callable, modules: tuple[ModuleType, ...]) -> None:
@@ -51,11 +51,11 @@ class Compiled:
     def _compile(self, types: tuple) -> Callable:
         if directory := _directory(self.files):
             try:
-                with FileLock(directory / "lock", timeout=PATIENCE):  # who comes second finds it done
+                with FileLock(directory / "lock", timeout=PATIENCE):  # the second process finds it compiled
                     return self._jit(types, directory)
             except Timeout:
                 pass
-            except Exception:  # a file that a full disk or a crash has cut, a lock that the file system refuses
+            except Exception:  # a file cut off by a full disk or a crash, or a file system without locks
                 shutil.rmtree(directory, ignore_errors=True)
         return self._jit(types, None)
 
@@ -74,12 +74,12 @@ class Compiled:
 
 
 def compiled(*modules: ModuleType) -> Callable[[Callable], Compiled]:
-    """Decorator. modules: others that the function's code comes from, beside the file that it stands in."""
+    """Decorator. modules: other modules whose code the function uses."""
     return lambda function: Compiled(function, modules)
 
 
 def _directory(files: list[str]) -> Path | None:
-    """The folder for code from these files, for this processor and these options; None where none can be written."""
+    """The folder for code from these files, for this processor and these options; None if none is writable."""
     import numba
     from numba import config
 
@@ -101,7 +101,7 @@ def _directory(files: list[str]) -> Path | None:
 
 
 def _places() -> list[Path]:
-    """Never a folder that others may write to: what lies there is run."""
+    """Candidates for the cache. Never a folder that others can write to: the code in it is run."""
     from numba import config
 
     if config.CACHE_DIR:

@@ -1,7 +1,7 @@
-"""Cross-entropy over a large vocabulary, in the memory of its logits.
+"""Cross-entropy over a large vocabulary, without memory beyond that of the logits.
 
-The usual operators write the logits four times over: as log-probabilities, as the gradient of these, of the logits, and
-of the loss. Here a few rows at a time, which stay in the cache, become the gradient where they stand.
+The usual operators write four tensors of the size of the logits. Here a few rows at a time, which stay in the cache,
+are overwritten with their gradient.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 AT_ONCE = {"cpu": 2**18}  # logits: a second-level cache of fp32
-OTHERWISE = 2**26  # a GPU wants few launches
+OTHERWISE = 2**26  # logits: few kernel launches on a GPU
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -42,10 +42,10 @@ class _CrossEntropy(torch.autograd.Function):
 
 def cross_entropy_(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """(loss, right): the sum of each row's cross-entropy in nats times its weight, and whether its target has the
-    largest logit, (rows,) bool. Overwrites `logits`, which nobody may read afterwards; backward once.
+    largest logit, (rows,) bool. Overwrites `logits`, which must not be read afterwards; backward works only once.
 
-    logits: (rows, vocabulary) fp32, contiguous rows. targets: (rows,) int64. weight: (rows,) fp32. Raises ValueError
-    where the shapes are others; on a CPU, RuntimeError or IndexError where a target is not in the vocabulary.
+    logits: (rows, vocabulary) fp32, contiguous rows. targets: (rows,) int64. weight: (rows,) fp32. Raises ValueError if
+    the shapes do not match; on a CPU, RuntimeError or IndexError if a target is not in the vocabulary.
     """
     if logits.ndim != 2 or not logits.shape[1] or not targets.shape == weight.shape == logits.shape[:1]:
         raise ValueError(

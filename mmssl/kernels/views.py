@@ -23,14 +23,14 @@ from torch import Tensor
 
 # no value here is ever infinite or NaN: sums and products may be reordered and fused
 MATH = {"nnan", "ninf", "nsz", "reassoc", "contract", "arcp"}
-PIXELS_PER_THREAD = 16384  # a smaller share is done before another thread has woken up
+PIXELS_PER_THREAD = 16384  # fewer pixels are done before another thread has woken up
 F = np.float32  # numba computes in float64 where a constant is a Python float
 ZERO, ONE, TWO, FOUR, SIX = F(0), F(1), F(2), F(4), F(6)
 RED, GREEN, BLUE = F(0.299), F(0.587), F(0.114)  # luma of ITU-R BT.601
 
 
 def _on_disk(function):
-    """Compiled at the first call, and kept on disk for the next process where there is a place for it."""
+    """Compile at the first call, and cache on disk for the next process if possible."""
     try:
         return njit(nogil=True, fastmath=MATH, cache=True)(function)
     except RuntimeError:  # neither __pycache__, NUMBA_CACHE_DIR nor the user's cache directory can be written to
@@ -68,7 +68,7 @@ def cpu_pass(
 
 @lru_cache(maxsize=1)
 def _threads(process: int, threads: int) -> ThreadPoolExecutor:
-    """By process, because a fork takes no thread along."""
+    """A pool for each process, because a fork does not copy threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="views")
 
 
@@ -76,7 +76,7 @@ def _threads(process: int, threads: int) -> ThreadPoolExecutor:
 def _render(pixels, parameters, affine, radius, gain, bias, views):
     height, width = pixels.shape[2], pixels.shape[3]
     high, wide = views.shape[2], views.shape[3]
-    # buffers are made once; what they hold is of one image
+    # buffers are allocated once and reused for each image
     top, left = np.zeros(high, np.uint32), np.zeros(wide, np.uint32)
     down, across = np.zeros((_most_taps(height, high), high), F), np.zeros((_most_taps(width, wide), wide), F)
     line = np.zeros((3, max(width, wide) + 2 * radius + 2), F)  # taps of weight zero reach beyond the image
@@ -112,7 +112,7 @@ def _most_taps(source, size):
 @njit(nogil=True)
 def _taps(scale, shift, source, first, weights):
     """The triangle filter of each output pixel: weights[k, i] for source pixel first[i] + k. Returns how many k there
-    are. Output pixels lie at u in [-1, 1] and look at scale * u + shift, where [-1, 1] is the whole source."""
+    are. The output pixel at u in [-1, 1] samples the source at scale * u + shift; [-1, 1] is the whole source."""
     size = len(first)
     support = max(1.0, abs(scale) * source / size)  # in source pixels
     taps = min(math.ceil(2 * support), source, len(weights))
@@ -168,7 +168,7 @@ def _resample(image, top, down, rows, left, across, columns, line, gain, bias, o
 
 @njit(nogil=True, fastmath=MATH)
 def _turn(source, p, out):
-    """Each pixel from where the matrix p[:6] says, between its four neighbours; outside, the border repeats."""
+    """Sample each pixel at the position given by the matrix p[:6], bilinearly; outside, the border repeats."""
     high, wide = source.shape[1], source.shape[2]
     total = ZERO
     for y in range(high):
@@ -240,7 +240,7 @@ def _clamp(value):
 
 @njit(nogil=True, fastmath=MATH, inline="always")
 def _below(k, chroma):
-    """How far a colour lies below the greatest of the three, by its place on the colour wheel (6 chroma around)."""
+    """How far a channel is below the maximum of the three, by its position on the colour wheel (6 chroma around)."""
     k = k - SIX * chroma if k >= SIX * chroma else k
     far = FOUR * chroma - k
     k = k if k < far else far

@@ -223,8 +223,8 @@ def train_windows(
 
 
 def exchange(table: np.ndarray, hot: int, private: int, before: np.ndarray) -> None:
-    """Give the shared rows what a thread's private copies have learned since `before`, (hot, width), and take the
-    others' share. Raises ValueError where the arguments do not fit each other."""
+    """Add the changes of a thread's private copies since `before`, (hot, width), to the shared rows, and copy these
+    back. Raises ValueError if the arguments do not fit together."""
     _check_table("table", table)
     _check_table("before", before)
     _check_private("table", table, hot, private)
@@ -261,7 +261,7 @@ def _int32(name: str, numbers: np.ndarray, least: int | None, beyond: int | None
 def _train_windows(words, reach, negatives, negative, inputs, outputs, hot, private, learning_rate):
     widest = max(1, reach.max()) if len(reach) else 1
     rows = _rows(words, hot, private, widest)
-    context = np.zeros(2 * widest + 1, np.int64)  # the rows of the words around
+    context = np.zeros(2 * widest + 1, np.int64)  # the rows of the context words
     step = np.zeros((2 * widest + 1, 8), np.float32)  # of each context word, towards each target
     scratch = np.empty((2, SCORES), np.float32)
     signs = _target_signs(negative)
@@ -270,9 +270,9 @@ def _train_windows(words, reach, negatives, negative, inputs, outputs, hot, priv
     one, nought = splat_scores(np.float32(1)), splat_scores(np.float32(0))
     rate = splat_scores(np.float32(learning_rate))
     product, exponents = one, nought  # the product of all probabilities is product * 2 ** exponents
-    total = nought  # their sum, in which a NaN shows
+    total = nought  # their sum, which is NaN if one of them is
     loss, pairs = 0.0, 0
-    begin = end = 0  # of the sentence
+    begin = end = 0  # bounds of the current sentence
     for at in range(len(words)):
         if at + AHEAD < len(words):
             _prefetch_window(rows, negatives, negative, inputs, outputs, hot, private, at + AHEAD)
@@ -285,7 +285,7 @@ def _train_windows(words, reach, negatives, negative, inputs, outputs, hot, priv
         contexts = right - left - 1
         if contexts == 0:
             continue
-        for k in range(widest):  # always as many, so that no branch is to be guessed; what is too much is not read
+        for k in range(widest):  # a constant number, so that no branch is mispredicted; the surplus is not read
             context[k] = rows[left + k]
         for k in range(widest):
             context[at - left + k] = rows[at + 1 + k]

@@ -1,4 +1,4 @@
-"""Skip-gram with negative sampling in plain torch: one window, which is the definition, and thousands at once.
+"""Skip-gram with negative sampling in plain torch: one window, the reference, and thousands of windows at once.
 
 Mikolov et al. 2013, arXiv:1310.4546; the context words of a window share their noise words (arXiv:1604.04661).
 """
@@ -19,10 +19,10 @@ def loss(scores: Tensor) -> Tensor:
 def update_window(
     inputs: Tensor, outputs: Tensor, contexts: list[int], centre: int, noise: list[int], learning_rate: float
 ) -> float:
-    """One window, in place: the gradient of the summed `loss`, in closed form. Returns that sum.
+    """Update one window in place with the closed-form gradient of the summed `loss`. Returns that sum.
 
-    inputs, outputs: (words, dim). The noise words that equal the centre word are left out. A context word that occurs
-    twice is met twice, the second time as the first has left it.
+    inputs, outputs: (words, dim). Noise words that equal the centre word are left out. A context word that occurs twice
+    is updated twice, the second time from its updated vector.
     """
     targets = [centre, *(word for word in noise if word != centre)]
     truth = torch.zeros(len(targets))
@@ -42,11 +42,11 @@ def update_window(
 def update_batch(
     tables: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor], contexts: Tensor, targets: Tensor, learning_rate: float
 ) -> tuple[Tensor, Tensor]:
-    """Many windows at once, in place. Returns (summed loss, pairs).
+    """Update many windows at once in place. Returns (summed loss, pairs).
 
-    tables: inputs and outputs, (words, dim). seen: (words,) each, the mean squared gradients that their rows have met.
-    A frequent word collects thousands of gradients in one batch, and their plain sum would throw it across the space;
-    Adagrad with one rate for a row (Duchi et al. 2011) bounds its step whatever the batch.
+    tables: inputs and outputs, (words, dim). seen: (words,) each, the accumulated mean squared gradients of their rows.
+    A frequent word gets thousands of gradients in one batch, and their plain sum would be far too large a step; Adagrad
+    with one rate per row (Duchi et al. 2011) bounds the step for any batch. contexts, targets: see `windows`.
     """
     inputs, outputs = tables
     present = contexts >= 0

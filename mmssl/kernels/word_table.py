@@ -17,7 +17,7 @@ try:
     from mmssl.kernels.compiled import compiled
 
     COMPILED = True
-except Exception:  # no numba for this Python or processor: words are cut by str.split(), some thirty times slower
+except Exception:  # no numba for this Python or processor: words are split by str.split(), about thirty times slower
 
     def njit(**options):
         return lambda function: function
@@ -26,12 +26,12 @@ except Exception:  # no numba for this Python or processor: words are cut by str
     COMPILED = False
 
 
-LONGEST_WORD = 1000  # bytes; of a longer word the first ones count (word2vec.c has 100)
+LONGEST_WORD = 1000  # bytes; longer words are cut (word2vec.c: 100)
 
 
 class Table:
-    """A hash table from the bytes of a word to its number, in order of first sight; open addressing, grown at half
-    full."""
+    """A hash table from the bytes of a word to its number, in order of first occurrence. Open addressing; grows when
+    half full."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -50,7 +50,7 @@ class Table:
         end of a line that began in the text before.
         """
         text = np.frombuffer(text, np.uint8)
-        text.flags.writeable = False  # one type for the compiled code, whatever the text was held in
+        text.flags.writeable = False  # one type for the compiled code, whatever type the text has
         if not COMPILED:
             return self._number_in_python(text.tobytes())
         ids = np.empty(len(text), np.int32)
@@ -104,7 +104,7 @@ class Table:
 
 
 def _beginning(word: bytes) -> bytes:
-    """At most LONGEST_WORD bytes, cut between two characters."""
+    """The word cut to at most LONGEST_WORD bytes, between two characters."""
     end = len(word)
     if end > LONGEST_WORD:
         end = LONGEST_WORD
@@ -115,7 +115,7 @@ def _beginning(word: bytes) -> bytes:
 
 @njit(nogil=True)
 def _crowded(slots, size):
-    """True where half of the slots are taken: a search ends at an empty one."""
+    """True if half of the slots are taken. A search ends at an empty slot, so the table must not fill up."""
     return 2 * size >= len(slots) - 2
 
 
@@ -126,8 +126,7 @@ def _no_room(letters, ends, size):
 
 @njit(nogil=True)
 def _space(text, at):
-    """The length in bytes of the white space that begins at `at`, 0 for none: the characters that str.split() splits
-    at."""
+    """The length in bytes of the white space at `at`, 0 for none. White space is what str.split() splits at."""
     first = text[at]
     if first <= 32:
         return 1 if first == 32 or 9 <= first <= 13 or 28 <= first <= 31 else 0
@@ -150,7 +149,7 @@ def _space(text, at):
 
 @compiled()
 def _number_words(text, at, ids, found, line, longest, slots, hashes, counts, ends, letters, size, cut):
-    """Number words from text[at] on, until the text ends or the table is full. Returns where everything stands."""
+    """Number words from text[at] on, until the text ends or the table is full. Returns the state to continue from."""
     mask = np.uint64(len(slots) - 1)
     begun = found > 0  # False until a word or a line's end has been seen
     while at < len(text):

@@ -1,8 +1,8 @@
-"""BERT: some tokens of a text are hidden, and the model guesses them from what stands around them on both sides.
+"""BERT: some tokens of a text are masked, and the model predicts them from the tokens on both sides.
 
-Devlin et al. 2018, arXiv:1810.04805, the masked language model. Over any transformers AutoModelForMaskedLM (BERT,
-ModernBERT, RoBERTa, DistilBERT, ...). Differs: no next-sentence task and masks drawn anew in each epoch, as in RoBERTa
-(arXiv:1907.11692, section 4); the head is computed at the hidden tokens only; no dropout unless asked for.
+The masked language model of Devlin et al. 2018, arXiv:1810.04805. Works with any AutoModelForMaskedLM of transformers
+(BERT, ModernBERT, RoBERTa, DistilBERT, ...). Differs: no next-sentence task, and masks drawn again in each epoch, as in
+RoBERTa (arXiv:1907.11692, section 4); the head is computed only for masked tokens; no dropout by default.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-SIZES = {  # layers, width; the miniatures of Turc et al. 2019, arXiv:1908.08962, and BERT's own
+SIZES = {  # layers, width; from BERT and from the miniatures of Turc et al. 2019, arXiv:1908.08962
     "tiny": (2, 128),
     "mini": (4, 256),
     "small": (4, 512),
@@ -71,16 +71,16 @@ with torch.no_grad():
 
 
 def sequence_mean(chosen: Tensor) -> Tensor:
-    """Weights of the hidden tokens, (hidden,): the mean over each sequence's, then over the sequences, which so count
-    alike however a batch is cut. chosen: (batch, length) bool."""
+    """(masked,) weights of the masked tokens, for the mean over each sequence and then over sequences: every sequence
+    counts the same, however a batch is split. chosen: (batch, length) bool, True = masked."""
     return (chosen / chosen.sum(1, keepdim=True).clamp(min=1))[chosen] / len(chosen)
 
 
 def logits_at(model: PreTrainedModel, chosen: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """(logits, features) where `chosen` is True: (hidden, vocabulary) and (hidden, dim).
+    """(logits, features) of the chosen tokens: (masked, vocabulary) and (masked, dim).
 
-    The model's own head, whatever it is, is given these tokens as if they were a text: for a small encoder the head
-    over all tokens would cost more than all else. chosen: (batch, length) bool.
+    The model's own head gets these tokens as if they were one text. For a small encoder, the head on all tokens would
+    cost more than everything else. chosen: (batch, length) bool, True = masked.
     """
     features = []
 
@@ -97,9 +97,9 @@ def logits_at(model: PreTrainedModel, chosen: Tensor, **inputs: Tensor) -> tuple
 
 
 def apart(input_ids: Tensor, separator: int, config) -> Tensor | dict[str, Tensor]:
-    """Attention masks that keep a token to its own document: (batch, 1, length, length) bool, True where it may look.
+    """Attention masks that restrict a token to its own document: (batch, 1, length, length) bool, True = may attend.
 
-    A document ends with the separator. Where layers have a window (ModernBERT), one mask for each kind of layer.
+    A document ends with the separator. If some layers have a window (ModernBERT): a mask for each kind of layer.
     """
     ends = input_ids == separator
     document = ends.cumsum(1) - ends.long()  # a separator belongs to the document that it ends
@@ -115,9 +115,9 @@ class BERT(Method):
     """
     model:        any AutoModelForMaskedLM.
     tokenizer:    has a mask token.
-    share:        of the tokens that are hidden. unit: one of masking.UNITS.
-    cross_documents: whether a token may look at the other documents of its sequence.
-    dropout:      in training, everywhere in the model; the exported config keeps what fine-tuning is used to.
+    share:        fraction of the tokens that is masked. unit: one of masking.UNITS.
+    cross_documents: whether a token may attend to the other documents of its sequence.
+    dropout:      in training, for all dropout modules of the model; the exported config keeps its usual values.
     unigram_loss: nats per token of a model that knows only how often each token occurs.
     """
 
@@ -144,7 +144,7 @@ class BERT(Method):
 
     def forward(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Output:
         """input_ids: (batch, length) int64, full sequences. begins_word: the same shape, bool. draw: (batch,) int64,
-        the number from which all chance of a sequence follows."""
+        from which all random choices for a sequence are derived."""
         chosen = self.choose(input_ids, begins_word, draw)
         logits, features = self.guess(input_ids, chosen, draw)
         with torch.autocast(logits.device.type, enabled=False):
@@ -152,7 +152,7 @@ class BERT(Method):
         return Output(loss, {"accuracy": right.float().mean()}, features.detach(), self.unigram_loss)
 
     def choose(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Tensor:
-        """(batch, length) bool: the tokens to hide."""
+        """(batch, length) bool: the tokens to mask."""
         return masking.choose(draw, self.maskable(input_ids), begins_word, self.share, self.masked_unit)
 
     def maskable(self, input_ids: Tensor) -> Tensor:
@@ -160,18 +160,18 @@ class BERT(Method):
 
     def guess(self, input_ids: Tensor, chosen: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, features) of the chosen tokens, see logits_at."""
-        seen = masking.corrupt(draw, input_ids, chosen, self.mask_token, self.vocab_size)
+        corrupted = masking.corrupt(draw, input_ids, chosen, self.mask_token, self.vocab_size)
         mask = None if self.cross_documents else apart(input_ids, self.separator, self.model.config)
-        return logits_at(self.model, chosen, input_ids=seen, attention_mask=mask)
+        return logits_at(self.model, chosen, input_ids=corrupted, attention_mask=mask)
 
     @property
     def card(self) -> Card:
         return Card(
-            about="BERT: some tokens of a text are masked, and the model guesses them from what stands around them. A "
-            f"`{type(self.model).__name__}`, encoder and head exported.",
+            about="BERT: some tokens of a text are masked, and the model predicts them from the tokens around them. A "
+            f"`{type(self.model).__name__}`, with encoder and head.",
             task="fill-mask",
-            limits="It repeats what its training text says and how, with all its prejudices; texts longer than "
-            f"{self.max_length} tokens are new to it.",
+            limits="It reproduces the content, style and prejudices of its training text. It was not trained on texts "
+            f"longer than {self.max_length} tokens.",
             trivial="a model that knows only how often each token occurs",
             snippets=SNIPPETS,
             fill=True,
@@ -180,14 +180,14 @@ class BERT(Method):
         )
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """The encoder with its head, also to be read as a SentenceTransformer."""
+        """Write the encoder with its head, and the files that let SentenceTransformer load it."""
         self.model.save_pretrained(directory)
         sentence_transformers.write_mean_pooling(Path(directory), self.model.config.hidden_size, self.max_length)
 
 
 def build(args, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """As the flags of recipes/bert.py have it: a checkpoint, or from scratch with a tokenizer trained on `texts` or
-    taken from another checkpoint."""
+    """The model and tokenizer that the flags of recipes/bert.py describe: a checkpoint, or a new model with a tokenizer
+    that is trained on `texts` or taken from another checkpoint."""
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.max_seq_length, args.trust_remote_code)
     vectors = load_vectors(args) if args.init_vectors else None
@@ -203,18 +203,18 @@ def build(args, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def load_vectors(args) -> KeyedVectors:
-    """Those of --init_vectors. Raises BadInput where they are not as wide as the model."""
+    """The vectors of --init_vectors. Raises BadInput if their dimension is not the model's width."""
     vectors, (_, width) = word_vectors.load(args.init_vectors)[0], SIZES[args.size]
     if vectors.vector_size != width:
         raise BadInput(
-            f"--init_vectors {args.init_vectors}: vectors of {vectors.vector_size} dimensions for a model {width} "
-            f"wide; choose another --size, or train them with recipes/word2vec.py --dimension {width}"
+            f"--init_vectors {args.init_vectors}: vectors of {vectors.vector_size} dimensions for a model of width "
+            f"{width}; choose another --size, or train them with recipes/word2vec.py --dimension {width}"
         )
     return vectors
 
 
 def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: str) -> PreTrainedModel:
-    """A model for texts of the tokenizer's model_max_length. architecture: "bert" or "modernbert". size: of SIZES."""
+    """A new model for texts up to the tokenizer's model_max_length. architecture: of ARCHITECTURES. size: of SIZES."""
     from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig
 
     layers, width = SIZES[size]
@@ -231,7 +231,7 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: st
         "eos_token_id": tokenizer.sep_token_id,
     }
     if architecture == "modernbert":
-        config = ModernBertConfig(intermediate_size=3 * width // 2, **given)  # as its base model
+        config = ModernBertConfig(intermediate_size=3 * width // 2, **given)  # the ratio of its base model
     else:
         config = BertConfig(intermediate_size=4 * width, **given)
     sizes = f"--size {size}, a vocabulary of {len(tokenizer):,}, {tokenizer.model_max_length:,} positions"
@@ -240,8 +240,8 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: st
 
 @torch.no_grad()
 def begin_with(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vectors: KeyedVectors) -> int:
-    """Give the embeddings of tokens that are whole words the vectors of these words, and all others, but padding's,
-    noise of the same deviation. Returns how many words have one."""
+    """Initialise the embeddings of tokens that are whole words with their vectors, and all others except padding with
+    noise of the same deviation. Returns the number of words with a vector."""
     table = model.get_input_embeddings().weight
     known = vectors.key_to_index
     words = [word if word in known else word.lower() for word in whole_words(tokenizer)]
@@ -255,11 +255,11 @@ def begin_with(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vecto
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """For each id the word that its token is, or "" where it is special or a piece that goes on with a word."""
+    """For each id, the word that its token is, or "" for special tokens and pieces that continue a word."""
     tokens, special = tokenizer.convert_ids_to_tokens(range(len(tokenizer))), set(tokenizer.all_special_tokens)
     if isinstance(tokenizer.backend_tokenizer.model, WordPiece):
         return ["" if token.startswith("##") or token in special else token for token in tokens]
-    # byte-level and SentencePiece tokens begin with the blank before a word
+    # byte-level and SentencePiece tokens that start a word begin with the space before it
     return [
         tokenizer.convert_tokens_to_string([token]).strip() if token[0] in "Ġ▁" and token not in special else ""
         for token in tokens
@@ -270,29 +270,29 @@ def from_pretrained(
     name: str, max_length: int, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Any checkpoint of a masked language model, and its tokenizer, for texts of at most max_length tokens. Raises
-    BadInput where `name` is none."""
+    BadInput if `name` is not one."""
 
     model, tokenizer = pretrained.load(name, trust_remote_code, auto_class="AutoModelForMaskedLM")
     check_tokenizer(tokenizer, f"--model_name_or_path {name}")
     if len(tokenizer) > model.config.vocab_size:
         raise BadInput(
             f"--model_name_or_path {name}: a tokenizer of {len(tokenizer)} tokens for a model of "
-            f"{model.config.vocab_size}; they are not of one checkpoint"
+            f"{model.config.vocab_size}; they are not from the same checkpoint"
         )
-    tokenizer.model_max_length = longest(model, tokenizer)  # many a tokenizer does not know it
+    tokenizer.model_max_length = longest(model, tokenizer)  # many tokenizers leave it unset
     if max_length > tokenizer.model_max_length:
         raise BadInput(f"--max_seq_length {max_length}: {name} takes {tokenizer.model_max_length} tokens at most")
     return model, tokenizer
 
 
 def load_tokenizer(name: str, max_length: int) -> PreTrainedTokenizerBase:
-    """A checkpoint's tokenizer, for a model from scratch. Raises BadInput where it cannot serve."""
+    """A checkpoint's tokenizer, for a new model. Raises BadInput if it is not suitable."""
     from transformers import AutoTokenizer
 
     pretrained.read_configs(name, f"--tokenizer_name {name}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # whatever a damaged file can raise
+    except Exception as error:  # a damaged file raises many kinds
         raise BadInput(f"--tokenizer_name {name}: {first_line(error)}") from error
     remote_code.drop(None, tokenizer)
     check_tokenizer(tokenizer, f"--tokenizer_name {name}")
@@ -301,7 +301,7 @@ def load_tokenizer(name: str, max_length: int) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raises BadInput, beginning with `name`, where it cannot serve."""
+    """Raises BadInput, starting with `name`, if the tokenizer cannot be used for masked language modelling."""
     from transformers import PreTrainedTokenizerBase
 
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
@@ -309,13 +309,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     for what in ("mask", "cls", "sep", "pad"):
         if tokenizer.special_tokens_map.get(f"{what}_token") is None:
             raise BadInput(
-                f"{name}: its tokenizer has no {what} token, so it is not one of a masked language model; give that of "
-                "a BERT, or leave the flag out and train one on your text"
+                f"{name}: its tokenizer has no {what} token, so it is not that of a masked language model; give that "
+                "of a BERT, or leave out the flag to train one on your text"
             )
 
 
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of a text that the model can take, the special ones among them."""
+    """The largest number of tokens that the model can take, including special tokens."""
     positions = getattr(model.config, "max_position_embeddings", None) or math.inf
     table = getattr(model.base_model, "embeddings", None)
     offset = getattr(getattr(table, "position_embeddings", None), "padding_idx", None)  # RoBERTa counts from there

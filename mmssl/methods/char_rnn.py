@@ -1,9 +1,10 @@
-"""Character RNN: read a text symbol by symbol, and at each say what comes next.
+"""Character RNN: read a text one symbol at a time, and predict the next one.
 
-Mikolov et al. 2010 (Recurrent neural network based language model, Interspeech); over characters, Graves 2013,
+Mikolov et al. 2010 (Recurrent neural network based language model, Interspeech); on characters, Graves 2013,
 arXiv:1308.0850, section 3, and Karpathy's char-rnn. Trained by truncated backpropagation through time: gradients stop
-at the beginning of a chunk, the state goes on. Differs: every epoch begins at another place of the text, and now and
-then a stream forgets; a network that never has to begin with nothing does it badly (measured: half a nat).
+at the start of a chunk, the state is carried on. Differs: every epoch starts at another position of the text, and a
+stream's state is reset at random, because a network that never starts from an empty state does so badly (measured: half
+a nat).
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 SIZES = ("vocabulary", "cell", "hidden_size", "num_hidden_layers", "skip_connections", "embedding_size",
          "tie_word_embeddings", "dropout")  # fmt: skip
 SNIPPETS = {
-    "Let it go on with a text": """
+    "Continue a text": """
 from transformers import pipeline
 
 name = "..."
 write = pipeline("text-generation", model=name, trust_remote_code=True)
 print(write({text[0]!r}, max_new_tokens=200, do_sample=True, temperature=0.8)[0]["generated_text"])
 """,
-    "How likely it finds a text, in nats a symbol; and what it remembers of it": """
+    "The loss on a text, in nats per symbol, and the state after it": """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -55,9 +56,9 @@ print(output.loss, output.state.shape)
 
 class CharRNN(Method):
     """
-    model:        predicts each next token, and hands on its state.
-    streams:      how many texts are read side by side, over all processes and micro-batches of a step.
-    trivial_loss: nats of a model that knows how frequent each symbol is, and nothing else.
+    model:        predicts each next token, and returns its state.
+    streams:      number of texts read in parallel, over all processes and micro-batches of a step.
+    trivial_loss: nats of a model that knows only how frequent each symbol is.
     """
 
     unit = "chunks"
@@ -65,15 +66,15 @@ class CharRNN(Method):
     def __init__(self, model: CharRNNForCausalLM, streams: int, trivial_loss: float) -> None:
         super().__init__()
         self.model, self.trivial_loss = model, trivial_loss
-        # of all streams on every process, so that a run can go on with another number of them
+        # every process holds the state of all streams, so that a run can continue on another number of processes
         self.register_buffer("state", model.rnn.empty_state(streams))
 
     def start_epoch(self, epoch, accelerator, optimizers) -> None:
-        self.state.zero_()  # the streams begin elsewhere
+        self.state.zero_()  # the streams start at other positions
 
     def forward(self, input_ids: Tensor, stream: Tensor, fresh: Tensor) -> Output:
-        """input_ids: (batch, chunk + 1), the next chunk of each stream and the symbol behind it. stream: (batch,), its
-        number. fresh: (batch,) bool, True where it forgets what it has read."""
+        """input_ids: (batch, chunk + 1), the next chunk of each stream and the symbol after it. stream: (batch,), the
+        number of each stream. fresh: (batch,) bool, True = reset the state before this chunk."""
         state = self.state[stream].masked_fill(fresh[:, None, None, None], 0.0)
         output = self.model(input_ids[:, :-1], state=state)
         with torch.autocast(input_ids.device.type, enabled=False):
@@ -81,18 +82,18 @@ class CharRNN(Method):
         with torch.no_grad():
             self.state[gather(stream)] = gather(output.state.detach().float().contiguous())
         bits = loss.detach() / math.log(2)
-        features = output.state[:, -1, 0].detach().float()  # the upper layer's hidden state at the end of the chunk
+        features = output.state[:, -1, 0].detach().float()  # (batch, hidden_size): the last layer's state
         return Output(loss, {"bits": bits}, features=features, trivial_loss=self.trivial_loss)
 
     @property
     def card(self) -> Card:
         config = self.model.config
         return Card(
-            about="Character RNN: read a text symbol by symbol, and at each say what comes next. "
-            f"{config.cell.upper()} over {config.vocabulary}, {self.model.num_parameters():,} weights.",
+            about="Character RNN: read a text one symbol at a time, and predict the next one. "
+            f"{config.cell.upper()} over {config.vocabulary}, {self.model.num_parameters():,} parameters.",
             task="text-generation",
-            limits="It writes what looks like its training text; none of it need be true.",
-            trivial="single symbols counted",
+            limits="It generates text that resembles its training text; the content need not be true.",
+            trivial="symbol frequencies",
             snippets=SNIPPETS,
             fill=True,
             tags=("char-rnn",),
@@ -100,7 +101,7 @@ class CharRNN(Method):
         )
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """The network and its code: AutoModelForCausalLM and AutoModel load it where mmssl is not installed."""
+        """Write the model and its code, so that AutoModelForCausalLM and AutoModel load it without mmssl."""
         from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
 
         CharRNNConfig.register_for_auto_class()
@@ -111,7 +112,8 @@ class CharRNN(Method):
 
 
 def build(args, text: str) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]:
-    """As the flags of recipes/char_rnn.py have it: a checkpoint, or from scratch with a vocabulary for `text`."""
+    """The model and tokenizer that the flags of recipes/char_rnn.py describe: a checkpoint, or a new model with a
+    vocabulary for `text`."""
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.trust_remote_code)
     tokenizer = characters.tokenizer(text, args.vocabulary)
@@ -119,7 +121,7 @@ def build(args, text: str) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]
 
 
 def from_scratch(tokenizer: PreTrainedTokenizerBase, **sizes) -> CharRNNForCausalLM:
-    """sizes: those of CharRNNConfig. Raises BadInput where one is not above 0."""
+    """A new model. sizes: arguments of CharRNNConfig. Raises BadInput if one is below 1."""
     from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM
 
     for name, value in sizes.items():
@@ -131,12 +133,12 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, **sizes) -> CharRNNForCausa
 
 
 def from_pretrained(name: str, trust_remote_code: bool) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]:
-    """Our own export, to go on from. Raises BadInput where `name` is none."""
+    """An export of mmssl, to continue from. Raises BadInput if `name` is not one."""
     from mmssl.models.char_rnn import CharRNNConfig
 
     model, tokenizer = pretrained.load(name, trust_remote_code, auto_class="AutoModelForCausalLM")
     if model.config.model_type != CharRNNConfig.model_type:
-        raise BadInput(f"--model_name_or_path {name} is a {type(model).__name__}, not a character RNN of this project")
+        raise BadInput(f"--model_name_or_path {name} is a {type(model).__name__}, not a character RNN of mmssl")
     if len(tokenizer) != model.config.vocab_size:
         raise BadInput(
             f"--model_name_or_path {name}: a tokenizer of {len(tokenizer)} tokens for a model of "

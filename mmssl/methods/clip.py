@@ -1,10 +1,10 @@
 """CLIP: embed images and texts in one space, where each image is nearest to its own text.
 
-Radford et al. 2021, arXiv:2103.00020; the sigmoid form is SigLIP, Zhai et al. 2023, arXiv:2303.15343.
-Over any transformers model with `get_image_features`, `get_text_features` and `logit_scale`: CLIPModel,
+Radford et al. 2021, arXiv:2103.00020; the sigmoid loss is SigLIP, Zhai et al. 2023, arXiv:2303.15343.
+Works with any transformers model that has `get_image_features`, `get_text_features` and `logit_scale`: CLIPModel,
 VisionTextDualEncoderModel. Differs: gathered embeddings always carry gradients, so N processes train like one. Images
-and texts may come in several views each; then all of these are compared, two by two, images with images, too (the full
-graph of Contrastive Multiview Coding, Tian et al. 2019, arXiv:1906.05849, section 3.3).
+and texts may have several views each; then all pairs of views are compared, also images with images (the full graph of
+Contrastive Multiview Coding, Tian et al. 2019, arXiv:1906.05849, section 3.3).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ classify = pipeline("zero-shot-image-classification", model=name)
 picture = cached_file(name, "figures/example.png")  # or the path of a picture of your own
 print(classify(picture, candidate_labels={text}, hypothesis_template="{{}}"))
 """,
-    "Embeddings of pictures and texts, of unit length; their dot product says how well they go together": """
+    "Embeddings of pictures and texts, of unit length; their dot product is their similarity": """
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
@@ -74,10 +74,10 @@ MAX_LOGIT_SCALE = math.log(100)  # section 2.5: "clipped to prevent scaling the 
 
 
 def info_nce(image: Tensor, text: Tensor, all_images: Tensor, all_texts: Tensor, scale: Tensor, first: int) -> Tensor:
-    """Symmetric cross-entropy of each pair against all others (CLIP, figure 3); the mean over this process's pairs.
+    """Symmetric cross-entropy of each pair against all others (CLIP, figure 3), averaged over this process's pairs.
 
-    image, text: (batch, dim), of unit length. all_images, all_texts: (pairs, dim), those of all processes. scale: 1 /
-    temperature. first: the row of all_* where this process's pairs begin.
+    image, text: (batch, dim), of unit length. all_images, all_texts: (pairs, dim), from all processes. scale: 1 /
+    temperature. first: the first row of all_* that belongs to this process.
     """
     target = torch.arange(first, first + len(image), device=image.device)
     by_image = F.cross_entropy(scale * image @ all_texts.T, target)
@@ -86,9 +86,10 @@ def info_nce(image: Tensor, text: Tensor, all_images: Tensor, all_texts: Tensor,
 
 
 def sigmoid(image: Tensor, all_texts: Tensor, scale: Tensor, bias: Tensor, first: int) -> Tensor:
-    """Every pair of image and text is a binary question (SigLIP, algorithm 1): summed over texts, mean over images.
+    """Binary classification of every pair of image and text (SigLIP, algorithm 1), summed over texts, averaged over
+    this process's images.
 
-    image: (batch, dim), of unit length. all_texts: (pairs, dim), those of all processes.
+    image: (batch, dim), of unit length. all_texts: (pairs, dim), from all processes. first: as in info_nce.
     """
     logits = scale * image @ all_texts.T + bias
     sign = torch.full_like(logits, -1).scatter_(
@@ -97,13 +98,13 @@ def sigmoid(image: Tensor, all_texts: Tensor, scale: Tensor, bias: Tensor, first
     return -F.logsigmoid(sign * logits).sum(1).mean()
 
 
-WHOLE_FROM = 0.8  # of the training
+WHOLE_FROM = 0.8  # fraction of the training after which images are whole
 
 
 class PatchDropout:
-    """A random share of the patches is left out of each training image, the class token never (FLIP, Li et al. 2022,
-    arXiv:2212.00794); none at the end of the training, so that the encoder knows whole images before it is used
-    (section 3, "unmasking"). As a forward hook on the embeddings of an image encoder."""
+    """Drops a random fraction of the patches of each training image, but never the class token (FLIP, Li et al. 2022,
+    arXiv:2212.00794). Drops none at the end of the training, so that the encoder is trained on whole images too
+    (section 3, "unmasking"). A forward hook on the embeddings of an image encoder."""
 
     def __init__(self, share: float, wanted: Callable[[], bool]) -> None:
         self.share, self.wanted = share, wanted
@@ -121,9 +122,9 @@ class PatchDropout:
 class CLIP(Method):
     """
     model:   embeds images and texts; its `logit_scale` is the log of 1 / temperature.
-    views:   of each training image; patches are dropped from each view separately.
+    views:   one or more views of each training image; patches are dropped from each view separately.
     loss:    "info_nce" or "sigmoid".
-    temperature: initial.
+    temperature: initial temperature; None keeps the model's.
     patch_dropout: fraction of the patches that is dropped from a training image.
     """
 
@@ -151,10 +152,10 @@ class CLIP(Method):
             dropout = PatchDropout(patch_dropout, lambda: self.hides_patches())  # a bound method would be copied along
             model.vision_model.embeddings.register_forward_hook(dropout)
         if loss == "sigmoid":
-            self.logit_bias = nn.Parameter(torch.tensor(-10.0))  # SigLIP, section 3.2: begin as if nothing matches
+            self.logit_bias = nn.Parameter(torch.tensor(-10.0))  # SigLIP, section 3.2: start near "no match"
 
     def train(self, mode: bool = True) -> CLIP:
-        """A frozen tower stays in evaluation mode: its dropout is off, its batch norm keeps the statistics it has."""
+        """A frozen tower stays in evaluation mode: no dropout, and batch norm keeps its statistics."""
         super().train(mode)
         for tower in (self.model.vision_model, self.model.text_model):
             if any(not p.requires_grad for p in tower.parameters()):
@@ -165,7 +166,7 @@ class CLIP(Method):
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, key: Tensor | None = None
     ) -> dict[str, Tensor]:
         """pixel_values: (batch, 3, height, width) uint8. input_ids, attention_mask: (batch, tokens), or (batch, texts,
-        tokens). key: (batch,) int64, what an image's views are drawn from; without it, images are shown as they are."""
+        tokens). key: (batch,) int64, from which an image's views are drawn; without it, whole images are used."""
         return {"image": self.embed_image(pixel_values, key), "text": self.embed_text(input_ids, attention_mask)}
 
     def embed_image(self, pixel_values: Tensor, key: Tensor | None = None) -> Tensor:
@@ -187,12 +188,11 @@ class CLIP(Method):
         return _unit(features.pooler_output, input_ids.shape[:-1])
 
     def hides_patches(self) -> bool:
-        """Whole images come at the end of the training, in one view."""
+        """False at the end of the training, when each image is whole and has one view."""
         return self.training and self.progress < WHOLE_FROM
 
     def loss(self, image: Tensor, text: Tensor) -> Output:
-        """image: (batch, dim), or (batch, views, dim). text: the same. All of unit length, row i of one belonging to
-        row i of the other."""
+        """image: (batch, dim), or (batch, views, dim). text: the same. Of unit length; row i of both is one pair."""
         images, texts = (x.unsqueeze(1).unbind(1) if x.ndim == 2 else x.unbind(1) for x in (image, text))
         views = (*images, *texts)
         with torch.autocast(image.device.type, enabled=False):
@@ -205,7 +205,7 @@ class CLIP(Method):
         n, all_texts = len(of_all[0]), of_all[len(images)]
         trivial = math.log(n)
         if self.kind == "sigmoid" and n > 1:
-            # all logits equal: each question answered with the share of pairs that match, 1 / n
+            # all logits equal: the predicted probability is 1 / n, the fraction of pairs that match
             trivial -= (n - 1) * math.log1p(-1 / n)
         with torch.no_grad():
             nearest = (images[0] @ all_texts.T).argmax(1)
@@ -214,7 +214,7 @@ class CLIP(Method):
         return Output(torch.stack(losses).mean(), metrics, features=images[0].detach(), trivial_loss=trivial)
 
     def between(self, a: Tensor, b: Tensor, all_a: Tensor, all_b: Tensor, scale: Tensor, first: int) -> Tensor:
-        """The loss between two views, see info_nce and sigmoid."""
+        """The loss between two views, see info_nce and sigmoid. a, b: (batch, dim). all_a, all_b: (pairs, dim)."""
         if self.kind == "sigmoid":
             return sigmoid(a, all_b, scale, self.logit_bias, first)
         return info_nce(a, b, all_a, all_b, scale, first)
@@ -230,10 +230,10 @@ class CLIP(Method):
         alone = VISION_SNIPPET if isinstance(self.model, CLIPModel) else {}
         return Card(
             about="CLIP: embed images and texts in one space, where each image is nearest to its own text. A "
-            f"`{type(self.model).__name__}`, both towers exported.",
+            f"`{type(self.model).__name__}`, with both encoders.",
             task="zero-shot-image-classification",
-            limits="It knows only what its training pairs show and name; test it on your own data first.",
-            trivial="log(batch), that of chance",
+            limits="The model knows only what its training pairs show and name; test it on your own data first.",
+            trivial="chance: log(batch)",
             snippets=SNIPPETS | alone,
             fill=True,
             tags=("clip",),

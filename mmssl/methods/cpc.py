@@ -1,10 +1,10 @@
-"""CPC: tell the true future from other moments, given a summary of the past.
+"""CPC: distinguish the true future from other frames, given a summary of the past.
 
-Contrastive predictive coding, van den Oord et al. 2018, arXiv:1807.03748. An encoder turns each stretch of the input
-into z_t; a recurrent network sums up all z up to t in the context c_t; for each k, W_k c_t is to pick z_{t+k} out of
-candidates (InfoNCE, equations 3 and 4). Over any model that gives `encoded` and `last_hidden_state`: frames of speech
-(section 3.1), sentences of a document (section 3.3). Differs: scores are divided by sqrt(dim), and W_k begins at zero,
-so that the loss begins at log(candidates); every candidate is scored, none is drawn.
+Contrastive predictive coding, van den Oord et al. 2018, arXiv:1807.03748. An encoder turns each part of the input into
+z_t; a recurrent network summarises all z up to t in the context c_t; for each k, W_k c_t must select z_{t+k} among
+candidates (InfoNCE, equations 3 and 4). Works with any model that gives `encoded` and `last_hidden_state`: frames of
+speech (section 3.1), sentences of a document (section 3.3). Differs: scores are divided by sqrt(dim), and W_k is
+initialised with zeros, so that the loss starts at log(candidates); all candidates are scored, none are sampled.
 """
 
 from __future__ import annotations
@@ -82,18 +82,18 @@ with torch.no_grad():
 }
 
 NEGATIVES = ("within", "across", "speaker", "all")
-EXCLUDED = -1e4  # the score of what is no candidate: its probability is 0, and its gradient finite
+EXCLUDED = -1e4  # score of what is not a candidate: probability 0, and a finite gradient
 
 
 @dataclass
 class CpcArgs(TrainArgs):
-    """Flags of both recipes."""
+    """Flags that both CPC recipes share."""
 
     model_name_or_path: str | None = flag(None, "continue from this CPC: an earlier run, a directory or a Hub id")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     learning_rate: float = flag(2e-3, "peak learning rate")
-    weight_decay: float = flag(0.01, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(0.01, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,11 +101,11 @@ class CpcArgs(TrainArgs):
 
 
 def within(prediction: Tensor, encoded: Tensor, frames: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates are all moments of the same sequence: what is said, and not by whom, tells them apart.
+    """Candidates are all frames of the same sequence: they differ in content, not in the speaker.
 
-    prediction, encoded: (batch, time, dim). frames: (batch,), how many of them are no padding.
-    Returns scores (batch, time - k, time), the true one's place (batch, time - k), and where there is a future at all
-    (batch, time - k) bool.
+    prediction, encoded: (batch, time, dim). frames: (batch,), their number without padding.
+    Returns scores (batch, time - k, time), the index of the true candidate (batch, time - k), and whether that frame
+    exists (batch, time - k) bool.
     """
     scores = prediction[:, :-k] @ encoded.mT / encoded.shape[-1] ** 0.5
     time = torch.arange(encoded.shape[1], device=encoded.device)
@@ -124,11 +124,11 @@ def across(
     first: int,
     alike: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates are the same moment of all sequences, so that the place in a sequence gives nothing away.
+    """Candidates are the same frame of all sequences, so that the position in a sequence gives no information.
 
-    all_encoded, all_frames: (sequences, time, dim) and (sequences,), those of all processes. first: where this
-    process's begin. alike: (batch, sequences) bool, which ones may be candidates, its own among them. As `within`
-    otherwise; scores (batch, time - k, sequences).
+    all_encoded, all_frames: (sequences, time, dim) and (sequences,), from all processes. first: the first row of this
+    process. alike: (batch, sequences) bool, True = may be a candidate; includes the sequence itself. Otherwise as
+    `within`; scores are (batch, time - k, sequences).
     """
     scores = prediction[:, :-k].transpose(0, 1) @ all_encoded[:, k:].permute(1, 2, 0) / encoded.shape[-1] ** 0.5
     time = torch.arange(k, encoded.shape[1], device=encoded.device)
@@ -143,8 +143,8 @@ def across(
 def everywhere(
     prediction: Tensor, encoded: Tensor, frames: Tensor, k: int, all_encoded: Tensor, all_frames: Tensor, first: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates are all moments of all sequences: the most, and the hardest. As `across` otherwise; scores (batch,
-    time - k, sequences * time)."""
+    """Candidates are all frames of all sequences, the largest and hardest set. Otherwise as `across`; scores are
+    (batch, time - k, sequences * time)."""
     time = torch.arange(encoded.shape[1], device=encoded.device)
     candidate = (time < all_frames[:, None]).flatten()
     scores = prediction[:, :-k] @ all_encoded.flatten(0, 1).T / encoded.shape[-1] ** 0.5
@@ -156,11 +156,11 @@ def everywhere(
 class CPC(Method):
     """
     model: gives `encoded` (batch, time, dim) and `last_hidden_state` (batch, time, context), neither of which may
-           depend on what comes later; its `frames(lengths)` says how many of them are no padding; `with_a_head` names
+           depend on later input; its `frames(lengths)` gives the number of frames without padding; `with_a_head` names
            the classes for fine-tuning that its file defines.
-    steps: how far it predicts: 1 to `steps` ahead.
-    negatives: "within" the sequence; "across" the batch, the same moment of its sequences; across those of the same
-           "speaker"; "all" moments of the batch.
+    steps: it predicts 1 to `steps` frames ahead.
+    negatives: "within": frames of the same sequence; "across": the same frame of the batch's other sequences;
+           "speaker": of those by the same speaker only; "all": all frames of the batch.
     """
 
     def __init__(self, model: PreTrainedModel, steps: int = 12, negatives: str = "within", unit: str = "sequences"):
@@ -172,8 +172,8 @@ class CPC(Method):
         nn.init.zeros_(self.predict.weight)
 
     def embed(self, lengths: Tensor, speaker: Tensor | None = None, **inputs: Tensor) -> dict[str, Tensor]:
-        """inputs: what the model takes, padded alike in every batch. lengths: (batch,), in the model's input units.
-        speaker: (batch,) int."""
+        """inputs: the model's inputs, padded to the same length in every batch. lengths: (batch,), in the model's input
+        units. speaker: (batch,) int."""
         output = self.model(**inputs)
         rows = {"context": output.last_hidden_state, "encoded": output.encoded, "frames": self.model.frames(lengths)}
         return rows if speaker is None else rows | {"speaker": speaker}
@@ -181,8 +181,8 @@ class CPC(Method):
     def scores(
         self, context: Tensor, encoded: Tensor, frames: Tensor, speaker: Tensor | None, everyone: dict, first: int
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each step k: scores, place of the true one, where there is one, as `within` and `across` have them.
-        everyone: `encoded`, `frames` and `speaker` of all processes, among which this one's begin at `first`."""
+        """For each step k, what `within` or `across` returns. everyone: `encoded`, `frames` and `speaker` of all
+        processes; the rows of this process begin at `first`."""
         predictions = self.predict(context).unflatten(-1, (self.steps, self.dimension)).unbind(2)
         with torch.autocast(context.device.type, enabled=False):
             predictions, encoded = [p.float() for p in predictions], encoded.float()
@@ -195,10 +195,13 @@ class CPC(Method):
             return [across(p, encoded, frames, k, *others, alike) for k, p in enumerate(predictions, 1)]
 
     def loss(self, context: Tensor, encoded: Tensor, frames: Tensor, speaker: Tensor | None = None) -> Output:
-        """context: (batch, time, context). encoded: (batch, time, dim). frames: (batch,). The mean over a sequence's
-        predictions, then over sequences: a process's share of the batch counts as any other's."""
+        """context: (batch, time, context). encoded: (batch, time, dim). frames: (batch,). The loss is the mean over a
+        sequence's predictions and then over sequences, so that all sequences on all processes count the same."""
         if encoded.shape[1] <= self.steps:
-            raise BadInput(f"sequences of {encoded.shape[1]} moments, of which {self.steps} are to be predicted")
+            raise BadInput(
+                f"sequences of {encoded.shape[1]} frames are too short to predict {self.steps} ahead; lower "
+                "--prediction_steps"
+            )
         everyone = {"encoded": encoded, "frames": frames, "speaker": speaker}
         if self.couples_samples:
             everyone = {name: None if value is None else gather(value) for name, value in everyone.items()}
@@ -218,12 +221,14 @@ class CPC(Method):
 
     @torch.no_grad()
     def continue_from(self, name: str) -> None:
-        """W_1 to W_steps as the run that left `name` ended with them; further steps than it had begin at zero."""
+        """Load W_1 to W_steps of the run that wrote `name`; steps that it did not have start at zero."""
         weight = read_heads(name).get("predict.weight")
         if weight is None:
             return
         if weight.shape[1] != self.predict.in_features or len(weight) % self.dimension:
-            raise BadInput(f"--model_name_or_path {name}: its predictions are of another model's sizes")
+            raise BadInput(
+                f"--model_name_or_path {name}: the shape {tuple(weight.shape)} of predict.weight does not fit its model"
+            )
         known = min(len(weight), len(self.predict.weight))
         self.predict.weight[:known] = weight[:known]
 
@@ -234,31 +239,32 @@ class CPC(Method):
     def _of_audio(self) -> Card:
         config = self.model.config
         return Card(
-            about="CPC: tell the true future from other moments, given a summary of the past. A `CpcAudioModel` for "
-            f"recordings at {config.sampling_rate:,} Hz: `last_hidden_state` has {config.frame_rate:g} frames "
-            "a second, each of all that was heard up to then; `pooler_output` is their mean, one vector a recording.",
+            about="CPC: distinguish the true future from other frames, given a summary of the past. A `CpcAudioModel` "
+            f"for recordings at {config.sampling_rate:,} Hz: `last_hidden_state` has {config.frame_rate:g} frames per "
+            "second, each a summary of the recording up to then; `pooler_output`, their mean, is one vector per "
+            "recording.",
             task="audio-classification",
-            limits="It has learned how these recordings sound; test it on your own before you rely on it.",
-            trivial="log(candidates), that of chance",
+            limits="The model was trained on these recordings alone; test it on your own before you rely on it.",
+            trivial="chance: log(candidates)",
             snippets=AUDIO_SNIPPETS,
             tags=("cpc", "audio"),
         )
 
     def _of_text(self) -> Card:
         return Card(
-            about="CPC: tell the true future from other moments, given a summary of the past. A `CpcTextModel`: of "
-            "sentences, `pooler_output` is the vector; of documents, `last_hidden_state` is the context after each "
-            "sentence.",
+            about="CPC: distinguish the true next sentences from others, given a summary of the text so far. A "
+            "`CpcTextModel`: for sentences, `pooler_output` is their vector; for documents, `last_hidden_state` is the "
+            "context after each sentence.",
             task="feature-extraction",
-            limits="It has learned which sentences follow each other in these texts; test it on your own.",
-            trivial="log(candidates), that of chance",
+            limits="The model was trained on these texts alone; test it on your own before you rely on it.",
+            trivial="chance: log(candidates)",
             snippets=TEXT_SNIPPETS,
             tags=("cpc",),
         )
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """The model and the file that defines it; one of sentences also as a SentenceTransformer; apart from
-        it W_1 to W_steps, to continue from."""
+        """Write the model with the file that defines it; for text, also the files for SentenceTransformer; and in a
+        separate file W_1 to W_steps, to continue from."""
         type(self.model.config).register_for_auto_class()
         type(self.model).register_for_auto_class("AutoModel")
         self.model.config.auto_map = dict(self.model.with_a_head)
@@ -269,7 +275,7 @@ class CPC(Method):
 
 
 def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
-    """As the flags of recipes/cpc_audio.py have it: new, or from a checkpoint."""
+    """The model and feature extractor that the flags of recipes/cpc_audio.py describe: new, or from a checkpoint."""
     from transformers import Wav2Vec2FeatureExtractor
 
     from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioModel
@@ -280,14 +286,15 @@ def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:
         hidden_size=args.hidden_size, context_size=args.context_size, conv_kernel=args.conv_kernel,
         conv_stride=args.conv_stride, sampling_rate=args.sampling_rate,
     )  # fmt: skip
-    # no normalisation over the whole recording: the features of a moment would depend on what comes later
+    # no normalisation over the whole recording: the features of a frame would depend on later samples
     rate = {"sampling_rate": args.sampling_rate, "do_normalize": False, "return_attention_mask": True}
     sizes = f"--hidden_size {args.hidden_size}, --context_size {args.context_size}, --conv_kernel {args.conv_kernel}"
     return memory.build(lambda: CpcAudioModel(config), sizes), Wav2Vec2FeatureExtractor(**rate)
 
 
 def build_text(args, texts: Iterable[str]) -> tuple[CpcTextModel, PreTrainedTokenizerBase]:
-    """As the flags of recipes/cpc_text.py have it: new, with the words of `texts`, or from a checkpoint."""
+    """The model and tokenizer that the flags of recipes/cpc_text.py describe: new, with the words of `texts`, or from a
+    checkpoint."""
     from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 
     if args.model_name_or_path:
@@ -311,15 +318,15 @@ def build_text(args, texts: Iterable[str]) -> tuple[CpcTextModel, PreTrainedToke
 
 
 def from_pretrained(name: str, trust_remote_code: bool, model_type: str) -> tuple[PreTrainedModel, object]:
-    """(model, tokenizer or feature extractor) of our own export, to go on from. Raises BadInput where `name` is none of
-    that type."""
+    """(model, tokenizer or feature extractor) of an export of mmssl, to continue from. Raises BadInput if `name` is not
+    of that type."""
     model, processor = pretrained.load(name, trust_remote_code)
     if model.config.model_type != model_type:
-        raise BadInput(f"--model_name_or_path {name} is a {type(model).__name__}, no {model_type} of this project")
+        raise BadInput(f"--model_name_or_path {name} is a {type(model).__name__}, not a {model_type} of mmssl")
     return model, processor
 
 
 def _mean(states: Tensor, frames: Tensor) -> Tensor:
-    """Over the moments that are no padding."""
+    """(batch, dim): the mean over frames without padding. states: (batch, time, dim). frames: (batch,)."""
     keep = torch.arange(states.shape[1], device=states.device) < frames[:, None]
     return (states * keep[..., None]).sum(1) / frames.clamp(min=1)[:, None]

@@ -1,8 +1,8 @@
-"""MAE: hide three quarters of an image's patches, and learn by painting them back from the rest.
+"""MAE: mask three quarters of an image's patches, and learn to reconstruct them from the rest.
 
-He et al. 2021, arXiv:2111.06377. Over transformers' ViTMAEForPreTraining; what is exported is its encoder, as a
-ViTModel that sees every patch. Differs: masks are a function of seed, epoch and image, so that runs repeat on any
-number of processes; positions are set here: transformers 5.23 leaves a new ViTMAE with none (all zeros, and frozen).
+He et al. 2021, arXiv:2111.06377. Uses transformers' ViTMAEForPreTraining; the encoder is exported as a ViTModel, which
+takes all patches. Differs: masks are a function of seed, epoch and image, so that runs repeat on any number of
+processes; positions are set here, because transformers 5.23 leaves those of a new ViTMAE at zero, and frozen.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, ViTModel
 
 
-MASK = 1 << 16  # where the mask's draws begin among those of an image: far behind its view's
-PRETRAINING = "pretraining"  # the folder of encoder and decoder, to continue from
+MASK = 1 << 16  # first stream of the mask's draws, far after those of the image's view
+PRETRAINING = "pretraining"  # folder of the encoder with its decoder, to continue from
 SNIPPETS = {
     "Features of a picture": """
 from transformers import pipeline
@@ -51,7 +51,7 @@ print(model.config.hidden_size, processor.size)
 
 @dataclass(frozen=True)
 class Size:
-    """Of encoder and decoder; MLPs are four times as wide."""
+    """Sizes of encoder and decoder; MLPs are four times as wide."""
 
     width: int
     layers: int
@@ -65,21 +65,22 @@ SIZES = {
     "micro": Size(128, 6, 4, 64, 2, 2),
     "tiny": Size(192, 12, 3, 128, 2, 4),
     "small": Size(384, 12, 6, 256, 4, 8),
-    "base": Size(768, 12, 12, 512, 8, 16),  # appendix A.1, as the next two
+    "base": Size(768, 12, 12, 512, 8, 16),  # this and the next two: appendix A.1
     "large": Size(1024, 24, 16, 512, 8, 16),
     "huge": Size(1280, 32, 16, 512, 8, 16),
 }
 
 
 def patchify(pixels: Tensor, patch_size: int) -> Tensor:
-    """(batch, channels, height, width) -> (batch, patches, patch_size ** 2 * channels), patches row by row."""
+    """(batch, channels, height, width) -> (batch, patches, patch_size ** 2 * channels); patches in row-major order."""
     n, channels, height, width = pixels.shape
     grid = pixels.reshape(n, channels, height // patch_size, patch_size, width // patch_size, patch_size)
     return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def standardise(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each patch by its own mean and deviation (section 3, "reconstruction target"), and those two."""
+    """(standardised, mean, deviation): each patch is standardised by its own mean and deviation (section 3,
+    "reconstruction target"). patches: (batch, patches, values)."""
     mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
     deviation = (variance + 1e-6).sqrt()
     return (patches - mean) / deviation, mean, deviation
@@ -90,29 +91,29 @@ def at(values: Tensor, places: Tensor) -> Tensor:
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden patches alone.
+def reconstruction_loss(predicted: Tensor, target: Tensor, masked: Tensor) -> Tensor:
+    """Mean squared error over masked patches only.
 
-    predicted: (batch, hidden patches, values). target: (batch, patches, values). hidden: (batch, hidden patches), which
-    of the patches they are.
+    predicted: (batch, masked patches, values). target: (batch, patches, values). masked: (batch, masked patches), their
+    indices.
     """
-    return (predicted - at(target, hidden)).square().mean()
+    return (predicted - at(target, masked)).square().mean()
 
 
 class MAE(Method):
     """
     model:        encoder and decoder.
     views:        one view of each image, in training.
-    decode_ratio: share of the hidden patches, drawn anew each time, that training paints back; the decoder sees no
-                  others (Fu et al. 2024, arXiv:2401.14391, section 3.3, there with cross-attention).
+    decode_ratio: fraction of the masked patches, drawn again each time, that training reconstructs; the decoder gets no
+                  other masked patches (Fu et al. 2024, arXiv:2401.14391, section 3.3, there with cross-attention).
     """
 
     unit = "images"
     card = Card(
-        about="MAE: hide three quarters of an image's patches, and learn by painting them back from the rest. The "
-        "encoder is exported, a `ViTModel`; with its decoder, to continue from, it is under `pretraining/`.",
+        about="MAE: mask most of an image's patches, and learn to reconstruct them from the rest. The encoder is "
+        "exported as a `ViTModel`; the model with its decoder, to continue from, is in `pretraining/`.",
         task="image-feature-extraction",
-        limits="It has learned how these images look, not what they show: see what it transfers before relying on it.",
+        limits="The model was trained without labels: evaluate it on your task before you rely on it.",
         trivial="the mean image",
         snippets=SNIPPETS,
         tags=("mae", "vit"),
@@ -128,31 +129,32 @@ class MAE(Method):
         self.model, self.views, self.decode_ratio = model, views, decode_ratio
 
     def forward(self, pixel_values: Tensor, key: Tensor) -> Output:
-        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's crop and mask are drawn
-        from."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the crop and the mask of each
+        image are drawn."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
         share = self.decode_ratio if self.training else 1.0
-        predicted, target, hidden, seen = self.reconstruct(pixels, self.noise(key), share)
+        predicted, target, masked, encoded = self.reconstruct(pixels, self.noise(key), share)
         with torch.autocast(pixels.device.type, enabled=False):
-            loss = reconstruction_loss(predicted.float(), target, hidden)
-            mean_image = at(target.mean(0, keepdim=True).expand_as(target), hidden)
-            trivial = reconstruction_loss(mean_image, target, hidden)
-        return Output(loss, features=seen[:, 1:].mean(1).detach(), trivial_loss=trivial.detach())
+            loss = reconstruction_loss(predicted.float(), target, masked)
+            mean_image = at(target.mean(0, keepdim=True).expand_as(target), masked)
+            trivial = reconstruction_loss(mean_image, target, masked)
+        return Output(loss, features=encoded[:, 1:].mean(1).detach(), trivial_loss=trivial.detach())
 
     def reconstruct(self, pixels: Tensor, noise: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(predicted, target, hidden, seen), of `share` of the hidden patches. pixels: normalised.
+        """(predicted, target, masked, encoded), for the fraction `share` of the masked patches.
 
-        predicted: (batch, hidden patches, values). target: (batch, patches, values). hidden: (batch, hidden patches),
-        which patches they are. seen: (batch, 1 + visible patches, width), what the encoder gives.
+        pixels: (batch, 3, height, width), normalised. noise: (batch, patches). predicted: (batch, masked patches,
+        values). target: (batch, patches, values). masked: (batch, masked patches), their indices. encoded: (batch, 1 +
+        visible patches, width), the encoder's output.
         """
-        encoded, decoder = self.model.vit(pixels, noise=noise), self.model.decoder
-        seen, order = encoded.last_hidden_state, encoded.ids_restore.argsort(1)
-        visible = seen.shape[1] - 1
+        output, decoder = self.model.vit(pixels, noise=noise), self.model.decoder
+        encoded, order = output.last_hidden_state, output.ids_restore.argsort(1)
+        visible = encoded.shape[1] - 1
         order = order[:, : visible + max(1, round(share * (order.shape[1] - visible)))]
-        hidden = order[:, visible:]
-        mask_tokens = decoder.mask_token.expand(*hidden.shape, -1)
-        tokens = torch.cat([decoder.decoder_embed(seen), mask_tokens], 1)
-        # any order is as good: each token carries its place; the class token, which comes first, has place 0
+        masked = order[:, visible:]
+        mask_tokens = decoder.mask_token.expand(*masked.shape, -1)
+        tokens = torch.cat([decoder.decoder_embed(encoded), mask_tokens], 1)
+        # the order does not matter: each token gets its position; the class token, which comes first, has position 0
         tokens = tokens + decoder.decoder_pos_embed[0, nn.functional.pad(order + 1, (1, 0))]
         for layer in decoder.decoder_layers:
             tokens = layer(tokens)
@@ -160,25 +162,25 @@ class MAE(Method):
         target = patchify(pixels, self.model.config.patch_size)
         if self.model.config.norm_pix_loss:
             target, _, _ = standardise(target)
-        return predicted, target, hidden, seen
+        return predicted, target, masked, encoded
 
     def noise(self, key: Tensor) -> Tensor:
-        """(batch, patches) in [0, 1), a function of the key; the patches with most are hidden."""
+        """(batch, patches) in [0, 1), a function of the key; the patches with the largest values are masked."""
         patches = self.model.decoder.decoder_pos_embed.shape[1] - 1
         return draws.uniform(key[:, None], MASK + torch.arange(patches, device=key.device))
 
     def exported(self) -> ViTModel:
-        """The encoder alone, a copy. Its pooler_output is the class token."""
+        """A copy of the encoder. Its pooler_output is the class token."""
         return image_encoders.to_vit(self.model.vit)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """The encoder; under pretraining/, all of the model."""
+        """Write the encoder and, in pretraining/, the whole model."""
         self.exported().save_pretrained(directory)
         self.model.save_pretrained(Path(directory, PRETRAINING))
 
 
 def build(args, side: int) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
-    """As the flags of recipes/mae.py have it. side: pixels that the data's images have."""
+    """The model and processor that the flags of recipes/mae.py describe. side: of the data's images, in pixels."""
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.mask_ratio)
     image_size = args.image_size or side
@@ -189,13 +191,13 @@ def build(args, side: int) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
 def from_scratch(
     size: Size, image_size: int, patch_size: int, mask_ratio: float = 0.75, norm_pix_loss: bool = True
 ) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
-    """A new model and its image processor. Raises BadInput where the sizes do not fit together."""
+    """A new model and its image processor. Raises BadInput if the sizes do not fit together."""
     from transformers import ViTImageProcessorPil, ViTMAEConfig, ViTMAEForPreTraining
 
     if not 0 < patch_size <= image_size or image_size % patch_size:
         fitting = [side for side in range(2, image_size) if image_size % side == 0]
         raise BadInput(
-            f"--patch_size {patch_size} does not divide --image_size {image_size}; {fitting or 'nothing'} would"
+            f"--patch_size {patch_size} does not divide --image_size {image_size}; these would: {fitting or 'none'}"
         )
     config = ViTMAEConfig(
         image_size=image_size,
@@ -220,7 +222,7 @@ def from_scratch(
 
 
 def check_mask_ratio(mask_ratio: float, patches: int) -> float:
-    """Raises BadInput where nothing would be seen, or nothing hidden."""
+    """mask_ratio itself. Raises BadInput if no patch would be visible, or none masked."""
     visible = int(patches * (1 - mask_ratio))
     if not 0 < visible < patches:
         raise BadInput(f"--mask_ratio {mask_ratio} leaves {visible} of {patches} patches visible; about 0.75 works")
@@ -252,7 +254,7 @@ def sine_cosine_positions(side: int, width: int) -> Tensor:
 
 
 def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
-    """Our own export, or any checkpoint of a ViTMAE, with its decoder. Raises BadInput where `name` is none."""
+    """An export of mmssl, or any checkpoint of a ViTMAE, with its decoder. Raises BadInput if `name` is neither."""
     from transformers import AutoConfig, AutoImageProcessor, ViTMAEForPreTraining
 
     flag = f"--model_name_or_path {name}"
@@ -266,10 +268,10 @@ def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTr
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except BadInput:
         raise
-    except Exception as error:  # whatever a missing or damaged file can raise
-        raise BadInput(f"{flag} is no MAE with its decoder: {first_line(error)}") from error
+    except Exception as error:  # a missing or damaged file raises many kinds
+        raise BadInput(f"{flag} is not an MAE with its decoder: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
-        raise BadInput(f"{flag} lacks {len(missing)} weights of a MAE, {missing[0]} first")
+        raise BadInput(f"{flag} lacks {len(missing)} weights of an MAE, {missing[0]} first")
     pretrained.check_finite(model, flag)
     remote_code.drop(model, processor)
     model.config.mask_ratio = check_mask_ratio(mask_ratio, model.vit.embeddings.patch_embeddings.num_patches)

@@ -1,8 +1,8 @@
-"""SimCLR: two views of an image are to be more alike than views of different images.
+"""SimCLR: make two views of an image more similar than views of different images.
 
 Chen et al. 2020, arXiv:2002.05709. An encoder and a projection head; NT-Xent (equation 1) over all 2N views of a batch;
-the head is thrown away. Differs: views are drawn by image, not by batch; the batch is that of all processes, and
-gathered views carry gradients.
+the head is discarded afterwards. Differs: views are drawn per image, not per batch; the batch is that of all processes,
+and gathered views carry gradients.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather, rank
 from mmssl.method import Card, Method, Output
-from mmssl.models import image_encoders
+from mmssl.models import heads, image_encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Equation 1, averaged over this process's views: (loss, share of views whose most similar one is their partner).
+    """(loss, accuracy): equation 1, averaged over this process's views, and the fraction of views whose most similar
+    view is their partner. Negatives come from all processes.
 
-    first, second: (batch, dim), of unit length; row i of both shows the same image. Other images are those of all
-    processes.
+    first, second: (batch, dim), of unit length; row i of both shows the same image.
     """
     mine, everyone = torch.cat([first, second]), torch.cat([gather(first), gather(second)])
     n, images = len(first), len(everyone) // 2
@@ -41,21 +41,20 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
 
 class SimCLR(Method):
     """
-    encoder:        of images, see models.image_encoders.
-    views:          two of each image.
-    projection_dim: width of the space that views are compared in.
+    encoder:        an image encoder, see models.image_encoders.
+    views:          two views of each image.
+    projection_dim: dimension of the projections that are compared.
     temperature:    0.5 for small images and batches (appendix B.9).
     """
 
     couples_samples = True
     unit = "images"
     card = Card(
-        about="SimCLR: two views of an image are to be more alike than views of different images. The encoder is "
-        "exported; the projection head, to continue from, is under `pretraining/`.",
+        about="SimCLR: make two augmented views of an image more similar than views of different images. The encoder "
+        "is exported; the projection head, to continue from, is in `pretraining/`.",
         task="image-feature-extraction",
-        limits="It has learned what crops and colour changes leave of these images, not what they show: see what it "
-        "transfers before relying on it.",
-        trivial="log(2 batch - 1), that of chance",
+        limits=image_encoders.LIMITS_OF_VIEWS,
+        trivial="chance: log(2 batch - 1)",
         snippets=image_encoders.SNIPPETS,
         tags=("simclr", "contrastive"),
     )
@@ -66,10 +65,10 @@ class SimCLR(Method):
         super().__init__()
         self.encoder, self.views, self.temperature = encoder, views, temperature
         width = image_encoders.width(encoder)
-        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection_dim))
+        self.projection = heads.mlp([width, width, projection_dim], norm="none")
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's views are drawn."""
         first, second = self.views(pixel_values, key)
         features = image_encoders.features(self.encoder, torch.cat([first, second]))  # h
         z = F.normalize(self.projection(features).float(), dim=1)

@@ -1,12 +1,12 @@
-"""word2vec: words that occur in the same surroundings get vectors that point the same way.
+"""word2vec: words that occur in similar contexts get similar vectors.
 
-Skip-gram with negative sampling, Mikolov et al. 2013, arXiv:1310.4546. Every word of a window is asked to tell the word
-in its middle from `negative` noise words. Two tables are learned: `inputs`, which are the word vectors, and `outputs`,
-which stay behind. Differs from word2vec.c and gensim: the context words of a window share their noise words (pWord2Vec,
-arXiv:1604.04661), and the sigmoid is computed, not looked up.
+Skip-gram with negative sampling, Mikolov et al. 2013, arXiv:1310.4546. Each context word of a window must distinguish
+the centre word from `negative` noise words. Two tables are learned: `inputs`, the word vectors, and `outputs`, only for
+training. Differs from word2vec.c and gensim: the context words of a window share their noise words
+(pWord2Vec, arXiv:1604.04661), and the sigmoid is computed, not looked up in a table.
 
-Three forms of the same mathematics:
-    kernels.word2vec_torch.update_window   plain torch, one window: the definition, which the tests hold the others to
+Three implementations of the same update:
+    kernels.word2vec_torch.update_window   plain torch, one window: the reference that the tests compare the others with
     kernels.word2vec                       compiled for the CPU, lock-free on several threads
     kernels.word2vec_torch.update_batch    thousands of windows at once, for GPUs, and where numba cannot compile
 """
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 
 TURN = 10_000  # words that a thread trains on between two exchanges of its private rows
-SETTLED = 400  # meetings after which a word has gone most of the way to where its surroundings draw it
-HOT = 300  # rows of which each thread has private copies, where there are several threads
+SETTLED = 400  # occurrences after which a word's vector has moved most of the way (1 - 1/e) to its target
+HOT = 300  # most frequent rows; with several threads, each thread has private copies of them
 IN_FLIGHT = 4096  # windows of one batched update
 CACHE_LINE = 64  # bytes
 
@@ -68,7 +68,7 @@ print(model(**tokenizer([{text[0]!r}], return_tensors="pt")).pooler_output.shape
 
 @cache
 def _kernel():
-    """numba is imported, and the kernel compiled or read from disk, when it is first needed."""
+    """The kernel. numba is imported, and the kernel compiled or read from disk, on first use."""
     from mmssl.kernels import word2vec
 
     return word2vec
@@ -76,10 +76,10 @@ def _kernel():
 
 @cache
 def why_no_kernel() -> str:
-    """Nothing where the compiled kernel works, else the reason."""
+    """The reason why the compiled kernel does not work, or "" if it does."""
     try:
         _kernel()
-    except Exception as error:  # numba does not know this Python, or LLVM this processor
+    except Exception as error:  # numba does not support this Python, or LLVM this processor
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -88,9 +88,9 @@ class Word2Vec(Method):
     """
     words, counts: the vocabulary and how often each occurs, most frequent first.
     dimension: of the vectors. window: the largest distance of context. negative: noise words for each centre word.
-    sample:    words of a larger share of the text than this are thinned out; 0 thins none.
-    threads:   of the kernel; more than one train without locks: fast, and no two runs alike.
-    batched:   the form for GPUs; also what happens where the kernel cannot be compiled.
+    sample:    words that are more frequent than this fraction of the text are subsampled; 0: none.
+    threads:   of the kernel; several threads train without locks: fast, but runs are not repeatable.
+    batched:   use the implementation for GPUs; also used if the kernel cannot be compiled.
     """
 
     unit = "thousand words"  # the pieces of data.skip_grams.Pieces
@@ -135,7 +135,7 @@ class Word2Vec(Method):
 
     @torch.no_grad()
     def train_on(self, ids: Tensor, learning_rate: float) -> Output:
-        """One pass over the windows of `ids`, tables changed in place. ids: as in `forward`."""
+        """Make one pass over the windows of `ids`, updating the tables in place. ids: as in `forward`."""
         if self.batched:
             total, pairs = self._train_batched(ids, learning_rate)
         else:
@@ -143,19 +143,20 @@ class Word2Vec(Method):
         return self._output(total, pairs)
 
     def after_step(self) -> None:
-        """Count it: the random choices of the next one depend on that."""
+        """Count the steps: the random choices of the next one depend on the count."""
         self.step += 1
 
     def share(self, processes: int, micro_batches: Sequence[dict[str, Tensor]]) -> Tensor:
-        """(words, 1): how much of the sum of what so many processes have learned of each word, each from as much text
-        as these, to keep, so that it is what they would have learned one after the other.
+        """(words, 1): the factor on the summed updates of all processes, so that the result is about what they would
+        have learned one after the other. Each process trains on as much text as `micro_batches`.
 
-        A word met n times moves by a = 1 - exp(-n / SETTLED) of its way, so that after all of them 1 - (1 - a) ** N of
-        it are done; the sum is N a. Of rare words that is all of it, of frequent ones 1 / N, the mean.
+        After n occurrences a word's vector has moved the fraction a = 1 - exp(-n / SETTLED) of the way to its target.
+        After N processes in sequence it is 1 - (1 - a) ** N, while the sum of their updates is N a. The factor is 1 for
+        rare words (the sum) and 1 / N for frequent ones (the mean).
         """
         text = sum(batch["ids"].numel() for batch in micro_batches)
-        met = text * torch.from_numpy(self.counts / self.counts.sum() * self.keep[:-1])
-        a = -torch.expm1(-met / SETTLED).clamp(max=-1e-9)
+        occurrences = text * torch.from_numpy(self.counts / self.counts.sum() * self.keep[:-1])
+        a = -torch.expm1(-occurrences / SETTLED).clamp(max=-1e-9)
         return ((1 - (1 - a) ** processes) / (processes * a))[:, None].float().to(self.inputs.device)
 
     def _train_threads(self, ids: np.ndarray, learning_rate: float) -> tuple[float, int]:
@@ -167,7 +168,10 @@ class Word2Vec(Method):
         def work(thread: int) -> list[tuple[float, int]]:
             rng = self._random(thread)
             private = len(self.words) + thread * self.hot
-            before = inputs[: self.hot].copy(), outputs[: self.hot].copy()  # read once: others are writing already
+            before = (
+                inputs[: self.hot].copy(),
+                outputs[: self.hot].copy(),
+            )  # read once: other threads are already writing
             for table, rows in zip((inputs, outputs), before, strict=True):
                 table[private : private + self.hot] = rows
             done = []
@@ -205,7 +209,7 @@ class Word2Vec(Method):
         return total, pairs
 
     def _random(self, thread: int) -> np.random.Generator:
-        """Random numbers that depend on nothing but where the training stands: what exact resume needs."""
+        """A generator seeded only by the position in the training, so that a resume is exact."""
         return np.random.default_rng([self.seed, 2, int(self.step), rank(), thread])
 
     def _draw(self, ids: np.ndarray, thread: int) -> Draws:
@@ -215,20 +219,20 @@ class Word2Vec(Method):
         device = self.inputs.device
         total = torch.as_tensor(total, dtype=torch.float32, device=device)
         mean = total / torch.as_tensor(pairs, device=device).clamp(min=1)
-        # all scores zero: every question answered with one half
+        # all scores zero: every probability is one half
         return Output(mean, trivial_loss=(1 + self.negative) * math.log(2))
 
     def _table(self) -> Tensor:
-        """Zeros of (words, dimension) that are the upper left corner of a table for the kernel: rows padded to whole
-        registers, the threads' private rows below, the first on the border of two cache lines, as then are all."""
+        """Zeros of (words, dimension), the upper left corner of a larger table for the kernel. In that table rows are
+        padded to whole registers and aligned to cache lines, and the threads' private rows follow."""
         rows, width = self._shape
-        whole = np.zeros(rows * width + CACHE_LINE // 4, np.float32)  # numpy asks the system for huge pages
+        whole = np.zeros(rows * width + CACHE_LINE // 4, np.float32)  # numpy requests huge pages
         start = -whole.ctypes.data % CACHE_LINE // 4
         whole = torch.from_numpy(whole[start : start + rows * width]).view(rows, width)
         return whole[: len(self.words), : self.dimension]
 
     def _whole(self, parameter: nn.Parameter) -> np.ndarray:
-        """The table that `parameter` is the corner of; laid out anew where a move between devices has packed it."""
+        """(rows, width): the table that `parameter` is a view of; rebuilt if a move between devices has packed it."""
         rows, width = self._shape
         if parameter.stride() != (width, 1) or parameter.untyped_storage().nbytes() < 4 * rows * width:
             parameter.set_(self._table().copy_(parameter))
@@ -237,20 +241,23 @@ class Word2Vec(Method):
     # ------------------------------------------------------------ in and out
 
     def start_from(self, vectors: KeyedVectors, outputs: Tensor | None = None) -> int:
-        """Take over the vectors of words that both know (and their outputs, from our own export). Returns how many."""
+        """Copy the vectors of words in both vocabularies (and their outputs, if from an export of mmssl). Returns the
+        number of these words."""
         if vectors.vector_size != self.dimension:
-            raise BadInput(f"the vectors to start from have {vectors.vector_size} dimensions; set --dimension to that")
+            raise BadInput(
+                f"--init_vectors has {vectors.vector_size} dimensions; give --dimension {vectors.vector_size}"
+            )
         if outputs is not None:
             take_over(self.outputs, self.words, vectors, outputs)
         return take_over(self.inputs, self.words, vectors)
 
     def keyed_vectors(self) -> KeyedVectors:
-        """The word vectors as gensim knows them."""
+        """The word vectors as gensim's KeyedVectors."""
         from gensim.models import KeyedVectors
 
         vectors = KeyedVectors(self.dimension)
         vectors.add_vectors(self.words, self.inputs.detach().cpu().contiguous().numpy())
-        vectors.allocate_vecattrs(["count"], [np.int64])  # at once: word for word takes a second
+        vectors.allocate_vecattrs(["count"], [np.int64])  # all at once: one by one takes a second
         vectors.expandos["count"][:] = self.counts
         return vectors
 
@@ -260,8 +267,8 @@ class Word2Vec(Method):
             about="Word vectors: word2vec's skip-gram with negative sampling. "
             f"{len(self.words):,} words, {self.dimension} dimensions; the input table is exported.",
             task="feature-extraction",
-            limits="A word has one vector, whatever it means in a sentence; vectors repeat the prejudices of their "
-            "text, see the bias probe above.",
+            limits="A word has one vector, whatever it means in a sentence. The vectors repeat the prejudices of their "
+            "training text; see the bias probe above.",
             trivial="all scores zero",
             snippets=SNIPPETS,
             fill=True,
@@ -269,7 +276,7 @@ class Word2Vec(Method):
         )
 
     def exported(self) -> Word2VecModel:
-        """The word vectors as a transformers model; <unk> and <pad> are two rows of zeros at the end."""
+        """The word vectors as a transformers model; the last two rows, <unk> and <pad>, are zero."""
         from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 
         model = Word2VecModel(Word2VecConfig(vocab_size=len(self.words) + 2, hidden_size=self.dimension))
@@ -279,7 +286,7 @@ class Word2Vec(Method):
         return model
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """One directory that AutoModel, SentenceTransformer and gensim read; pretraining/ holds the outputs."""
+        """Write a directory that AutoModel, SentenceTransformer and gensim read; pretraining/ holds the outputs."""
         directory = Path(directory)
         model = self.exported()
         type(model.config).register_for_auto_class()

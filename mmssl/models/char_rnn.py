@@ -1,6 +1,6 @@
 """A recurrent language model over characters or bytes: stacked LSTM or GRU layers between an embedding and a softmax.
 
-Imports torch and transformers only.
+Imports only torch and transformers.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-CELLS = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}  # and how many vectors a layer carries: hidden and cell, or hidden
+CELLS = {"lstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}  # class, and vectors in a layer's state: hidden (and cell)
 
 
 class CharRNNConfig(PreTrainedConfig):
-    """vocabulary: what a token is, "characters" or "bytes". skip_connections: the softmax reads all layers, not the
-    upper one alone (Graves 2013, arXiv:1308.0850, section 2). dropout: on the input of every layer but the first, and
-    on that of the softmax (Zaremba et al. 2014, arXiv:1409.2329)."""
+    """vocabulary: the tokens, "characters" or "bytes". skip_connections: feed all layers to the softmax, not only the
+    last (Graves 2013, arXiv:1308.0850, section 2). dropout: on the inputs of all layers but the first, and of the
+    softmax (Zaremba et al. 2014, arXiv:1409.2329)."""
 
     model_type = "mmssl_char_rnn"
 
@@ -61,7 +61,7 @@ class CharRNNPreTrainedModel(PreTrainedModel):
     config_class = CharRNNConfig
     base_model_prefix = "rnn"
     main_input_name = "input_ids"
-    _is_stateful = True  # what has been read cannot be taken back: no assisted generation
+    _is_stateful = True  # the state cannot be rewound: no assisted generation
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
@@ -86,7 +86,7 @@ class CharRNNPreTrainedModel(PreTrainedModel):
 
 
 class CharRNNModel(CharRNNPreTrainedModel):
-    """Embedding and recurrent layers, each reading what the one below gives."""
+    """An embedding and a stack of recurrent layers."""
 
     def __init__(self, config: CharRNNConfig) -> None:
         super().__init__(config)
@@ -116,15 +116,15 @@ class CharRNNModel(CharRNNPreTrainedModel):
         use_cache: bool | None = None,
         **unused,
     ) -> CharRNNOutput:
-        """input_ids: (batch, tokens). attention_mask: (batch, tokens or more), 0 for padding on either side, which is
-        passed over; its last columns count. state: that of an earlier call, to go on from."""
+        """input_ids: (batch, tokens). attention_mask: (batch, tokens or more), 0 = padding on either side, which is
+        skipped; if it is longer, its last columns are used. state: that of an earlier call, to continue from."""
         x = self.embedding(input_ids)
         state = self.empty_state(len(x)) if state is None else state
         mask = None if attention_mask is None else attention_mask[:, -x.shape[1] :].bool()
         if mask is None or mask.all():
             hidden, state = self._read(x, state, None)
         else:
-            # each row's tokens to the left, in their order, and back again when they are read
+            # move each row's tokens to the left, in order, and move the outputs back afterwards
             order = (~mask).int().argsort(dim=1, stable=True)[..., None]
             hidden, after = self._read(x.gather(1, order.expand_as(x)), state, mask.sum(1))
             hidden = torch.zeros_like(hidden).scatter(1, order.expand_as(hidden), hidden)
@@ -133,7 +133,7 @@ class CharRNNModel(CharRNNPreTrainedModel):
         return CharRNNOutput(last_hidden_state=hidden, state=state if use_cache else None)
 
     def _read(self, x: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x: (batch, tokens, width), of which row i has lengths[i]; None: all."""
+        """x: (batch, tokens, width). lengths: (batch,), tokens of each row; None: all."""
         tokens, outputs, after = x.shape[1], [], []
         for i, layer in enumerate(self.layers):
             x = x if i == 0 else self.dropout(x)
@@ -151,7 +151,7 @@ class CharRNNModel(CharRNNPreTrainedModel):
 
 
 class CharRNNForCausalLM(CharRNNPreTrainedModel, GenerationMixin):
-    """The next token from all before it. With tied embeddings, a projection leads from the hidden to their size."""
+    """Predicts the next token. With tied embeddings, a projection maps the hidden size to the embedding size."""
 
     _tied_weights_keys = {"head.weight": "rnn.embedding.weight"}
 
@@ -180,8 +180,8 @@ class CharRNNForCausalLM(CharRNNPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         **unused,
     ) -> CharRNNCausalLMOutput:
-        """labels: (batch, tokens), the input_ids themselves, -100 where nothing is to be predicted; they are shifted
-        here. For the rest see CharRNNModel."""
+        """labels: (batch, tokens), the input_ids themselves, -100 = ignored; they are shifted here. For the other
+        arguments see CharRNNModel."""
         output = self.rnn(input_ids, attention_mask, state, use_cache)
         logits = self.head(self.projection(self.dropout(output.last_hidden_state)))
         loss = None
@@ -191,7 +191,7 @@ class CharRNNForCausalLM(CharRNNPreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # the cache is `state`, which grows with nothing
+        return False  # the cache is `state`, of constant size
 
     @staticmethod
     def _reorder_cache(state: Tensor, beams: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Speech as CPC reads it: strided convolutions over the raw waveform, and a recurrent context. Imports torch and
-transformers only.
+"""CPC's audio encoder: strided convolutions over the raw waveform, and a recurrent context. Imports only torch and
+transformers.
 
-Nothing depends on what comes later: each convolution reads backwards, normalisation is over the channels of one moment.
+Strictly causal: convolutions are padded on the left only, and normalisation is over the channels of one frame.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 
 class CpcAudioConfig(PreTrainedConfig):
-    """hidden_size: channels of every convolution. context_size: of the GRU. sampling_rate: in Hz."""
+    """hidden_size: channels of every convolution. context_size: width of the GRU. sampling_rate: in Hz."""
 
     model_type = "mmssl_cpc_audio"
 
@@ -44,8 +44,8 @@ class CpcAudioConfig(PreTrainedConfig):
 
 @dataclass
 class CpcAudioOutput(ModelOutput):
-    """last_hidden_state: (batch, frames, context_size), the context: all that was heard up to then. encoded: (batch,
-    frames, hidden_size), of some 30 ms each. pooler_output: (batch, context_size), the mean context of a recording."""
+    """last_hidden_state: (batch, frames, context_size), a summary of the recording up to each frame. encoded: (batch,
+    frames, hidden_size), from about 30 ms each. pooler_output: (batch, context_size), the mean context."""
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
@@ -53,7 +53,7 @@ class CpcAudioOutput(ModelOutput):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Over the channels of each moment alone. (batch, channels, time)."""
+    """Layer norm over the channels of each frame. (batch, channels, time)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.mT).mT
@@ -80,7 +80,7 @@ class CpcAudioPreTrainedModel(PreTrainedModel):
 
 
 class CpcAudioModel(CpcAudioPreTrainedModel):
-    """Frame t has heard the samples before (t + 1) * hop, and none after; a recording of n samples has n // hop."""
+    """Frame t depends only on the samples before (t + 1) * hop; a recording of n samples has n // hop frames."""
 
     with_a_head = {"AutoModelForAudioClassification": "cpc_audio.CpcAudioForAudioClassification"}
 
@@ -90,7 +90,7 @@ class CpcAudioModel(CpcAudioPreTrainedModel):
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             layers.append(
                 nn.Sequential(
-                    nn.ConstantPad1d((kernel - stride, 0), 0.0),  # on the left alone
+                    nn.ConstantPad1d((kernel - stride, 0), 0.0),  # on the left only
                     nn.Conv1d(channels, width, kernel, stride, bias=False),
                     ChannelNorm(width),
                     nn.ReLU(),
@@ -102,11 +102,11 @@ class CpcAudioModel(CpcAudioPreTrainedModel):
         self.post_init()
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Of recordings of so many samples."""
+        """The number of frames of recordings of `lengths` samples."""
         return lengths // self.config.hop
 
     def forward(self, input_values: Tensor, attention_mask: Tensor | None = None, **unused) -> CpcAudioOutput:
-        """input_values: (batch, samples). attention_mask: (batch, samples), 0 where a recording has ended."""
+        """input_values: (batch, samples). attention_mask: (batch, samples), 0 = padding."""
         encoded = self.encoder(input_values[:, None]).mT
         context, _ = self.context(encoded)
         if attention_mask is None:
@@ -119,7 +119,7 @@ class CpcAudioModel(CpcAudioPreTrainedModel):
 
 
 class CpcAudioForAudioClassification(CpcAudioPreTrainedModel):
-    """A linear layer on the mean context; all of it is trained."""
+    """A linear layer on the mean context; the encoder is trained too."""
 
     def __init__(self, config: CpcAudioConfig) -> None:
         super().__init__(config)

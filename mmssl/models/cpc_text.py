@@ -1,5 +1,5 @@
-"""Text as CPC reads it: a convolution over the words of a sentence, their mean, and a recurrent context over sentences.
-Imports torch and transformers only.
+"""CPC's text encoder: a convolution over the words of a sentence, their mean, and a recurrent context over sentences.
+Imports only torch and transformers.
 
 van den Oord et al. 2018, arXiv:1807.03748, section 3.3.
 """
@@ -15,7 +15,8 @@ from transformers.utils import ModelOutput
 
 
 class CpcTextConfig(PreTrainedConfig):
-    """embedding_size: of words. hidden_size: of sentences. context_size: of the GRU. kernel_size: words, odd."""
+    """embedding_size: of word vectors. hidden_size: of sentence vectors. context_size: width of the GRU. kernel_size:
+    in words, odd."""
 
     model_type = "mmssl_cpc_text"
 
@@ -30,12 +31,12 @@ class CpcTextConfig(PreTrainedConfig):
 
 @dataclass
 class CpcTextOutput(ModelOutput):
-    """Of sentences, (batch, words): last_hidden_state (batch, words, hidden_size), after the convolution; pooler_output
-    (batch, hidden_size), its mean over the words, the vector of the sentence.
+    """For sentences, (batch, words): last_hidden_state (batch, words, hidden_size), after the convolution;
+    pooler_output (batch, hidden_size), its mean over the words, the vector of the sentence.
 
-    Of documents, (batch, sentences, words): encoded (batch, sentences, hidden_size), the vectors of the sentences;
-    last_hidden_state (batch, sentences, context_size), all that was read up to each; pooler_output (batch,
-    context_size), the mean of that."""
+    For documents, (batch, sentences, words): encoded (batch, sentences, hidden_size), the vectors of the sentences;
+    last_hidden_state (batch, sentences, context_size), the context after each sentence; pooler_output (batch,
+    context_size), the mean context."""
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
@@ -43,7 +44,7 @@ class CpcTextOutput(ModelOutput):
 
 
 class CpcTextModel(PreTrainedModel):
-    """The context after a sentence depends on no later one."""
+    """The context after a sentence does not depend on later sentences."""
 
     config_class = CpcTextConfig
     base_model_prefix = "cpc"
@@ -61,7 +62,9 @@ class CpcTextModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=self.config.initializer_range)  # small: what is learned must outgrow it
+            init.normal_(
+                module.weight, std=self.config.initializer_range
+            )  # small, so that what is learned soon dominates
             init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.Conv1d):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -84,11 +87,11 @@ class CpcTextModel(PreTrainedModel):
         self.embedding = value
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Of documents of so many sentences: as many."""
+        """The number of frames of documents of `lengths` sentences: one per sentence."""
         return lengths
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **unused) -> CpcTextOutput:
-        """input_ids, attention_mask: (batch, words), or (batch, sentences, words); a sentence without words is
+        """input_ids, attention_mask: (batch, words), or (batch, sentences, words), where a sentence without words is
         padding."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -107,18 +110,18 @@ class CpcTextModel(PreTrainedModel):
         return CpcTextOutput(last_hidden_state=context, pooler_output=pooled, encoded=encoded)
 
     def _packed(self, input_ids: Tensor, there: Tensor) -> Tensor:
-        """(sentences, words) -> (sentences, hidden): the mean, with nothing computed for padding, of which sentences of
-        unlike length have twice as much as words."""
+        """(sentences, words) -> (sentences, hidden): the mean over words. Nothing is computed for padding, which is two
+        thirds of a batch of sentences of different lengths. there: (sentences, words) bool, True = a word."""
         size, count = self.convolution.kernel_size[0], there.sum(1)
-        if size == 1:  # what becomes of a word does not depend on its neighbours: once for each that occurs
+        if size == 1:  # a word's output does not depend on its neighbours: compute it once per distinct word
             occurring, place = input_ids[there].unique(return_inverse=True)
             seen = self.embedding(occurring)
-        else:  # all words in one row, zeros between the sentences, and of each word those that the convolution sees
+        else:  # all words in one sequence, with zeros between sentences; for each word, the words in its kernel
             kept, is_word = (F.pad(there, (0, size // 2), value=gap) for gap in (True, False))
             is_word, place = is_word[kept], torch.arange(int(count.sum()), device=there.device)
             row = self.embedding(F.pad(input_ids, (0, size // 2))[kept]) * is_word[:, None]
             row = F.pad(row, (0, 0, size // 2, size // 2))
             seen = torch.cat([row[i : i + len(is_word)][is_word] for i in range(size)], 1)  # (words, size * embedding)
         words = F.linear(seen, self.convolution.weight.transpose(1, 2).flatten(1), self.convolution.bias).relu()
-        words = words.to(seen.dtype)  # of autocast's bf16 no means are taken
+        words = words.to(seen.dtype)  # means are not taken in autocast's bf16
         return F.embedding_bag(place, words, offsets=count.cumsum(0) - count, mode="mean")

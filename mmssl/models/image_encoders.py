@@ -1,7 +1,7 @@
-"""Encoders of images by name, each a stock class of transformers, from scratch or from a checkpoint.
+"""Image encoders by name, all standard classes of transformers, new or from a checkpoint.
 
-ResNet: He et al. 2015, arXiv:1512.03385. ViT: Dosovitskiy et al. 2020, arXiv:2010.11929; its small sizes from DeiT,
-arXiv:2012.12877. `micro` is for small images on a CPU, and without a paper.
+ResNet: He et al. 2015, arXiv:1512.03385. ViT: Dosovitskiy et al. 2020, arXiv:2010.11929; small sizes from DeiT,
+arXiv:2012.12877. The `micro` sizes are ours, for small images on a CPU.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SIZES: dict[str, ResNetSize | ViTSize] = {
     "vit-large": ViTSize(1024, 24, 16),
 }
 NAMES = tuple(SIZES)
-SMALLEST = 32  # px: a ResNet halves the side four times, and smaller images are enlarged
+SMALLEST = 32  # px; smaller images are enlarged, because a ResNet halves the side four times
 SNIPPETS = {
     "Features of a picture": """
 import torch
@@ -73,22 +73,26 @@ print(model.config.num_labels, processor.size)
 }
 SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
                "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as torchvision's and timm's encoders have them
+LIMITS_OF_VIEWS = (
+    "The model was trained without labels, to ignore crops and colour changes: evaluate it on your task before you "
+    "rely on it."
+)
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as in torchvision and timm
 
 
 @dataclass
 class EncoderArgs(Flags):
-    """Flags of recipes that pretrain any encoder of images."""
+    """Flags of recipes that pretrain any image encoder."""
 
-    encoder: str = flag("resnet-micro", "from scratch, a class of transformers", NAMES, of_new_model=True)
+    encoder: str = flag("resnet-micro", "architecture of a new encoder", NAMES, of_new_model=True)
     model_name_or_path: str | None = flag(None, "continue from this encoder: an earlier run, a directory or a Hub id")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     image_size: int | None = flag(
-        None, "pixels a side; default: what the data has, at least 32", at_least=8, at_most=2048, of_new_model=True
+        None, "side in pixels; default: that of the data, at least 32", at_least=8, at_most=2048, of_new_model=True
     )
     patch_size: int | None = flag(
         None,
-        "pixels a side, of a ViT's patches; default: an eighth of the image",
+        "side of a ViT's patches in pixels; default: an eighth of the image",
         at_least=1,
         at_most=2048,
         of_new_model=True,
@@ -96,7 +100,7 @@ class EncoderArgs(Flags):
 
 
 def build(args: EncoderArgs, side: int) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """The encoder that the flags name, and the processor of its images. side: pixels that the data's images have."""
+    """The encoder that the flags describe, and its image processor. side: of the data's images, in pixels."""
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.trust_remote_code)
     return from_scratch(args.encoder, args.image_size or max(SMALLEST, side), args.patch_size)
@@ -105,9 +109,9 @@ def build(args: EncoderArgs, side: int) -> tuple[PreTrainedModel, BaseImageProce
 def from_scratch(
     name: str, image_size: int, patch_size: int | None = None
 ) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """A new encoder and the processor of its images. patch_size: of a ViT; by default an eighth of the image's side.
+    """A new encoder and its image processor. patch_size: of a ViT; default: an eighth of the image's side.
 
-    Raises BadInput where the patches do not divide the image.
+    Raises BadInput if the patch size does not divide the image size.
     """
     from transformers import ViTImageProcessorPil
 
@@ -123,24 +127,24 @@ def from_scratch(
 
 
 def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """The encoder of any checkpoint of images and its image processor. Raises BadInput where it is none."""
+    """The image encoder of any checkpoint, and its image processor. Raises BadInput if it has none."""
     from transformers.image_processing_utils import BaseImageProcessor
 
     from mmssl.models import pretrained
 
     model, processor = pretrained.load(name, trust_remote_code, may_lack="pooler", remove_missing=True)
-    processor = getattr(processor, "image_processor", processor)  # of a processor of images and text
+    processor = getattr(processor, "image_processor", processor)  # part of a processor for images and text
     if not isinstance(processor, BaseImageProcessor):
-        raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} takes no images")
+        raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} does not take images")
     if type(model).__name__ == "ViTMAEModel":
         model = to_vit(model)  # without masks
-    return getattr(model, "vision_model", model), processor  # a tower of an image-text model is an encoder, too
+    return getattr(model, "vision_model", model), processor  # one tower of an image-text model
 
 
 @torch.no_grad()
 def to_vit(encoder: ViTMAEModel) -> ViTModel:
-    """The same encoder without masking. A pooler that changes nothing: AutoModel expects one, and a missing one would
-    be made up at random."""
+    """The same encoder without masking, with an identity pooler: AutoModel expects a pooler, and would initialise a
+    missing one at random."""
     from transformers import ViTConfig, ViTModel
 
     same = {name: getattr(encoder.config, name) for name in SAME_IN_VIT}
@@ -163,13 +167,19 @@ def width(model: PreTrainedModel) -> int:
 
 
 def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
-    """(batch, 3, height, width), normalised -> (batch, width(model)): the mean over places of a convolutional network;
-    of a transformer the class token, where the model has a pooler that gives it, else the mean of its tokens."""
+    """(batch, 3, height, width), normalised -> (batch, width(model)). For a convolutional network, the mean over
+    positions; for a transformer, the output of its pooler, or the mean over tokens if it has none."""
     output = model(pixels)
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:
         return output.last_hidden_state.mean(1)
     return pooled.flatten(1)
+
+
+def freeze_patches(model: PreTrainedModel) -> None:
+    """A ViT's patch projection stays as it is (MoCo v3, arXiv:2104.02057, section 4.2). Other encoders have none."""
+    if getattr(model.config, "patch_size", None):
+        model.get_input_embeddings().requires_grad_(False)
 
 
 def _resnet(size: ResNetSize) -> PreTrainedModel:
@@ -178,7 +188,7 @@ def _resnet(size: ResNetSize) -> PreTrainedModel:
     config = ResNetConfig(
         embedding_size=size.stem, hidden_sizes=list(size.widths), depths=list(size.blocks), layer_type=size.kind
     )
-    # 1.5 to 2 times as fast as the usual layout, on CPUs and on GPUs alike
+    # 1.5 to 2 times as fast as the default layout, on CPUs and on GPUs
     return ResNetModel(config).to(memory_format=torch.channels_last)
 
 
@@ -187,14 +197,14 @@ def _vit(size: ViTSize, image_size: int, patch_size: int) -> PreTrainedModel:
 
     if not 0 < patch_size <= image_size or image_size % patch_size:
         fitting = [side for side in range(2, image_size) if image_size % side == 0]
-        raise BadInput(f"--patch_size {patch_size} does not divide --image_size {image_size}; {fitting} would")
+        raise BadInput(f"--patch_size {patch_size} does not divide --image_size {image_size}; these would: {fitting}")
     config = ViTConfig(
         image_size=image_size, patch_size=patch_size, hidden_size=size.width, num_hidden_layers=size.layers,
         num_attention_heads=size.heads, intermediate_size=4 * size.width, hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0, layer_norm_eps=1e-6, pooler_act="linear",
     )  # fmt: skip
     model = memory.build(lambda: ViTModel(config), f"--image_size {image_size}, --patch_size {patch_size}")
-    with torch.no_grad():  # the pooler gives the class token as it is
+    with torch.no_grad():  # identity: the pooler returns the class token
         nn.init.eye_(model.pooler.dense.weight)
         nn.init.zeros_(model.pooler.dense.bias)
     model.pooler.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The architectures that transformers lacks. Once this is imported, Auto classes know them without remote code."""
+"""Registers the architectures that transformers lacks, so that Auto classes load them without remote code."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForCausalLM
 

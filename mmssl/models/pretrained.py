@@ -1,6 +1,6 @@
-"""Reading back: a checkpoint from a directory or the Hub, whole and of one piece, or a sentence on what is wrong.
+"""Loading of checkpoints from a directory or the Hub. An incomplete or damaged one is refused with a clear message.
 
-Weights come from safetensors only, never from a pickle. Code that lies beside them runs only where the caller says so.
+Weights are read from safetensors only, never from a pickle. Code in a checkpoint runs only if the caller allows it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-import transformers  # its classes are imported when they are first named
+import transformers  # its classes are imported on first use
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -23,7 +23,7 @@ from mmssl.errors import BadInput, first_line
 from mmssl.models import remote_code
 from mmssl.plain_text import say
 
-# of a checkpoint, and of the whole model that an export may have beside its encoder
+# files of a checkpoint, and of the whole model that an export may have in pretraining/
 JSON_FILES = [
     folder + name
     for folder in ("", "pretraining/")
@@ -45,17 +45,16 @@ def load(
     auto_class: str = "AutoModel",
     flag: str = "--model_name_or_path",
 ) -> tuple[transformers.PreTrainedModel, object]:
-    """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a part that need not be there ("pooler");
-    remove_missing: then take it out of the model instead of leaving it random.
-    auto_class: what to load it with. flag: what named it.
+    """(model, processor) of `name`, a directory or a Hub id; fp32. may_lack: a module that may be missing ("pooler");
+    remove_missing: then take it out of the model instead of leaving it random. auto_class: the transformers class that
+    loads it. flag: the flag that named it, for messages.
 
-    Raises BadInput where a file is missing or damaged, where the weights are not those that config.json describes or
-    are not finite, and where the tokenizer has no vocabulary: transformers would fill such gaps with random weights and
-    empty vocabularies.
+    Raises BadInput if a file is missing or damaged, if the weights do not match config.json or are not finite, or if
+    the tokenizer has no vocabulary: transformers would fill such gaps with random weights and empty vocabularies.
     """
     flag = f"{flag} {name}"
     folder = read_configs(name, flag, trust_remote_code)
-    own = remote_code.is_ours(_model_type(folder))  # then our class, and not the directory's copy of its code
+    own = remote_code.is_ours(_model_type(folder))  # our class is used then, not the directory's copy of its code
     trust_remote_code &= not own
     trust = {"trust_remote_code": trust_remote_code}
     try:
@@ -68,30 +67,30 @@ def load(
             **trust,
         )
         processor = _processor(name, trust)
-    except Exception as error:  # whatever a damaged file can raise
-        said = str(error).splitlines()[0] if str(error) else ""
+    except Exception as error:  # a damaged file raises many kinds
+        cause = str(error).splitlines()[0] if str(error) else ""
         if "trust_remote_code" in str(error):
-            said = (
-                "its tokenizer or processor is code of its own, which an export of this project never has"
+            cause = (
+                "its tokenizer or processor needs code from the checkpoint, which an export of mmssl never does"
                 if own
-                else "it comes with code of its own; read that code, then add --trust_remote_code to run it"
+                else "it comes with its own code; read that code, then add --trust_remote_code to run it"
             )
         if "safetensors" in type(error).__module__:
-            said = f"model.safetensors is cut off or damaged ({said}); copy or download it again"
+            cause = f"model.safetensors is cut off or damaged ({cause}); copy or download it again"
         if pickle := _pickle(name):
-            said = (
+            cause = (
                 f"no model.safetensors; {pickle} is not read: it is a pickle, which can run code. Convert it, in a "
-                f"process of its own that reads tensors only, with: {convert_command(name)}"
+                f"separate process that reads only tensors, with: {convert_command(name)}"
             )
         if isinstance(error, json.JSONDecodeError):
-            said = f"one of its JSON files is cut off or damaged ({said}); copy or download it again"
-        raise BadInput(f"{flag}: {said or type(error).__name__}") from error
+            cause = f"one of its JSON files is cut off or damaged ({cause}); copy or download it again"
+        raise BadInput(f"{flag}: {cause or type(error).__name__}") from error
     missing = {key for key in report["missing_keys"] if may_lack not in key.split(".")}
     wrong = sorted({*missing, *(key for key, *_ in report["mismatched_keys"])})
     if wrong:
         raise BadInput(
-            f"{flag}: its weights are not those of the {type(model).__name__} that its config.json describes: "
-            f"{len(wrong)} are missing or of another shape, {wrong[0]} first"
+            f"{flag}: its weights do not match the {type(model).__name__} that its config.json describes: "
+            f"{len(wrong)} are missing or have another shape, {wrong[0]} first"
         )
     if remove_missing and any(may_lack in key.split(".") for key in report["missing_keys"]):
         setattr(model, may_lack, None)
@@ -107,24 +106,24 @@ def load(
 
 
 def check_finite(model: transformers.PreTrainedModel, flag: str) -> None:
-    """Raises BadInput, beginning with `flag`, where a weight is NaN or infinite."""
+    """Raises BadInput, starting with `flag`, if a weight is NaN or infinite."""
     for name, value in model.named_parameters():
         if not value.isfinite().all():
             raise BadInput(f"{flag}: its weight {name} holds NaN or infinite values; its training diverged")
 
 
 def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
-    """The folder with the JSON files of `name`, a directory or a Hub id, before any library parses them. One sentence
-    on stderr names the code that they name and that is not run.
+    """The folder with the JSON files of `name`, a directory or a Hub id, checked before any library parses them. Warns
+    on stderr about code that they name and that is not run.
 
-    Raises BadInput, beginning with `flag`, where one is damaged or nested too deeply, or where there is no checkpoint.
+    Raises BadInput, starting with `flag`, if a file is damaged or nested too deeply, or if there is no checkpoint.
     """
     folder = Path(name)
     if not folder.is_dir():
         try:
             ask_hub(name)
             folder = Path(snapshot_download(name, allow_patterns=JSON_FILES, tqdm_class=_Quiet))
-        except Exception as error:  # whatever the Hub, or the way to it, says
+        except Exception as error:  # the Hub client raises many kinds
             raise BadInput(f"{flag}: no such directory, and the Hub answered: {said_by_hub(error)}") from error
     try:
         for file in (folder / file for file in JSON_FILES):
@@ -135,21 +134,21 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
         raise BadInput(f"{flag}: {error}") from error
     if foreign and not trust_remote_code and rank() == 0:
         say(
-            f"warning: {flag} names code of its own ({'; '.join(foreign)}). It is not run, and not written into what "
-            "this run leaves",
+            f"warning: {flag} names its own code ({'; '.join(foreign)}). The code is not run, and not copied to this "
+            "run's export",
             sys.stderr,
         )
     return folder
 
 
 def ask_hub(name: str) -> list[str]:
-    """The files of a repository; none with HF_HUB_OFFLINE. Before any download: where the Hub does not answer, this
-    raises after HUB_TIMEOUT seconds, while downloads try again for minutes without a word."""
+    """The files of a repository; [] with HF_HUB_OFFLINE. Call it before a download: if the Hub does not answer, this
+    raises after HUB_TIMEOUT seconds, while a download retries silently for minutes."""
     return [] if HF_HUB_OFFLINE else [s.rfilename for s in HfApi().model_info(name, timeout=HUB_TIMEOUT).siblings or []]
 
 
 def said_by_hub(error: Exception) -> str:
-    """One sentence, with what helps where the Hub gave no answer."""
+    """The Hub's error in one sentence, with advice if it did not answer."""
     answered = HF_HUB_OFFLINE or isinstance(error, (HfHubHTTPError, HFValidationError))
     advice = "" if answered else f" (no answer in {HUB_TIMEOUT} s). If it was downloaded before, set HF_HUB_OFFLINE=1"
     return f"{type(error).__name__}: {first_line(error)}{advice}"
@@ -174,10 +173,10 @@ def _model_type(folder: Path):
 
 
 def _pickle(name: str) -> str | None:
-    """The pickle that holds the weights of `name`, where no safetensors file does."""
+    """The pickle with the weights of `name`, or None if there is a safetensors file."""
     try:
         files = [file.name for file in Path(name).iterdir()] if Path(name).is_dir() else ask_hub(name)
-    except Exception:  # then the first message is the better one
+    except Exception:  # the original error says more
         return None
     if any(file.endswith(".safetensors") and "/" not in file for file in files):
         return None
@@ -190,6 +189,6 @@ def _processor(name: str, trust: dict[str, bool]):
     except (OSError, ValueError, TypeError):
         try:  # AutoProcessor misses a feature extractor alone: a Wav2Vec2 model's has a tokenizer too
             return transformers.AutoFeatureExtractor.from_pretrained(name, **trust)
-        except Exception:  # not that either: the first message is the better one
+        except Exception:  # the original error says more
             pass
         raise

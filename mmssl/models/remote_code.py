@@ -1,8 +1,8 @@
-"""Code that comes with a checkpoint: which files name some, how it is kept out of what we write, and which is known.
+"""Code that comes with a checkpoint: find references to it, keep them out of exports, and recognise code that has run.
 
-A config.json names classes in `auto_map`, as "module.Class", or as "user/repository--module.Class" of the Hub. With
+A config.json names classes in `auto_map`, as "module.Class", or as "user/repository--module.Class" on the Hub. With
 trust_remote_code, transformers imports them. Configs of tokenizers and processors can do the same. Built-in
-architectures load without them, but the key stays in the object, and `save_pretrained` would write it.
+architectures load without that code, but the key stays in the object, and `save_pretrained` would write it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import transformers  # its classes are imported when they are first named
+import transformers  # its classes are imported on first use
 
 from mmssl import bounded_json
 from mmssl.durable import sha256
 
-OUR_FILES = ("char_rnn.py", "cpc_audio.py", "cpc_text.py", "word2vec.py")  # travel with an export
+OUR_FILES = ("char_rnn.py", "cpc_audio.py", "cpc_text.py", "word2vec.py")  # copied into exports
 KEYS = ("auto_map", "custom_pipelines", "custom_generate")
 
 
 def is_ours(model_type) -> bool:
-    """True for an architecture of mmssl.models: it is built from the class here, never from a copy in a directory."""
+    """True for an architecture of mmssl.models: it is always built from our class, never from a copy in a directory."""
     import mmssl.models.own  # noqa: F401  registers them
 
     known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
@@ -28,8 +28,8 @@ def is_ours(model_type) -> bool:
 
 
 def named(folder: Path) -> list[str]:
-    """["config.json: evil.Model", ...], the code that the JSON files of a checkpoint name. Left out is what mmssl
-    writes for its own architectures."""
+    """["config.json: evil.Model", ...]: the code that the JSON files of a checkpoint name, except mmssl's own
+    architectures."""
     found = []
     for file in _configs(folder):
         content = bounded_json.read(file)
@@ -40,7 +40,7 @@ def named(folder: Path) -> list[str]:
 
 
 def drop(model: transformers.PreTrainedModel | None, processor) -> None:
-    """Forget the code that the checkpoint named, so that `save_pretrained` does not pass it on."""
+    """Remove references to the checkpoint's code, so that `save_pretrained` does not write them."""
     parts = (
         [] if model is None else [part for part in model.modules() if isinstance(part, transformers.PreTrainedModel)]
     )
@@ -51,11 +51,11 @@ def drop(model: transformers.PreTrainedModel | None, processor) -> None:
 
 
 def has_run(directory: Path, model: transformers.PreTrainedModel, processor) -> set[str]:
-    """sha256 of each file of code that may run when `directory` is loaded again; empty where it names no such code.
+    """sha256 of each code file that may run when `directory` is loaded again; empty if it names no such code.
 
-    Those are mmssl/models, the files that define `model` and `processor`, and what transformers has imported from
-    checkpoints into this process, which it does under --trust_remote_code only. Known by content: neither the name of
-    a file nor a key in a config is a reason to trust it.
+    These are the files of mmssl/models, the files that define `model` and `processor`, and files that transformers has
+    imported from checkpoints into this process, which it does only with --trust_remote_code. They are compared by
+    content: a file name or a key in a config is no reason to trust a file.
     """
     from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -74,12 +74,12 @@ def has_run(directory: Path, model: transformers.PreTrainedModel, processor) -> 
 
 
 def _configs(folder: Path) -> list[Path]:
-    """Its JSON files but for the largest, which name no code."""
+    """The JSON files in `folder`, without the largest ones, which do not name code."""
     return [file for file in sorted(folder.glob("*.json")) if file.name not in ("tokenizer.json", "vocab.json")]
 
 
 def _references(content) -> list[str]:
-    """Strings "module.Class" below any of KEYS, at any depth."""
+    """All strings "module.Class" under any of KEYS, at any depth."""
     if isinstance(content, list):
         return [name for value in content for name in _references(value)]
     if not isinstance(content, dict):
@@ -96,10 +96,10 @@ def _strings(value) -> list[str]:
 
 
 def _drop(value) -> None:
-    if isinstance(value, transformers.PreTrainedTokenizerBase):  # not all of its attributes: one is the vocabulary
+    if isinstance(value, transformers.PreTrainedTokenizerBase):  # skip its other attributes: one is the vocabulary
         value._auto_map = None
         return _drop(value.init_kwargs)
-    written = (  # what save_pretrained writes from the attributes of
+    written = (  # classes whose attributes save_pretrained writes
         transformers.PreTrainedConfig, transformers.GenerationConfig, transformers.ImageProcessingMixin,
         transformers.FeatureExtractionMixin, transformers.ProcessorMixin,
     )  # fmt: skip
@@ -107,7 +107,7 @@ def _drop(value) -> None:
         return _drop(vars(value))
     if isinstance(value, dict):
         for key in KEYS:
-            if isinstance(value.get(key), (str, dict, list, tuple)):  # a number is one of a label or of a token
+            if isinstance(value.get(key), (str, dict, list, tuple)):  # a number belongs to a label or a token
                 del value[key]
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
         _drop(part)

@@ -1,5 +1,4 @@
-"""Models of two towers, one for images and one for texts, with their processors: new, from a checkpoint, or from two
-encoders put side by side."""
+"""Image–text models with two towers, and their processors: new, from a checkpoint, or combined from two encoders."""
 
 from __future__ import annotations
 
@@ -32,21 +31,21 @@ if TYPE_CHECKING:
 class TowerArgs(Flags):
     """Sizes of a new model."""
 
-    image_size: int = flag(72, "pixels a side", at_least=1, at_most=2048)
-    patch_size: int = flag(12, "pixels a side", at_least=1, at_most=2048)
-    vision_width: int = flag(192, "width of the image encoder; 64 to a head", at_least=64, at_most=16384)
+    image_size: int = flag(72, "side of images in pixels", at_least=1, at_most=2048)
+    patch_size: int = flag(12, "side of patches in pixels", at_least=1, at_most=2048)
+    vision_width: int = flag(192, "width of the image encoder, a multiple of 64", at_least=64, at_most=16384)
     vision_layers: int = flag(4, "layers of the image encoder", at_least=1, at_most=200)
-    text_width: int = flag(128, "width of the text encoder; 64 to a head", at_least=64, at_most=16384)
+    text_width: int = flag(128, "width of the text encoder, a multiple of 64", at_least=64, at_most=16384)
     text_layers: int = flag(1, "layers of the text encoder", at_least=1, at_most=200)
-    projection_dim: int = flag(128, "width of the shared space", at_least=1, at_most=16384)
-    vocab_size: int = flag(2300, "size of the vocabulary learned from the captions", at_least=2, at_most=10**6)
+    projection_dim: int = flag(128, "dimension of the shared space", at_least=1, at_most=16384)
+    vocab_size: int = flag(2300, "size of a new tokenizer, trained on the captions", at_least=2, at_most=10**6)
 
 
 SIZES = tuple(f.name for f in fields(TowerArgs))
 
 
 def build(args, captions: Callable[[], list[str]]) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """As the flags of recipes/clip.py have it. captions: what a new tokenizer is trained on."""
+    """The model and processor that the flags of recipes/clip.py describe. captions: to train a new tokenizer on."""
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.trust_remote_code)
     if args.vision_model_name_or_path:
@@ -68,7 +67,7 @@ def from_scratch(
     text_layers: int,
     projection_dim: int,
 ) -> tuple[CLIPModel, CLIPProcessor]:
-    """A CLIPModel with 64 to an attention head and four times the width in its MLPs, and its processor."""
+    """A CLIPModel with attention heads of width 64 and MLPs of four times the width, and its processor."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
     for name, width in (("vision_width", vision_width), ("text_width", text_width)):
@@ -94,21 +93,21 @@ def from_scratch(
 
 
 def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Any checkpoint with two towers. Raises BadInput where `name` is none."""
+    """Any checkpoint with two towers. Raises BadInput if `name` is not one."""
     from transformers import ProcessorMixin
 
     flag = f"--model_name_or_path {name}"
     model, processor = pretrained.load(name, trust_remote_code)
     if not isinstance(getattr(model, "logit_scale", None), nn.Parameter) or not isinstance(processor, ProcessorMixin):
-        raise BadInput(f"{flag} is a {type(model).__name__}, not a model of image–text pairs")
+        raise BadInput(f"{flag} is a {type(model).__name__}, not an image–text model")
     if isinstance(getattr(model, "logit_bias", None), nn.Parameter):
-        raise BadInput(f"{flag} is a {type(model).__name__}, which reads padded texts; here they are trimmed")
+        raise BadInput(f"{flag} is a {type(model).__name__}, which needs texts padded to full length; choose a CLIP")
     return model, fitted(processor, model, flag)
 
 
 def from_towers(vision: str, text: str) -> tuple[VisionTextDualEncoderModel, VisionTextDualEncoderProcessor]:
-    """Two pretrained encoders, or a tower each of two CLIPs, with new projections on top. Raises BadInput where one
-    does not load."""
+    """Two pretrained encoders, or one tower of each of two CLIPs, with new projections. Raises BadInput if one does not
+    load."""
     from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
 
     images, images_processor = pretrained.load(vision, may_lack="pooler", flag="--vision_model_name_or_path")
@@ -122,15 +121,15 @@ def from_towers(vision: str, text: str) -> tuple[VisionTextDualEncoderModel, Vis
             tokenizer=getattr(texts_processor, "tokenizer", texts_processor),
         )
     except (TypeError, ValueError, AttributeError) as error:  # a config without hidden_size is an AttributeError
-        raise BadInput(f"the encoders {vision} and {text} make no pair: {first_line(error)}") from error
+        raise BadInput(f"the encoders {vision} and {text} cannot be combined: {first_line(error)}") from error
     return model, fitted(processor, model, f"the encoders {vision} and {text}")
 
 
 @torch.no_grad()
 def fitted(processor: ProcessorMixin, model: PreTrainedModel, name: str) -> ProcessorMixin:
-    """The processor, able to pad. Raises BadInput, beginning with `name`, where the model cannot take what it gives."""
+    """The processor, with a padding token. Raises BadInput, starting with `name`, if the model rejects its output."""
     tokenizer, vocabulary = processor.tokenizer, model.config.text_config.vocab_size
-    if tokenizer.pad_token is None:  # which token is all the same: the attention mask hides it
+    if tokenizer.pad_token is None:  # any token will do: the attention mask hides it
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.unk_token
     if len(tokenizer) > vocabulary:
         raise BadInput(f"{name}: a tokenizer of {len(tokenizer)} tokens for a model of {vocabulary}")
@@ -138,20 +137,20 @@ def fitted(processor: ProcessorMixin, model: PreTrainedModel, name: str) -> Proc
         model.get_image_features(pixel_values=torch.zeros(1, 3, *shape(processor.image_processor)))
         tokens = tokenizer("a", padding=True, return_tensors="pt")
         model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
-    except Exception as error:  # whatever an architecture says to an image size, or to a missing pooler
-        raise BadInput(f"{name}: the model does not take what its processor gives: {first_line(error)}") from error
+    except Exception as error:  # for example a wrong image size or a missing pooler
+        raise BadInput(f"{name}: the model does not accept its processor's output: {first_line(error)}") from error
     return processor
 
 
 def max_length(model: PreTrainedModel, wanted: int) -> int:
-    """Tokens that the text tower can take, at most `wanted`."""
+    """The number of tokens that the text tower can take, at most `wanted`."""
     return min(wanted, getattr(model.config.text_config, "max_position_embeddings", wanted))
 
 
 def freeze(model: PreTrainedModel, tower: str) -> None:
-    """ "vision" or "text": leave that encoder as it is, and train its projection, the other one and the temperature.
+    """Freeze one encoder; its projection, the other encoder and the temperature are trained. tower: "vision" or "text".
 
-    A pooler on top of it is trained too: checkpoints of bare encoders come without, and a random one must not stay.
+    Its pooler is trained too: checkpoints of bare encoders have none, and it must not stay random.
     """
     for name, parameter in getattr(model, f"{tower}_model").named_parameters():
         parameter.requires_grad_("pooler" in name.split("."))
@@ -163,5 +162,5 @@ def _tower(width: int, layers: int) -> dict[str, int]:
         "intermediate_size": 4 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": width // 64,
-        "hidden_act": "gelu",  # one kernel; the original's quick_gelu is four, and a fifth of a CPU step
+        "hidden_act": "gelu",  # one kernel; the original's quick_gelu needs four, a fifth of a step on a CPU
     }

@@ -1,5 +1,5 @@
-"""Word vectors as a transformers model: a table, and the mean over a text's words. Imports torch and transformers
-only."""
+"""Word vectors as a transformers model: an embedding table, and the mean over a text's words. Imports only torch and
+transformers."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Word2VecOutput(ModelOutput):
 
 
 class Word2VecModel(PreTrainedModel):
-    """Each word's vector; its last two rows, <unk> and <pad>, are zero and count for nothing in the mean."""
+    """A table of word vectors. The last two rows, <unk> and <pad>, are zero and are not counted in the mean."""
 
     config_class = Word2VecConfig
     base_model_prefix = "word2vec"

@@ -1,4 +1,4 @@
-"""Word vectors: read from files, put into a table, and the tokenizer whose ids are the table's rows."""
+"""Word vectors: loading from files, copying into an embedding table, and the tokenizer of that table."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
-    """Vectors to go on from, and their outputs where there are any: our own export (a directory or a Hub id), or a
-    word2vec file, text or binary (.bin), also .gz, as gensim, fastText and GloVe with a header write it. Raises
-    BadInput."""
+    """(vectors, output table or None): an export of mmssl (a directory or a Hub id), or a word2vec file, text or binary
+    (.bin), also .gz, as written by gensim, fastText and, with a header, GloVe. Raises BadInput if it cannot be read."""
     from gensim.models import KeyedVectors
 
     path = Path(path)
@@ -33,9 +32,9 @@ def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
         try:
             pretrained.ask_hub(str(path))
             path = Path(snapshot_download(str(path), allow_patterns=["vectors.bin", "pretraining/*"]))
-        except Exception as error:  # whatever the Hub, or the way to it, says
-            said = pretrained.said_by_hub(error)
-            raise BadInput(f"{path}: no such file or directory, and the Hub gave: {said}") from error
+        except Exception as error:  # the Hub client raises many kinds
+            answer = pretrained.said_by_hub(error)
+            raise BadInput(f"{path}: no such file or directory, and the Hub answered: {answer}") from error
     outputs = path / "pretraining" / "outputs.safetensors"
     file = path / "vectors.bin" if path.is_dir() else path
     if not file.is_file():
@@ -57,14 +56,14 @@ def load(path: str | Path) -> tuple[KeyedVectors, Tensor | None]:
 
 
 def write_text(file: Path, words: list[str], table: np.ndarray) -> None:
-    """word2vec's text format, as gensim's save_word2vec_format(binary=False) writes it, in half of its time. table:
-    (words, dim) float32; each number is the shortest that reads back as the same."""
+    """Write word2vec's text format, as gensim's save_word2vec_format(binary=False) does, in half the time. table:
+    (words, dim) float32; each number has the fewest digits that read back as the same value."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     with open(file, "wb") as f:
         f.write(f"{len(words)} {table.shape[1]}\n".encode())
-        for start in range(0, len(words), 10_000):  # rows: in memory as text at once
+        for start in range(0, len(words), 10_000):  # rows that are text in memory at a time
             rows = table[start : start + 10_000]
             ends = pa.array(range(0, rows.size + 1, rows.shape[1]), pa.int32())
             numbers = pc.binary_join(pa.ListArray.from_arrays(ends, pc.cast(pa.array(rows.ravel()), pa.string())), " ")
@@ -73,15 +72,15 @@ def write_text(file: Path, words: list[str], table: np.ndarray) -> None:
 
 
 def with_words(words: list[str], counts: np.ndarray, more: list[str]) -> tuple[list[str], np.ndarray]:
-    """The vocabulary of a text, and behind it the words of `more` that the text lacks: they keep their vectors."""
+    """(words, counts): the vocabulary of a text, then the words of `more` that it lacks, with a count of 0."""
     known = set(words)
     added = [word for word in more if word not in known]
     return words + added, np.concatenate([counts, np.zeros(len(added), np.int64)])
 
 
 def take_over(table: Tensor, words: list[str], vectors: KeyedVectors, values: Tensor | None = None) -> int:
-    """Give the rows of `table`, (words, dim), that belong to words of `vectors` their vectors, or their rows of
-    `values`. Returns how many."""
+    """Copy the vectors of all words that `vectors` knows, or their rows of `values`, into `table`, (words, dim).
+    Returns the number of these words."""
     mine = [i for i, word in enumerate(words) if word in vectors.key_to_index]
     theirs = [vectors.key_to_index[words[i]] for i in mine]
     with torch.no_grad():
@@ -90,18 +89,18 @@ def take_over(table: Tensor, words: list[str], vectors: KeyedVectors, values: Te
 
 
 def say_taken_over(known: int, of: int, name: str) -> None:
-    """One line for those who gave --init_vectors `name`. Raises BadInput where none of its words is known."""
+    """Print how many words start from the vectors of --init_vectors `name`. Raises BadInput if there are none."""
     from accelerate import PartialState
 
     if not known:
-        raise BadInput(f"--init_vectors {name}: it has none of the {of:,} words")
+        raise BadInput(f"--init_vectors {name}: it has none of the {of:,} words of the vocabulary")
     if PartialState().is_main_process:
-        say(f"{known:,} of {of:,} words begin with the vectors of {name}")
+        say(f"{known:,} of {of:,} words start from the vectors of {name}")
 
 
 def tokenizer(words: list[str], plain: bool) -> PreTrainedTokenizerFast:
-    """Words to rows of the table, as `data.corpus` cuts them: at white space; with `plain`, lower-cased letters and
-    digits."""
+    """Maps words to rows of the table. Text is split as in data/text/corpus.py: at white space; with `plain`, it is
+    lower-cased and only letters and digits are kept."""
     from transformers import PreTrainedTokenizerFast
 
     table = Tokenizer(

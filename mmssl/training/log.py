@@ -190,7 +190,7 @@ class Log:
         if self.accelerator.trackers:
             try:
                 self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
-            except Exception as error:  # whatever a tracker, a disk or a network can raise
+            except Exception as error:  # trackers, disks and networks raise many kinds
                 self.warn(f"--report_to {self.args.report_to} failed: {type(error).__name__}: {first_line(error)}")
 
     def _refuse_non_finite(self, rows: list[dict[str, float]]) -> None:

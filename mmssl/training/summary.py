@@ -34,7 +34,7 @@ class Summary:
         description is worth losing the weights."""
         try:
             return make()
-        except Exception as error:  # whatever a method, an evaluation or a library raises
+        except Exception as error:  # methods, evaluations and libraries raise many kinds
             self.warnings.append(f"{what} failed: {type(error).__name__}: {first_line(error)}")
             say(f"warning: {self.warnings[-1]}", sys.stderr)
             return otherwise

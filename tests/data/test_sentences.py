@@ -68,7 +68,7 @@ def test_a_stretch_is_sentences_that_follow_each_other_in_one_document():
 
 def test_every_place_of_a_document_is_cut_at_some_time_and_a_longer_one_more_often():
     data = documents(document(0, 9), document(9, 4), seed=0)
-    assert data.stretches.tolist() == [0, 0, 1]
+    assert data.segments.tolist() == [0, 0, 1]
     begun = set()
     for epoch in range(50):
         data.set_epoch(epoch)

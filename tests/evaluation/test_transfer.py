@@ -159,7 +159,7 @@ def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
         ("--mode few_shot --labels 5", "--labels has no effect with --mode few_shot, which draws episodes"),
         ("--hold_out label=red --held_out 5", "--held_out has no effect with --hold_out label=red"),
         ("--max_length 5", "--max_length has no effect with an encoder of images"),
-        ("--pooling pooler", "2 are missing or of another shape, pooler.dense.bias first"),
+        ("--pooling pooler", "2 are missing or have another shape, pooler.dense.bias first"),
         ("--label_column kind", "--label_column kind: the data has no such column, only image, label"),
         ("--dataset ./none", "--dataset ./none: no such file or folder"),
         ("--model_name_or_path ./none", "--model_name_or_path ./none"),

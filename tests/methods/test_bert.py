@@ -203,7 +203,9 @@ def test_a_vocabulary_that_does_not_fit_is_refused(exported, tmp_path):
     tokenizer = tiny.tokenizer()
     tokenizer.add_tokens(["new", "words"])
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="a tokenizer of 31 tokens for a model of 29; they are not of one checkpoint"):
+    with pytest.raises(
+        BadInput, match="a tokenizer of 31 tokens for a model of 29; they are not from the same checkpoint"
+    ):
         bert.from_pretrained(str(tmp_path), tiny.LENGTH)
 
 
@@ -211,7 +213,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(exported, tmp_path):
 def test_a_tokenizer_without_a_token_that_training_or_export_needs_is_refused(lacks, tmp_path):
     tokens = {f"{name}_token": f"[{name.upper()}]" for name in ("mask", "cls", "sep", "pad") if name != lacks}
     PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer().backend_tokenizer, **tokens).save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match=f"--tokenizer_name .* has no {lacks} token.*leave the flag out"):
+    with pytest.raises(BadInput, match=f"--tokenizer_name .* has no {lacks} token.*leave out the flag"):
         bert.load_tokenizer(str(tmp_path), 16)
 
 

@@ -394,8 +394,8 @@ def nothing(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "said"),
     [
-        (bare_vit, "is a ViTModel, not a model of image–text pairs"),
-        (siglip, "is a SiglipModel, which reads padded texts"),
+        (bare_vit, "is a ViTModel, not an image–text model"),
+        (siglip, "is a SiglipModel, which needs texts padded to full length"),
         (larger_images, r"Input image size \(32\*32\) doesn't match model \(16\*16\)"),
         (more_tokens, "a tokenizer of .* tokens for a model of"),
         (nothing, "nothing: "),

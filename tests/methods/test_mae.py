@@ -177,7 +177,7 @@ def test_training_goes_on_from_the_export_and_from_a_plain_vitmae(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"patch_size": 5}, r"--patch_size 5 does not divide --image_size 16; \[2, 4, 8\] would"),
+        ({"patch_size": 5}, r"--patch_size 5 does not divide --image_size 16; these would: \[2, 4, 8\]"),
         ({"patch_size": 0}, "--patch_size 0 does not divide --image_size 16"),
         ({"patch_size": 32}, "--patch_size 32 does not divide --image_size 16"),
         ({"patch_size": 4, "mask_ratio": 0.99}, "--mask_ratio 0.99 leaves 0 of 16 patches visible"),
@@ -191,5 +191,5 @@ def test_sizes_that_do_not_fit_are_named(options, said):
 
 def test_a_checkpoint_without_a_decoder_is_refused(tmp_path):
     build().exported().save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="is no MAE with its decoder"):
+    with pytest.raises(BadInput, match="is not an MAE with its decoder"):
         mae.from_pretrained(str(tmp_path))

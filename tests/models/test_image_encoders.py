@@ -93,7 +93,7 @@ def test_a_checkpoint_that_takes_no_images_is_refused(tmp_path):
     tiny = cpc.VARIANTS["within"]()
     tiny.method.save_pretrained(tmp_path)
     tiny.processor.save_pretrained(tmp_path)
-    with pytest.raises(BadInput, match="a CpcAudioModel takes no images"):
+    with pytest.raises(BadInput, match="a CpcAudioModel does not take images"):
         image_encoders.build(flags(model_name_or_path=str(tmp_path)), 32)
 
 

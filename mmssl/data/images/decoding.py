@@ -75,7 +75,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     """Images of 16 bits divided by 257, floats in [0, 1] multiplied by 255: one rule for all of a data set, so that
     their brightness can be compared. `convert` alone would clip them, to white or to black.
 
-    Raises BadInput where the values do not say what white is: floats outside [0, 1], integers of more than 16 bits.
+    Raises BadInput if the values do not define white: floats outside [0, 1], integers of more than 16 bits.
     """
     if not is_deep(image.mode):
         return image
@@ -90,7 +90,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def check_resized(size: tuple[int, int], processor) -> None:
-    """Raises BadInput where a processor that resizes by the shorter side makes too large an image of one of `size`."""
+    """Raises BadInput if a processor resizes by the shorter side and so makes too large an image of one of `size`."""
     edge = (processor.size or {}).get("shortest_edge") if processor.do_resize else None
     if edge is None:
         return
