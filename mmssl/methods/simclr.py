@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather, rank
 from mmssl.method import Card, Method, Output
-from mmssl.models import image_encoders
+from mmssl.models import heads, image_encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,8 +53,7 @@ class SimCLR(Method):
         about="SimCLR: two views of an image are to be more alike than views of different images. The encoder is "
         "exported; the projection head, to continue from, is under `pretraining/`.",
         task="image-feature-extraction",
-        limits="It has learned what crops and colour changes leave of these images, not what they show: see what it "
-        "transfers before relying on it.",
+        limits=image_encoders.LIMITS_OF_VIEWS,
         trivial="log(2 batch - 1), that of chance",
         snippets=image_encoders.SNIPPETS,
         tags=("simclr", "contrastive"),
@@ -66,7 +65,7 @@ class SimCLR(Method):
         super().__init__()
         self.encoder, self.views, self.temperature = encoder, views, temperature
         width = image_encoders.width(encoder)
-        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection_dim))
+        self.projection = heads.mlp([width, width, projection_dim], norm="none")
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""

@@ -72,6 +72,10 @@ print(model.config.num_labels, processor.size)
 }
 SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
                "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
+LIMITS_OF_VIEWS = (
+    "It has learned what crops and colour changes leave of these images, not what they show: see what it transfers "
+    "before relying on it."
+)
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as torchvision's and timm's encoders have them
 
 
@@ -160,6 +164,12 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     if pooled is None:
         return output.last_hidden_state.mean(1)
     return pooled.flatten(1)
+
+
+def freeze_patches(model: PreTrainedModel) -> None:
+    """A ViT's patch projection stays as it is (MoCo v3, arXiv:2104.02057, section 4.2). Other encoders have none."""
+    if getattr(model.config, "patch_size", None):
+        model.get_input_embeddings().requires_grad_(False)
 
 
 def _resnet(size: ResNetSize) -> PreTrainedModel:

@@ -157,6 +157,11 @@ def sized(view: View, processor) -> View:
     return replace(view, size=decoding.shape(processor))
 
 
+def made_for(processor, views: Sequence[View]) -> Views:
+    """The views in the size, and with the mean and deviation, of images that `processor` leaves."""
+    return Views([sized(view, processor) for view in views], processor.image_mean, processor.image_std)
+
+
 def multi_crop(
     large: Sequence[View], small_size: int, small_views: int, boundary: float = 0.4, smallest: float = 0.05
 ) -> tuple[View, ...]:
