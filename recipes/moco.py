@@ -1,0 +1,52 @@
+"""MoCo v2, or v1, on unlabelled images.
+
+accelerate launch recipes/moco.py                                    # scikit-learn's digits, built in
+accelerate launch recipes/moco.py --dataset my_folder --encoder resnet18 --image_size 96
+accelerate launch recipes/moco.py --layers 1 --temperature 0.07 --queue_size 65536 --momentum 0.999   # as in v1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.moco import MoCo
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class MocoArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/moco", "where the encoder, log, figures and checkpoints go")
+    projection_dim: int = flag(128, "width of the space that views are compared in", at_least=1, at_most=16384)
+    layers: int = flag(2, "of the head: 2 in v2, 1 in v1", at_least=1, at_most=16)
+    queue_size: int = flag(4096, "keys of earlier images that a view is compared with", at_least=1, at_most=2**22)
+    temperature: float = flag(0.2, "of the softmax; 0.07 in v1", above=0, at_most=100)
+    momentum: float = flag(0.99, "share of itself that the key encoder keeps at a step", at_least=0, at_most=1)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+
+    num_train_epochs: float = flag(60, "passes over the data")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(1e-4, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+
+def main(args: MocoArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    view = views.simclr(source.side, (args.smallest_crop, 1.0))
+    head, task = (args.projection_dim, args.layers), (args.queue_size, args.temperature, args.momentum)
+    method = MoCo(encoder, views.made_for(processor, [view, view]), *head, *task)
+    optimizer = optim.from_args(method, args)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, MocoArgs, __doc__)
