@@ -1,0 +1,51 @@
+"""BYOL on unlabelled images.
+
+accelerate launch recipes/byol.py                                    # scikit-learn's digits, built in
+accelerate launch recipes/byol.py --dataset my_folder --encoder resnet18 --image_size 96
+accelerate launch recipes/byol.py --dataset my_folder --num_train_epochs 1000 --momentum 0.996      # a long run
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.byol import BYOL
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class ByolArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/byol", "where the encoder, log, figures and checkpoints go")
+    hidden_dim: int = flag(1024, "inner width of the heads", at_least=1, at_most=16384)
+    projection_dim: int = flag(256, "width of the space that views are compared in", at_least=1, at_most=16384)
+    momentum: float = flag(
+        0.99, "of the target: its share of itself at the first step; grows to 1", at_least=0, at_most=1
+    )
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+
+    num_train_epochs: float = flag(60, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    weight_decay: float = flag(1e-2, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+
+def main(args: ByolArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    two_views = views.made_for(processor, views.byol(source.side, (args.smallest_crop, 1.0)))
+    method = BYOL(encoder, two_views, args.hidden_dim, args.projection_dim, args.momentum)
+    optimizer = optim.from_args(method, args)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, ByolArgs, __doc__)
