@@ -14,21 +14,31 @@ if TYPE_CHECKING:
 
 
 def adamw(
-    module: nn.Module, learning_rate: float, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+    module: nn.Module,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    constant: nn.Module | None = None,
 ) -> AdamW:
-    """AdamW over the trainable parameters, fused where the device has it (CPU and CUDA do)."""
+    """AdamW over the trainable parameters, fused where the device has it (CPU and CUDA do).
+
+    constant: a part of the module whose learning rate no schedule changes.
+    """
     fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
-    return AdamW(parameter_groups(module, weight_decay), lr=learning_rate, betas=betas, fused=fused)
+    held = dict.fromkeys(constant.parameters()) if constant else {}  # a set that keeps the order
+    groups = parameter_groups([p for p in module.parameters() if p not in held], weight_decay)
+    groups += [group | {"constant": True} for group in parameter_groups(held, weight_decay)]
+    return AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
 
-def from_args(module: nn.Module, args: TrainArgs) -> AdamW:
-    """AdamW as the flags have it."""
-    return adamw(module, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2))
+def from_args(module: nn.Module, args: TrainArgs, constant: nn.Module | None = None) -> AdamW:
+    """AdamW as the flags have it. constant: see `adamw`."""
+    return adamw(module, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2), constant)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
     """Two groups: matrices decay; biases, norms and scalars (anything of fewer than two dimensions) do not."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    trainable = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
@@ -51,7 +61,8 @@ def schedule(step: int, max_steps: int, warmup_steps: float, kind: str = "cosine
 
 
 def set_learning_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Every group's rate becomes `factor` times the one that it was built with."""
+    """Every group's rate becomes `factor` times the one that it was built with, unless the group is constant."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+            initial = group.setdefault("initial_lr", group["lr"])
+            group["lr"] = initial if group.get("constant") else initial * factor

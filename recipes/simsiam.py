@@ -1,0 +1,50 @@
+"""SimSiam on unlabelled images.
+
+accelerate launch recipes/simsiam.py                                    # scikit-learn's digits, built in
+accelerate launch recipes/simsiam.py --dataset my_folder --encoder resnet18 --image_size 96
+accelerate launch recipes/simsiam.py --dataset my_folder --encoder resnet50 --layers 3              # as in the paper
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.simsiam import SimSiam
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class SimsiamArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/simsiam", "where the encoder, log, figures and checkpoints go")
+    projection_dim: int = flag(2048, "width of the projection", at_least=1, at_most=16384)
+    hidden_dim: int = flag(512, "of the predictor, narrower than the projection", at_least=1, at_most=16384)
+    layers: int = flag(2, "of the projection; 3 for large images", at_least=1, at_most=16)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+
+    num_train_epochs: float = flag(60, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    weight_decay: float = flag(1e-2, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+
+def main(args: SimsiamArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    view = views.simclr(source.side, (args.smallest_crop, 1.0))
+    widths = args.projection_dim, args.hidden_dim
+    method = SimSiam(encoder, views.made_for(processor, [view, view]), *widths, args.layers)
+    optimizer = optim.from_args(method, args, constant=method.predictor)  # section 4.2: its rate is not lowered
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, SimsiamArgs, __doc__)
