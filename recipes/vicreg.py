@@ -1,0 +1,51 @@
+"""VICReg on unlabelled images.
+
+accelerate launch recipes/vicreg.py                                    # scikit-learn's digits, built in
+accelerate launch recipes/vicreg.py --dataset my_folder --encoder resnet18 --image_size 96
+accelerate launch recipes/vicreg.py --dataset my_folder --projection_dim 8192                     # as in the paper
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.vicreg import VICReg
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class VicregArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/vicreg", "where the encoder, log, figures and checkpoints go")
+    projection_dim: int = flag(2048, "width of the head", at_least=1, at_most=16384)
+    invariance: float = flag(25.0, "weight of the distance of an image's two embeddings", at_least=0)
+    variance: float = flag(25.0, "weight of what dimensions lack of unit variance", at_least=0)
+    covariance: float = flag(1.0, "weight of the covariances of different dimensions", at_least=0)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+
+    num_train_epochs: float = flag(60, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    weight_decay: float = flag(1e-4, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+
+
+def main(args: VicregArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    two_views = views.made_for(processor, views.byol(source.side, (args.smallest_crop, 1.0)))
+    weights = args.invariance, args.variance, args.covariance
+    method = VICReg(encoder, two_views, args.projection_dim, *weights)
+    optimizer = optim.from_args(method, args)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, VicregArgs, __doc__)
