@@ -27,8 +27,8 @@ class BarlowTwinsArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArg
 
     num_train_epochs: float = flag(60, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
-    weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
-    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+    weight_decay: float = flag(1e-4, "on matrices only")
+    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
 
 
 def main(args: BarlowTwinsArgs) -> None:

@@ -72,16 +72,18 @@ class BarlowTwins(Method):
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
-        features = [image_encoders.features(self.encoder, view) for view in self.views(pixel_values, key)]
-        first, second = (self.projection(of_view).float() for of_view in features)
-        return {"first": first, "second": second, "features": features[0]}
+        first, second = (
+            self.projection(image_encoders.features(self.encoder, view)).float()
+            for view in self.views(pixel_values, key)
+        )
+        return {"first": first, "second": second}
 
-    def loss(self, first: Tensor, second: Tensor, features: Tensor) -> Output:
-        """first, second: (batch, projection_dim). features: (batch, width) of the first views."""
+    def loss(self, first: Tensor, second: Tensor) -> Output:
+        """first, second: (batch, projection_dim), of the two views."""
         with torch.autocast(first.device.type, enabled=False):
             variant, redundant = redundancy(cross_correlation(gather(first), gather(second)), self.off_diagonal)
         terms = {"invariance": variant.detach(), "redundancy": redundant.detach()}
-        return Output(variant + redundant, terms, features.detach().float(), trivial_loss=float(first.shape[1]))
+        return Output(variant + redundant, terms, first.detach(), trivial_loss=float(first.shape[1]))
 
     def exported(self) -> PreTrainedModel:
         return self.encoder

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl.data.images.views import Views
-from mmssl.method import Card, Method, Output, ema_update
+from mmssl.method import Card, Method, Output
 from mmssl.models import ema, heads, image_encoders
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class BYOL(Method):
     views:          two of each image.
     hidden_dim:     inner width of projection and predictor. projection_dim: their outer width.
     momentum:       share of itself that the target keeps at the first step; it grows to 1. 0.996 for long runs.
-    norm:           of the heads, see models.heads.
+    norm:           of the heads, see models.heads. Without batch statistics there it collapses easily.
     """
 
     couples_samples = True  # by the heads' batch norms
@@ -66,24 +66,25 @@ class BYOL(Method):
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
         rows = {}
         for i, view in enumerate(self.views(pixel_values, key), start=1):
-            features = image_encoders.features(self.encoder, view)
-            rows[f"prediction{i}"] = self.predictor(self.projection(features)).float()
+            projection = self.projection(image_encoders.features(self.encoder, view))
+            rows[f"prediction{i}"] = self.predictor(projection).float()
             with torch.no_grad():
                 rows[f"target{i}"] = self.target_projection(image_encoders.features(self.target_encoder, view)).float()
-        return {**rows, "features": features}
+        return {**rows, "projection": projection.float()}
 
     def loss(
-        self, prediction1: Tensor, target1: Tensor, prediction2: Tensor, target2: Tensor, features: Tensor
+        self, prediction1: Tensor, target1: Tensor, prediction2: Tensor, target2: Tensor, projection: Tensor
     ) -> Output:
-        """Predictions and targets: (batch, projection_dim). features: (batch, width) of the second views."""
-        with torch.autocast(features.device.type, enabled=False):
+        """All: (batch, projection_dim). projection: of the second views, online."""
+        with torch.autocast(projection.device.type, enabled=False):
             loss = regression(prediction1, target2.detach()) + regression(prediction2, target1.detach())
-        return Output(loss, features=features.detach().float())
+        # watched for collapse: batch norms keep a ResNet's features apart even where all projections are the same
+        return Output(loss, features=projection.detach())
 
     def after_step(self) -> None:
         share = ema.momentum(self.momentum, self.progress)
-        ema_update(self.target_encoder, self.encoder, share)
-        ema_update(self.target_projection, self.projection, share)
+        ema.update(self.target_encoder, self.encoder, share)
+        ema.update(self.target_projection, self.projection, share)
 
     def exported(self) -> PreTrainedModel:
         return self.encoder

@@ -1,10 +1,10 @@
 """MoCo: a view of an image is to find the other view among thousands of other images, which are kept in a queue.
 
 He et al. 2019, arXiv:1911.05722 (v1); Chen et al. 2020, arXiv:2003.04297 (v2: a head of two layers, more augmentation).
-The queue holds the keys of earlier batches; a key encoder makes them that follows the query encoder slowly, so that
-they stay comparable. Differs: v1 shuffles samples over GPUs, lest query and key are recognised by the statistics of
-their common batch (section 3.3); here the key encoder normalises with running statistics, those of the query encoder,
-which tell nothing of a batch (compare EMAN, Cai et al. 2021, arXiv:2101.08482).
+The queue holds the keys of earlier batches, made by a key encoder that follows the query encoder slowly, so that they
+stay comparable. Differs: in v1 each GPU takes other samples of a batch for the keys than for the queries, because the
+statistics of a common batch would give a pair away (section 3.3). Here the key encoder normalises with running
+statistics, a moving average of the query encoder's, as its weights are (EMAN, Cai et al. 2021, arXiv:2101.08482).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather
-from mmssl.method import Card, Method, Output, ema_update
+from mmssl.method import Card, Method, Output
 from mmssl.models import ema, heads, image_encoders
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class MoCo(Method):
     encoder:     of images, see models.image_encoders: the query encoder.
     views:       two of each image, that of the query and that of the key.
     layers:      of the head: 2 in v2, 1 in v1.
-    queue_size:  keys of earlier images that a query is compared with.
+    queue_size:  keys of earlier images that a query is compared with. Until it is full of them it holds random
+                 directions, which are easy to tell apart: the first losses are lower than later ones.
     temperature: 0.2 in v2, 0.07 in v1.
     momentum:    share of itself that the key encoder keeps at a step; 0.999 for long runs.
     """
@@ -101,8 +102,8 @@ class MoCo(Method):
         return Output(loss, {"key_found": found}, features.detach().float(), math.log(1 + len(self.queue)))
 
     def after_step(self) -> None:
-        ema_update(self.key_encoder, self.encoder, self.momentum)
-        ema_update(self.key_projection, self.projection, self.momentum)
+        ema.update(self.key_encoder, self.encoder, self.momentum)
+        ema.update(self.key_projection, self.projection, self.momentum)
 
     def exported(self) -> PreTrainedModel:
         return self.encoder

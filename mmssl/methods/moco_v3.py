@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather, rank
-from mmssl.method import Card, Method, Output, ema_update
+from mmssl.method import Card, Method, Output
 from mmssl.models import ema, heads, image_encoders
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class MoCoV3(Method):
 
     def after_step(self) -> None:
         share = ema.momentum(self.momentum, self.progress)
-        ema_update(self.momentum_encoder, self.encoder, share)
-        ema_update(self.momentum_projection, self.projection, share)
+        ema.update(self.momentum_encoder, self.encoder, share)
+        ema.update(self.momentum_projection, self.projection, share)
 
     def exported(self) -> PreTrainedModel:
         return self.encoder

@@ -36,7 +36,7 @@ class SimSiam(Method):
     projection_dim: width of the projection, outer width of the predictor.
     hidden_dim:     of the predictor, narrower: a quarter in the paper.
     layers:         of the projection: 2 for small images (appendix D), else 3.
-    norm:           of the heads, see models.heads.
+    norm:           of the heads, see models.heads. Without batch statistics there it collapses easily.
     """
 
     couples_samples = True  # by the heads' batch norms
@@ -69,16 +69,16 @@ class SimSiam(Method):
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
         rows = {}
         for i, view in enumerate(self.views(pixel_values, key), start=1):
-            features = image_encoders.features(self.encoder, view)
-            z = self.projection(features)
+            z = self.projection(image_encoders.features(self.encoder, view))
             rows |= {f"p{i}": self.predictor(z).float(), f"z{i}": z.float()}
-        return {**rows, "features": features}
+        return rows
 
-    def loss(self, p1: Tensor, z1: Tensor, p2: Tensor, z2: Tensor, features: Tensor) -> Output:
-        """p, z: (batch, projection_dim). features: (batch, width) of the second views."""
-        with torch.autocast(features.device.type, enabled=False):
+    def loss(self, p1: Tensor, z1: Tensor, p2: Tensor, z2: Tensor) -> Output:
+        """Predictions and projections of both views, each (batch, projection_dim)."""
+        with torch.autocast(z1.device.type, enabled=False):
             loss = distance(p1, z2) / 2 + distance(p2, z1) / 2
-        return Output(loss, features=features.detach().float())
+        # section 4.1 tells a collapse by the spread of z; batch norms keep a ResNet's features apart even then
+        return Output(loss, features=z1.detach())
 
     def exported(self) -> PreTrainedModel:
         return self.encoder

@@ -77,12 +77,15 @@ class VICReg(Method):
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
-        features = [image_encoders.features(self.encoder, view) for view in self.views(pixel_values, key)]
-        first, second = (self.projection(of_view).float() for of_view in features)
-        return {"first": first, "second": second, "features": features[0]}
+        first, second = (
+            self.projection(image_encoders.features(self.encoder, view)).float()
+            for view in self.views(pixel_values, key)
+        )
+        return {"first": first, "second": second}
 
-    def loss(self, first: Tensor, second: Tensor, features: Tensor) -> Output:
-        """Equation 6. first, second: (batch, projection_dim). features: (batch, width) of the first views."""
+    def loss(self, first: Tensor, second: Tensor) -> Output:
+        """Equation 6. first, second: (batch, projection_dim), of the two views."""
+        watched = first.detach()
         first, second = gather(first), gather(second)
         with torch.autocast(first.device.type, enabled=False):
             terms = {
@@ -92,7 +95,7 @@ class VICReg(Method):
             }
             loss = sum(self.weights[name] * term for name, term in terms.items())
         constant = 2 * self.weights["variance"] * (GAMMA - math.sqrt(EPS))  # one embedding for all images
-        return Output(loss, {k: v.detach() for k, v in terms.items()}, features.detach().float(), constant)
+        return Output(loss, {k: v.detach() for k, v in terms.items()}, watched, constant)
 
     def exported(self) -> PreTrainedModel:
         return self.encoder

@@ -1,4 +1,4 @@
-"""Teachers: networks whose weights are an exponential moving average (EMA) of a student's, see `method.ema_update`."""
+"""Teachers: networks whose weights are an exponential moving average (EMA) of a student's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -14,6 +15,19 @@ Network = TypeVar("Network", bound=nn.Module)
 def teacher_of(student: Network) -> Network:
     """An equal network without gradient."""
     return copy.deepcopy(student).requires_grad_(False)
+
+
+@torch.no_grad()
+def update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher = momentum * teacher + (1 - momentum) * student, for parameters and running statistics alike: statistics
+    that moved faster would not be those of the teacher's weights (EMAN, Cai et al. 2021, arXiv:2101.08482). Counters
+    are copied."""
+    slow, fast = ([*network.parameters(), *network.buffers()] for network in (teacher, student))
+    for mine, theirs in zip(slow, fast, strict=True):
+        if mine.is_floating_point():
+            mine.lerp_(theirs, 1 - momentum)
+        else:
+            mine.copy_(theirs)
 
 
 def momentum(start: float, progress: float) -> float:

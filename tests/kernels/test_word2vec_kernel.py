@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mmssl.data.text.skip_grams import SPARE, Draws, draw, keep_probability, noise_pool
 from mmssl.errors import BadInput
 from mmssl.kernels.word2vec_torch import update_window
-from mmssl.methods.word2vec import LANES
+from mmssl.kernels.simd import LANES
 
 kernel = pytest.importorskip("mmssl.kernels.word2vec")
 

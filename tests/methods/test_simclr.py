@@ -11,19 +11,11 @@ import torch.nn.functional as F
 from processes import Processes
 from safetensors.torch import load_file, save_file
 from small import arguments
-from tiny.mae import Pictures
-from tiny.simclr import method, resnet
-from torch.utils.data import default_collate
+from tiny.simclr import batch, method, resnet
 
 from mmssl.distributed import rank, world_size
 from mmssl.methods.simclr import nt_xent
 from mmssl.training.start import start
-
-
-def batch(n: int = 6) -> dict[str, torch.Tensor]:
-    rows = default_collate([Pictures()[i] for i in range(n)])
-    del rows["index"]
-    return rows
 
 
 def unit(n: int, dim: int = 5, seed: int = 0) -> torch.Tensor:

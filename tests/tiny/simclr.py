@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.utils.data import default_collate
 from transformers import PreTrainedModel, ViTImageProcessorPil
 
 from mmssl.data.images import views
@@ -19,6 +20,12 @@ def vit() -> PreTrainedModel:
 
 def resnet() -> PreTrainedModel:
     return image_encoders._resnet(image_encoders.ResNetSize((8, 16), (1, 1), stem=8))
+
+
+def batch(n: int = 6) -> dict[str, torch.Tensor]:
+    rows = default_collate([Pictures()[i] for i in range(n)])
+    del rows["index"]
+    return rows
 
 
 def two_views() -> views.Views:
