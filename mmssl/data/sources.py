@@ -6,6 +6,8 @@ import csv
 import hashlib
 import os
 import re
+import tarfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl import bounded_json
+from mmssl.data import regular_files
 from mmssl.data.atomic import once
 from mmssl.data.built_in import BUILT_IN, build
 from mmssl.data.images.decoding import undecoded
@@ -40,6 +43,8 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus")
 HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
 HUB_TIMEOUT = 10  # seconds
+MAX_TABLE = 1 << 30  # bytes of a table of captions; it is held in memory as Python strings
+MAX_MEMBER = 1 << 30  # bytes of a member of a tar file; each is held in memory whole
 
 
 def home() -> Path:
@@ -170,7 +175,7 @@ def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | 
             return _read(READERS[suffix], by_split(path, found), streaming)
     images = [f for f in files if f.suffix.lower() in IMAGES]
     if images:
-        table = next((path / t for t in ("captions.csv", "captions.txt") if (path / t).exists()), None)
+        table = next((path / t for t in ("captions.csv", "captions.txt") if (path / t).is_file()), None)
         if table is None and not any(p.with_suffix(".txt").exists() for p in images):
             return _read("imagefolder", None, streaming, data_dir=str(path))
         rows = _sidecars(images) if table is None else _caption_table(path, table, images)
@@ -199,7 +204,7 @@ def _sidecars(images: list[Path]) -> Dataset:
     captions = {}
     for image in images:
         text = image.with_suffix(".txt")
-        captions[image] = _text(text).splitlines() if text.exists() else []
+        captions[image] = _text(text).splitlines() if text.is_file() else []
     return _captioned(captions)
 
 
@@ -215,7 +220,7 @@ def _caption_table(root: Path, table: Path, images: list[Path]) -> Dataset:
     lines = _text(table).splitlines()
     delimiter = "\t" if lines and "\t" in lines[0] else ","
     captions: dict[Path, list[str]] = {}
-    for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1):
+    for number, row in enumerate(_csv_rows(table, csv.reader(lines, delimiter=delimiter)), start=1):
         if not row or (number == 1 and row[0] not in by_name):  # a header
             continue
         if len(row) < 2:
@@ -228,6 +233,15 @@ def _caption_table(root: Path, table: Path, images: list[Path]) -> Dataset:
     return _captioned(captions)
 
 
+def _csv_rows(table: Path, rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:  # a field of more than 131,072 characters
+        raise BadInput(
+            f"{table}, up to line {rows.line_num}: {error}; is a quotation mark before it not closed?"
+        ) from error
+
+
 def _captioned(captions: dict[Path, list[str]]) -> Dataset:
     from datasets import Dataset, Image
 
@@ -237,9 +251,11 @@ def _captioned(captions: dict[Path, list[str]]) -> Dataset:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return regular_files.read(file, MAX_TABLE).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is not UTF-8 text: {error}") from error
+    except BadInput as error:
+        raise BadInput(f"{file} {error}") from error
 
 
 def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
@@ -264,15 +280,32 @@ def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kw
 
     tables = [Path(file) for part in (files or {}).values() for file in part] if reader == "json" else []
     if reader == "imagefolder":
-        tables = list(Path(kwargs["data_dir"]).rglob("metadata.jsonl"))
+        tables = [table for table in Path(kwargs["data_dir"]).rglob("metadata.jsonl") if table.is_file()]
     try:
         for table in tables:
             bounded_json.check(table)
     except bounded_json.NotJson as error:
         raise BadInput(f"--dataset {table}: {error}") from error
+    if reader == "webdataset" and not streaming:
+        for file in (file for part in files.values() for file in part):
+            _check_members(file)
     try:
         return load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
     except Exception as error:
         where = kwargs.get("data_dir") or ", ".join(f for part in (files or {}).values() for f in part[:3])
         cause = error.__cause__ or error
         raise BadInput(f"{where} could not be read as {reader}: {type(cause).__name__}: {cause}") from error
+
+
+def _check_members(file: str) -> None:
+    """Raises BadInput where a member is larger than MAX_MEMBER: a sparse one takes no space in the tar file."""
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in tar:
+                if member.size > MAX_MEMBER:
+                    raise BadInput(
+                        f"--dataset {file}: {member.name} holds {member.size / 1e6:,.0f} MB, more than the "
+                        f"{MAX_MEMBER / 1e6:,.0f} MB that are read; remove it"
+                    )
+    except tarfile.TarError:
+        return  # what is wrong with it is said when it is read

@@ -28,6 +28,7 @@ PIECE = 512  # symbols of each strip in one forward pass
 TEMPERATURES = (0.5, 0.8, 1.0)
 LENGTH = 300  # symbols of each sample
 COUNTED = 20_000_000  # the baselines count at most this many symbols, the last ones of the training text
+SCORED = 5_000_000  # at most this many held-out symbols are scored, the first ones
 
 
 class LanguageModelEvaluation(Evaluation):
@@ -46,7 +47,7 @@ class LanguageModelEvaluation(Evaluation):
         tokenizer: PreTrainedTokenizerBase | None = None,
         prompt: str = "",
     ) -> None:
-        self.train, self.held_out, self.vocabulary, self.unit = train[-COUNTED:], held_out, vocabulary, unit
+        self.train, self.held_out, self.vocabulary, self.unit = train[-COUNTED:], held_out[:SCORED], vocabulary, unit
         self.tokenizer, self.prompt = tokenizer, prompt
         self.units = (
             f"Nats and bits per {unit}, lower is better; 5-gram: interpolated Kneser-Ney on the same training text."
@@ -116,32 +117,39 @@ def n_gram_probabilities(train: np.ndarray, held_out: np.ndarray, vocabulary: in
     The longest sequences count each occurrence; a shorter one counts the different symbols that occur before it, since
     only a new context falls back to it. Below unigrams, all symbols are equally likely.
     """
-    ids = np.concatenate([train, held_out]).astype(np.int64)
-    seen = np.arange(len(ids)) < len(train)
-    # number[k]: (symbols,), equal where the last k symbols are equal; renumbered at each length, to avoid overflow
-    number = [np.zeros(len(ids), np.int64)]
+    from pandas import factorize  # hashes where np.unique sorts: seconds instead of minutes
+
+    ids, n = np.concatenate([train, held_out]).astype(np.int64), len(train)
+    # number[k]: (symbols,), equal where the last k symbols are equal, counted from 0 in order of first occurrence;
+    # renumbered at each length, to avoid overflow
+    number = [np.zeros(len(ids), np.int32)]
     for k in range(order):
         earlier = np.concatenate([np.full(k, vocabulary), ids[: len(ids) - k]])  # the symbol k places before
-        number.append(np.unique(number[-1] * (vocabulary + 1) + earlier, return_inverse=True)[1])
+        number.append(factorize(number[-1] * np.int64(vocabulary + 1) + earlier)[0].astype(np.int32))
     # the number of the context before each symbol; 0 if there is none
-    context = [number[0]] + [np.concatenate([[0], n[:-1] + 1]) for n in number[1:]]
+    context = [number[0]] + [np.concatenate([np.zeros(1, np.int32), of[:-1] + 1]) for of in number[1:]]
     probability = np.full(len(held_out), 1 / vocabulary)
     for k in range(1, order + 1):
-        sequences, before = number[k][seen], context[k - 1][seen]
+        sequences, before = number[k][:n], context[k - 1][:n]
         if k < order:  # count each different symbol before it once
-            first = np.unique(number[k + 1][seen], return_index=True)[1]
+            first = _firsts(number[k + 1][:n])
             sequences, before = sequences[first], before[first]
         count = np.bincount(sequences, minlength=number[k].max() + 1)
-        each = np.unique(sequences, return_index=True)[1]  # every sequence once
+        each = _firsts(factorize(sequences)[0])  # every sequence once
         total = np.bincount(before, minlength=context[k - 1].max() + 1)
         kinds = np.bincount(before[each], minlength=len(total))
         once, twice = (count == 1).sum(), (count == 2).sum()
         discount = once / (once + 2 * twice) if once and twice else 0.5
-        mine, history = count[number[k][~seen]], context[k - 1][~seen]
+        mine, history = count[number[k][n:]], context[k - 1][n:]
         known = total[history] > 0
         kept = np.maximum(mine - discount, 0) + discount * kinds[history] * probability
         probability = np.where(known, kept / np.maximum(total[history], 1), probability)
     return probability
+
+
+def _firsts(numbers: np.ndarray) -> np.ndarray:
+    """Where each number stands first. numbers: counted in the order of first sight."""
+    return np.flatnonzero(np.diff(np.maximum.accumulate(numbers), prepend=-1))
 
 
 def samples(

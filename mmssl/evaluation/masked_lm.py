@@ -115,7 +115,7 @@ def questions(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_leng
     for text in texts:
         sentences = [s for s in re.split(r"(?<=[.!?])\s+|\n+", text) if 8 <= len(s.split()) <= 24]
         for sentence in sentences[1:]:
-            words = [w for w in re.finditer(r"(?<= )[^\W\d_]{4,}(?=[ ,.;])", sentence)]
+            words = [w for w in re.finditer(r"(?<= )[^\W\d_]{4,30}(?=[ ,.;])", sentence)]
             words = [w for w in words if len(tokenizer.tokenize(f" {w[0]}")) == 1]
             if words:
                 word = words[int(draws.draw(torch.tensor(len(sentence)), 0, 0)) % len(words)]

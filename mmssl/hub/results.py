@@ -1,4 +1,4 @@
-"""Make one Markdown table of the results of finished runs, from their metrics.json.
+"""Make one Markdown table of the results of finished runs, from their metrics.json and the results.json of transfer.
 
 python -m mmssl.hub.results recipes/results/*.json --into recipes/README.md
 
@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import fmean
 
 from mmssl import bounded_json
 from mmssl.arguments import explained
 from mmssl.errors import BadInput
-from mmssl.hub.table import number, readable
+from mmssl.hub.table import Columns, number, readable
 from mmssl.plain_text import code, markdown, say_lines
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def rows(file: Path) -> list[str]:
-    """A table row for each result of the run, with its baselines. Raises BadInput if `file` is not a metrics.json."""
+    """A table row for each result of the run, with its baselines. Raises BadInput if `file` is neither a metrics.json
+    nor a results.json of recipes/transfer.py."""
     try:
         run = bounded_json.read(file)
-        (_, trained), *baselines = run["results"].items()
-        cost = f"{run['steps']:,} steps, {run['training_seconds'] / 60:.0f} min, {run['hardware']}"
+        if "title" in run:  # of transfer: row -> column -> a value for each seed
+            (_, trained), *baselines = _columns(run["results"]).items()
+            cost = run["title"]
+        else:
+            (_, trained), *baselines = run["results"].items()
+            cost = f"{run['steps']:,} steps, {run['training_seconds'] / 60:.0f} min, {run['hardware']}"
         command = run["command"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} is not the metrics.json of a finished run: {error}") from error
+        raise BadInput(f"{file} is not the metrics.json of a finished run, nor a results.json: {error}") from error
     lines = []
     for name, value in trained.items():
         beside = "; ".join(f"{column} {number(values[name])}" for column, values in baselines if name in values)
@@ -35,6 +41,14 @@ def rows(file: Path) -> list[str]:
         cells = (first[0], markdown(readable(name)), number(value), markdown(beside), first[2], first[1])
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _columns(results: dict[str, dict[str, list[float]]]) -> Columns:
+    columns: Columns = {}
+    for row, values in results.items():
+        for column, of_seeds in values.items():
+            columns.setdefault(column, {})[row] = fmean(of_seeds)
+    return columns
 
 
 def table(files: list[Path]) -> str:

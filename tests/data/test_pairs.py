@@ -1,4 +1,6 @@
+import io
 import logging
+import os
 
 import datasets
 import numpy as np
@@ -111,6 +113,32 @@ def test_what_is_left_out_is_counted_and_named(processor, caplog):
 def test_more_than_a_tenth_unusable_is_an_error(bad, processor):
     with pytest.raises(BadInput, match="of 40 rows, .*too many"):
         Pairs(rows(40, **bad), processor, 20, "image", "captions")
+
+
+def test_captions_of_a_megabyte_are_left_out_named_and_never_tokenised(processor, caplog):
+    data, endless = rows().to_list(), "x" * 1_000_000
+    data[3]["captions"], data[5]["captions"] = [endless], [endless, "number 5"]
+    found = Pairs(datasets.Dataset.from_list(data, features=FEATURES), processor, 20, "image", "captions")
+    assert found.captions[4] == ["number 5"] and 3 not in found.rows
+    assert "1 images without a caption (row 3: longer than 10,000 characters)" in caplog.text
+    assert "left out captions of 1 images: longer than 10,000 characters (row 5)" in caplog.text
+    assert pairs.all_captions(datasets.Dataset.from_list(data[3:6], features=FEATURES), "captions")[-1] == "number 5"
+    stream = datasets.Dataset.from_list(data[3:4], features=FEATURES).to_iterable_dataset()
+    assert list(StreamedPairs(stream, processor, 20, "image", "captions").rows) == []
+    assert "no caption: longer than 10,000 characters" in caplog.text
+
+
+def test_a_stream_leaves_out_what_is_no_regular_file_and_says_what_it_scales(processor, tmp_path, caplog):
+    os.mkfifo(tmp_path / "pipe.png")
+    deep = io.BytesIO()
+    Image.fromarray(np.full((9, 9), 257 * 40, np.uint16)).save(deep, "PNG")
+    found = [{"image": {"path": str(tmp_path / "pipe.png")}, "captions": ["a"]}]
+    found += [{"image": {"bytes": deep.getvalue()}, "captions": ["b"]}] * 2
+    stream = datasets.Dataset.from_list(found, features=FEATURES).to_iterable_dataset()
+    left = list(StreamedPairs(stream, processor, 20, "image", "captions").rows)
+    assert [np.unique(row["pixels"]).tolist() for row in left] == [[40], [40]]
+    assert "pipe.png is a named pipe, not a regular file" in caplog.text
+    assert caplog.text.count("images of mode I;16, row") == 1
 
 
 def test_no_rows_are_an_error(processor):

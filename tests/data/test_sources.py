@@ -1,4 +1,5 @@
 import json
+import os
 import tarfile
 import time
 from pathlib import Path
@@ -196,6 +197,45 @@ def test_what_cannot_be_read_is_named(name, said, tmp_path):
         (tmp_path / folder / "captions.csv").write_bytes(table)
     with pytest.raises(BadInput, match=said):
         sources.load(name.format(tmp_path))
+
+
+def test_a_field_without_end_in_a_table_of_captions_is_named_with_its_line(tmp_path):
+    write_images(tmp_path, 2)
+    rest = "0.png,more words\n" * 20_000
+    (tmp_path / "captions.csv").write_text('image,caption\n0.png,a\n1.png,"never closed\n' + rest)
+    with pytest.raises(BadInput, match=r"captions\.csv, up to line \d+: field larger .*a quotation mark .* not closed"):
+        sources.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "0.txt", "metadata.jsonl", "captions.txt"])
+def test_a_named_pipe_among_the_captions_does_not_hang(name, tmp_path):
+    write_images(tmp_path, 2)
+    (tmp_path / "1.txt").write_text("one")
+    os.mkfifo(tmp_path / name)
+    rows = sources.load(str(tmp_path))["train"]
+    assert rows["captions"][1] == ["one"] and len(rows) == 2
+
+
+def test_a_named_pipe_for_metadata_alone_does_not_hang(tmp_path):
+    write_images(tmp_path, 2)
+    os.mkfifo(tmp_path / "metadata.jsonl")
+    assert sources.load(str(tmp_path))["train"].column_names == ["image"]
+
+
+def test_a_table_of_captions_that_is_too_large_is_named(tmp_path):
+    write_images(tmp_path, 1)
+    with open(tmp_path / "captions.csv", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BadInput, match=r"captions\.csv holds 1,099,512 MB, more than the 1,074 MB that are read"):
+        sources.load(str(tmp_path))
+
+
+def test_a_sparse_member_of_a_tar_file_is_not_unpacked_into_memory(tmp_path):
+    header = tarfile.TarInfo("0.jpg")
+    header.size = 1 << 33
+    (tmp_path / "a.tar").write_bytes(header.tobuf() + bytes(1024))
+    with pytest.raises(BadInput, match=r"a\.tar: 0\.jpg holds 8,590 MB, more than the 1,074 MB that are read; remove"):
+        sources.load(str(tmp_path / "a.tar"))
 
 
 def test_an_unreachable_hub_is_said_at_once(monkeypatch):

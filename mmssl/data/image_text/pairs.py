@@ -16,6 +16,7 @@ from mmssl.data import draws
 from mmssl.data.images.decoded import Decoded, try_decode
 from mmssl.data.images.decoding import is_deep, undecoded
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
+from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+LONGEST_CAPTION = 10_000  # characters; models read at most a few hundred, and to encode 1 MB takes seconds
+TOO_LONG = f": longer than {LONGEST_CAPTION:,} characters"
 
 
 def columns(data: Data, image: str | None, caption: str | None) -> tuple[str, str]:
@@ -73,8 +77,13 @@ class Pairs(Dataset):
         """
         self.epoch, self.first_caption, self.seeds = 0, first_caption, seeds(seed, captions_per_image)
         self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
-        texts = [clean(value) for value in data[caption_column]]
-        silent = {"images without a caption": [f"row {row}" for row, captions in enumerate(texts) if not captions]}
+        values = list(data[caption_column])
+        texts, too_long = [clean(value) for value in values], [_too_long(value) for value in values]
+        silent = [f"row {row}{TOO_LONG * too_long[row]}" for row, captions in enumerate(texts) if not captions]
+        silent = {"images without a caption": silent}
+        others = [f"row {row}" for row, captions in enumerate(texts) if captions and too_long[row]]
+        if others and rank() == 0:
+            logger.warning("left out captions of %d images%s (%s)", len(others), TOO_LONG, table.named(others))
         table.unusable(silent, len(data))  # before the costly part
         decoded = Decoded(data, image_column, processor.image_processor, what)
         table.report_unusable(decoded.unusable | silent, len(data))
@@ -114,9 +123,14 @@ def all_captions(data: Data, column: str, rows_of_a_stream: int = 10_000) -> lis
 
 
 def clean(value: str | Sequence[str] | None) -> list[str]:
-    """The captions of a row: one or several strings, without the empty ones."""
+    """The captions of a row: one or several strings, without the empty ones and those beyond LONGEST_CAPTION."""
     texts = value if isinstance(value, (list, tuple)) else [value]
-    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    return [text.strip() for text in texts if isinstance(text, str) and text.strip() and not _too_long(text)]
+
+
+def _too_long(value: str | Sequence[str] | None) -> bool:
+    texts = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(text, str) and len(text) > LONGEST_CAPTION for text in texts)
 
 
 class StreamedPairs:
@@ -160,7 +174,8 @@ class StreamedPairs:
     def _read(self, row: dict, place: int) -> dict:
         texts = clean(row[self.caption_column])
         image = row[self.image_column]
-        pixels, mode = try_decode(image, self.processor.image_processor) if texts else ("no caption", "")
+        without = f"no caption{TOO_LONG * _too_long(row[self.caption_column])}"
+        pixels, mode = try_decode(image, self.processor.image_processor) if texts else (without, "")
         if is_deep(mode) and mode not in self.scaled:
             self.scaled.add(mode)
             logger.warning("images of mode %s, row %d of the shuffled stream first, are scaled to 8 bits", mode, place)

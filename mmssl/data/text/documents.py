@@ -19,10 +19,12 @@ from mmssl.data.text.blocks import file_blocks, text_column
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, Features
 
 TEXT_FILES = (".txt", ".text", ".md")  # each also with .gz after it
 BYTE_ORDER_MARK = "\ufeff"
+AT_ONCE = 256  # documents, of which one at a time is held as a Python string
 FEW = 10  # documents: with fewer, the last tenth of each is held out instead of whole documents
 
 
@@ -101,6 +103,13 @@ def count(train: Dataset, held_out: Dataset) -> Counts:
     return Counts(len(train), characters, len(here), repeated, len(held_out), len(there), leaked)
 
 
+def each(data: Dataset) -> Iterator[str]:
+    """The texts, one at a time in memory: a document may be large, and so many of them larger than memory."""
+    for table in data.with_format("arrow").iter(AT_ONCE):
+        for text in table.column("text"):
+            yield text.as_py()
+
+
 def _features() -> Features:
     from datasets import Features, Value
 
@@ -110,9 +119,9 @@ def _features() -> Features:
 def _lines(data: Dataset) -> tuple[np.ndarray, int]:
     """(lines,) int64: a hash of each line that is not blank; and the number of characters of all documents."""
     hashes, characters = [np.empty(0, np.int64)], 0
-    for rows in data.iter(256):
-        characters += sum(map(len, rows["text"]))
-        lines = (line.strip() for text in rows["text"] for line in text.split("\n"))
+    for text in each(data):
+        characters += len(text)
+        lines = (line.strip() for line in text.split("\n"))
         hashes.append(np.fromiter((hash(line) for line in lines if line), np.int64))
     return np.concatenate(hashes), characters
 
@@ -183,16 +192,27 @@ def _documents(files: list[str], states: list[str], whole: bool) -> Iterator[dic
 
 
 def _one_column(name: str, rows: sources.Data, column: str | None) -> sources.Data:
+    from datasets import Dataset
+
     if rows.features is not None:
         column = text_column(f"--dataset {name}", rows.features.arrow_schema, column)
     column = column or "text"
     rows = rows.select_columns(column)
     rows = rows if column == "text" else rows.rename_column(column, "text")
-    return rows.filter(_not_blank, batched=True)
+    if isinstance(rows, Dataset):  # by Arrow, which does not hold a thousand rows as Python strings
+        return rows.with_format("arrow").filter(_with_text, batched=True).with_format(None)
+    return rows.filter(_not_blank)
 
 
-def _not_blank(rows: dict[str, list]) -> list[bool]:
-    return [text is not None and not text.isspace() and text != "" for text in rows["text"]]
+def _with_text(table: pa.Table) -> list[bool]:
+    import pyarrow.compute as pc
+
+    text = pc.fill_null(table.column("text"), "")
+    return pc.invert(pc.or_(pc.equal(text, ""), pc.utf8_is_space(text))).to_pylist()
+
+
+def _not_blank(row: dict) -> bool:
+    return bool(row["text"]) and not row["text"].isspace()
 
 
 def _cut(name: str, texts: list[str]) -> tuple[Dataset, Dataset]:

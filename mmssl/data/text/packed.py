@@ -19,6 +19,8 @@ from torch.utils.data import Dataset
 
 from mmssl.data import draws, sources
 from mmssl.data.atomic import once, reading, whole
+from mmssl.data.text.documents import each
+from mmssl.data.text.pieces import PIECE, pieces, portions
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
 
 
 FORMAT = 1  # version of the files on disk
-AT_ONCE = 256  # documents tokenised at a time
+AT_ONCE = 256  # documents, or pieces of them, tokenised at a time
 MOST_UNKNOWN = 0.2  # fraction of a text's tokens that may be unknown to a loaded tokenizer
-PIECE = 20_000  # characters: a longer document is cut at line ends and tokenised in pieces, on all cores
 
 Batch = dict[str, Tensor]
 
@@ -144,8 +145,8 @@ def counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _numbered(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for rows in data.iter(AT_ONCE):
-        yield _joined(rows["text"], tokenizer)
+    for texts in portions(each(data), AT_ONCE):
+        yield _joined(texts, tokenizer)
 
 
 def _joined(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
@@ -153,10 +154,11 @@ def _joined(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[np.nd
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    pieces = [list(_pieces(text)) for text in texts]
-    encoded = iter(backend.encode_batch([piece for text in pieces for piece in text], add_special_tokens=False))
+    cut = [list(pieces(text, PIECE)) for text in texts]
+    some = portions((piece for text in cut for piece in text), AT_ONCE)
+    encoded = (encoding for portion in some for encoding in backend.encode_batch(portion, add_special_tokens=False))
     ids, words = [], []
-    for text in pieces:
+    for text in cut:
         for _ in text:
             encoding = next(encoded)
             ids.append(np.array(encoding.ids, np.int32))
@@ -165,16 +167,6 @@ def _joined(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[np.nd
         ids.append(np.array([tokenizer.sep_token_id], np.int32))
         words.append(np.array([True]))
     return np.concatenate(ids), np.concatenate(words)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    start = 0
-    while len(text) - start > PIECE:
-        cut = text.rfind("\n", start, start + PIECE) + 1 or text.rfind(" ", start, start + PIECE) or 0
-        cut = cut if cut > start else start + PIECE
-        yield text[start:cut]
-        start = cut
-    yield text[start:]
 
 
 def refuse_unknown(counts: np.ndarray, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

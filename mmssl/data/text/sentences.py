@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.data import draws
+from mmssl.data.text.pieces import LONGEST_RUN, OF_A_TOKEN, pieces, portions
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -21,18 +22,24 @@ if TYPE_CHECKING:
 # after . ! ? and closing quotes, before a character that can begin a sentence; and at line ends and <br>
 END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[^\W_a-z])|\s*(?:\n|<br\s*/?>)+\s*")
 WORD = re.compile(r"\w")
+BLANKS = re.compile(r"[^\S\n]{2,}")
+AT_ONCE = 10_000  # sentences
 
 
 def split(text: str) -> list[str]:
     """The sentences of a text, by its punctuation. Those without a letter or digit are left out."""
+    text = BLANKS.sub(" ", text)  # END looks for a line end from each blank of a run: a minute for 30,000 of them
     return [sentence.strip() for sentence in END.split(text) if sentence and WORD.search(sentence)]
 
 
 def vocabulary(texts: Iterable[str], size: int, min_count: int) -> list[str]:
-    """The most frequent words: lower-cased letters and digits, cut as by `word_vectors.tokenizer`."""
+    """The most frequent words: lower-cased letters and digits, cut as by `word_vectors.tokenizer`; none of more than
+    LONGEST_RUN characters."""
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(re.sub(r"[\W_]+", " ", text.lower()).split())
+        for piece in pieces(text):
+            words = re.sub(r"[\W_]+", " ", piece.lower()).split()
+            counts.update(word for word in words if len(word) <= LONGEST_RUN)
     return [word for word, count in counts.most_common(size) if count >= min_count]
 
 
@@ -105,6 +112,6 @@ class Documents(Dataset):
 def _tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, max_words: int) -> Iterator[list[list[int]]]:
     """The sentences of each text as ids, without empty ones."""
     for text in texts:
-        found = split(text)
-        encoded = tokenizer(found, truncation=True, max_length=max_words)["input_ids"] if found else []
-        yield [sentence for sentence in encoded if sentence]
+        found = (sentence[: OF_A_TOKEN * max_words] for sentence in split(text))
+        encoded = (tokenizer(some, truncation=True, max_length=max_words) for some in portions(found, AT_ONCE))
+        yield [sentence for some in encoded for sentence in some["input_ids"] if sentence]

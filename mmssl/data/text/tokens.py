@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from mmssl.data import draws
+from mmssl.data.text.pieces import OF_A_TOKEN, portions, to_train_on
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def train_clip_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int 
     from transformers import CLIPTokenizer
 
     ends = sorted(letter + "</w>" for letter in ByteLevel.alphabet())
-    trained = CLIPTokenizer().train_new_from_iterator(texts, vocab_size, new_special_tokens=ends, show_progress=False)
+    trained = CLIPTokenizer().train_new_from_iterator(
+        to_train_on(texts), vocab_size, new_special_tokens=ends, show_progress=False
+    )
     learned = json.loads(trained.backend_tokenizer.to_str())["model"]
     # rebuilt from its parts: the letters must be ordinary tokens, not special ones
     tokenizer = CLIPTokenizer(vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]])
@@ -58,7 +61,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> P
 
     backend = BertTokenizer(model_max_length=max_length).backend_tokenizer
     letters: Counter[str] = Counter()
-    for text in texts:
+    for text in to_train_on(texts):
         letters.update(backend.normalizer.normalize_str(text))
     usual = sorted((c for c in letters if not c.isspace()), key=lambda c: (-letters[c], c))[:ALPHABET]
     inner = sorted(f"##{c}" for c in usual if c not in string.punctuation and unicodedata.category(c)[0] != "P")
@@ -69,7 +72,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         limit_alphabet=len(usual),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator(to_train_on(texts), trainer)
     _check_size(backend, vocab_size)
     # rebuilt from its vocabulary: the letters must be ordinary tokens, not special ones
     return BertTokenizer(vocab=json.loads(backend.to_str())["model"]["vocab"], model_max_length=max_length)
@@ -87,7 +90,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrai
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator(to_train_on(texts), trainer)
     _check_size(backend, vocab_size)
     first, last = SPECIAL["cls_token"], SPECIAL["sep_token"]
     backend.post_processor = TemplateProcessing(
@@ -122,11 +125,11 @@ class Tokens:
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         ids, words, lengths = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.int16)], [0]
-        for i in range(0, len(texts), self.AT_ONCE):
-            part = list(texts[i : i + self.AT_ONCE])
-            encoded = tokenizer(part, truncation=True, max_length=max_length)
+        beginnings = (text[: OF_A_TOKEN * max_length] for text in texts)  # all of 1 MB is encoded before it is cut
+        for some in portions(beginnings, self.AT_ONCE):
+            encoded = tokenizer(some, truncation=True, max_length=max_length)
             ids.append(torch.tensor([token for text in encoded["input_ids"] for token in text], dtype=torch.int32))
-            of_words = [-1 if word is None else word for i in range(len(part)) for word in encoded.word_ids(i)]
+            of_words = [-1 if word is None else word for i in range(len(some)) for word in encoded.word_ids(i)]
             words.append(torch.tensor(of_words, dtype=torch.int16))
             lengths += map(len, encoded["input_ids"])
         self.ids, self.words = torch.cat(ids), torch.cat(words)  # words: the word that each token belongs to; -1: none

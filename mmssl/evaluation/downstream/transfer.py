@@ -186,7 +186,8 @@ def main(args) -> None:
     say(title)
     print_table(table, columns)
     drawn = draw(table, columns, transfer, directory)
-    found = {"title": title, "results": table, "args": vars(args), "warnings": transfer.warnings}
+    found = {"title": title, "results": table, "command": card.command_line(), "args": vars(args)}
+    found["warnings"] = transfer.warnings
     try:
         durable.replace(directory / "results.json", bounded_json.dumps(found, indent=2))
     except OSError as error:
