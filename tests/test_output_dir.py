@@ -330,8 +330,8 @@ def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("seen_twice", 1, "a later version of mmssl wrote it: seen_twice"),
-        ("samples", "many", "samples is 'many', no int"),
+        ("seen_twice", 1, "a later version of mmssl wrote it: it has the unknown field seen_twice"),
+        ("samples", "many", "samples is 'many', expected int"),
     ],
 )
 def test_a_checkpoint_of_another_version_is_said_and_the_one_before_it_taken(tmp_path, capsys, field, value, said):

@@ -194,10 +194,10 @@ def _progress(saved: dict) -> Summary:
     values, known = saved["summary"], Summary()
     for name, value in values.items():
         if name not in vars(known):
-            raise BadInput(f"a later version of mmssl wrote it: this one does not know {name}")
+            raise BadInput(f"a later version of mmssl wrote it: it has the unknown field {name}")
         kind = (int, float, type(None)) if name == "trivial_loss" else type(getattr(known, name))
         if not isinstance(value, (int, float) if kind is float else kind):
-            raise BadInput(f"{name} is {value!r}, not a {type(getattr(known, name)).__name__}")
+            raise BadInput(f"{name} is {value!r}, expected {type(getattr(known, name)).__name__}")
     if not isinstance(saved["args"], dict):
         raise BadInput("args is not a dict of flags")
     return Summary(**values)

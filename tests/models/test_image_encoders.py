@@ -79,7 +79,7 @@ def test_the_tower_of_a_model_of_pairs_is_an_encoder(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"encoder": "vit-micro", "patch_size": 5}, r"--patch_size 5 does not divide --image_size 32; \[2, 4, 8, 16\]"),
+        ({"encoder": "vit-micro", "patch_size": 5}, r"does not divide --image_size 32; these would: \[2, 4, 8, 16\]"),
         ({"patch_size": 4}, "--patch_size 4 has no effect with --encoder resnet-micro: only a ViT has patches"),
         ({"encoder": "vit-micro", "patch_size": 64}, "--patch_size 64 does not divide --image_size 32"),
     ],
