@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from mmssl.data.text.skip_grams import SPARE, Draws, draw, keep_probability, noise_pool
 from mmssl.errors import BadInput
-from mmssl.kernels.word2vec_torch import update_window
 from mmssl.kernels.simd import LANES
+from mmssl.kernels.word2vec_torch import update_window
 
 kernel = pytest.importorskip("mmssl.kernels.word2vec")
 
