@@ -41,7 +41,7 @@ def with_gradients(function, *args, **settings) -> list[torch.Tensor]:
 def test_equals_torch(mask, causal, scaling, monkeypatch):
     settings = {"is_causal": causal, "scaling": scaling}
     expected = with_gradients(sdpa_attention_forward, masks()[mask], **settings)
-    monkeypatch.setattr(attention, "sdpa_attention_forward", None)  # not by asking torch
+    monkeypatch.setattr("transformers.integrations.sdpa_attention.sdpa_attention_forward", None)  # not by asking torch
     for ours, torchs in zip(with_gradients(attention.attend, masks()[mask], **settings), expected, strict=True):
         torch.testing.assert_close(ours, torchs)
 
@@ -70,7 +70,7 @@ def test_drops_a_share_of_the_attention():
     ids=["long", "shared heads", "more keys than queries"],
 )
 def test_leaves_the_rest_to_torch(inputs, monkeypatch):
-    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *args, **others: "torch")
+    monkeypatch.setattr("transformers.integrations.sdpa_attention.sdpa_attention_forward", lambda *args, **others: "torch")
     assert attention.attend(nn.Module(), *inputs, None) == "torch"
 
 
