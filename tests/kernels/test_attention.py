@@ -12,6 +12,8 @@ from mmssl.kernels import attention
 
 BATCH, HEADS, QUERIES, WIDTH = 3, 2, 7, 4
 
+TORCH_S = "transformers.integrations.sdpa_attention.sdpa_attention_forward"
+
 
 def masks() -> dict[str, torch.Tensor | None]:
     hidden = torch.rand(BATCH, 1, QUERIES, QUERIES, generator=torch.Generator().manual_seed(1)) < 0.4
@@ -41,7 +43,7 @@ def with_gradients(function, *args, **settings) -> list[torch.Tensor]:
 def test_equals_torch(mask, causal, scaling, monkeypatch):
     settings = {"is_causal": causal, "scaling": scaling}
     expected = with_gradients(sdpa_attention_forward, masks()[mask], **settings)
-    monkeypatch.setattr("transformers.integrations.sdpa_attention.sdpa_attention_forward", None)  # not by asking torch
+    monkeypatch.setattr(TORCH_S, None)  # not by asking torch
     for ours, torchs in zip(with_gradients(attention.attend, masks()[mask], **settings), expected, strict=True):
         torch.testing.assert_close(ours, torchs)
 
@@ -70,7 +72,7 @@ def test_drops_a_share_of_the_attention():
     ids=["long", "shared heads", "more keys than queries"],
 )
 def test_leaves_the_rest_to_torch(inputs, monkeypatch):
-    monkeypatch.setattr("transformers.integrations.sdpa_attention.sdpa_attention_forward", lambda *args, **others: "torch")
+    monkeypatch.setattr(TORCH_S, lambda *args, **others: "torch")
     assert attention.attend(nn.Module(), *inputs, None) == "torch"
 
 
