@@ -120,7 +120,7 @@ def test_audio_leaves_everything_that_a_run_leaves_beside_its_baselines(speech, 
     for name in steps:  # 64 frames of a crop to choose from
         assert found["chance"][name] == pytest.approx(100 / 64) == pytest.approx(found["untrained"][name])
     card = (place / "speech" / "README.md").read_text()
-    assert "100 frames a second" in card and "8,000 Hz" in card and "54 recordings, 0.9 minutes, no labels" in card
+    assert "100 frames per second" in card and "8,000 Hz" in card and "54 recordings, 0.9 minutes, no labels" in card
     assert all(f"figures/{name}.png" in card for name in ("loss", "prediction", "context", "map"))
     assert "step 0: accuracy 1.5" in speech and "knn_accuracy" in speech and "synthetic" not in card
 
