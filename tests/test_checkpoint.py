@@ -15,6 +15,7 @@ from torch import nn
 from mmssl import durable
 from mmssl.errors import BadInput
 from mmssl.training import checkpoint
+from mmssl.training.output_dir import OutputDir
 
 
 @pytest.fixture
@@ -165,3 +166,39 @@ def test_folders_of_others_among_checkpoints_are_passed_over(checkpoints):
     (checkpoints / ".ipynb_checkpoints").mkdir()
     (path / ".ipynb_checkpoints").mkdir()
     assert checkpoint.find("auto", checkpoints) == path
+
+
+def killed_save(checkpoints: Path) -> Path:
+    """The folder of a save at step 2 that was killed while safetensors wrote."""
+    partial = save(checkpoints, 1).parent / "partial_00000002"
+    run = OutputDir(checkpoints.parent)
+    run.register([partial / "method.safetensors"])
+    partial.mkdir()
+    (partial / ".tmpA1b2C3").write_bytes(b"half")
+    return partial
+
+
+def test_the_temporary_file_of_a_killed_save_does_not_block_the_next_one(checkpoints):
+    partial = killed_save(checkpoints)
+    save(checkpoints, 2)
+    assert not partial.exists() and complete(checkpoints) == ["step_00000001", "step_00000002"]
+
+
+def test_pruning_takes_the_temporary_file_of_a_killed_save_away(checkpoints):
+    partial = killed_save(checkpoints)
+    save(checkpoints, 3)
+    checkpoint.prune(checkpoints, 3, keep=5)
+    assert not partial.exists()
+
+
+def test_a_temporary_file_where_the_run_wrote_nothing_stays(checkpoints):
+    partial = save(checkpoints, 1).parent / "partial_00000002"
+    partial.mkdir()
+    (partial / ".tmpA1b2C3").write_bytes(b"of the user")
+    with pytest.raises(BadInput, match=r"holds .tmpA1b2C3, which mmssl did not write"):
+        save(checkpoints, 2)
+    assert (partial / ".tmpA1b2C3").read_bytes() == b"of the user"
+
+
+def complete(checkpoints: Path) -> list[str]:
+    return sorted(path.name for path in checkpoint.complete_checkpoints(checkpoints))

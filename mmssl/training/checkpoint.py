@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 
 CPU = torch.device("cpu")
+TEMPORARY = ".tmp??????"  # what safetensors writes before it gives the file its name
 FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # optimizer settings that a resumed run may change
 # flags that do not affect the final weights
 HARMLESS = {
@@ -78,11 +79,12 @@ def save(
     random_states = gather_object([random_state.of_everything(accelerator.device)])
 
     def write_shared() -> None:
-        run.remove([partial])  # left by a save that was interrupted
-        run.register(place / name for place in (partial, final) for name in names)
+        _remove(run, [partial])  # left by a save that was interrupted
         partial.mkdir(parents=True, exist_ok=True)
         if foreign := [path.name for path in partial.iterdir()]:
             raise BadInput(f"{partial} holds {', '.join(foreign)}, which mmssl did not write: move it away")
+        # after that check: in a folder with registered files a temporary file counts as the run's
+        run.register(place / name for place in (partial, final) for name in names)
         durable.save_tensors(partial / "method.safetensors", method.state_dict())
         for i, optimizer in enumerate(optimizers):
             durable.save_tensors(partial / f"optimizer_{i}.safetensors", _tensors(method, optimizer))
@@ -267,7 +269,19 @@ def prune(directory: Path, step: int, keep: int) -> None:
     later = [path for path in checkpoints if path.name > f"step_{step:08d}"]
     kept = [path for path in checkpoints if path not in later][-keep:]
     old = {path for path in [*checkpoints, *directory.glob("partial_*")] if path not in kept}
-    OutputDir(directory.parent).remove([*old, directory / f"partial_{step:08d}"])  # the last is only in the manifest
+    _remove(OutputDir(directory.parent), [*old, directory / f"partial_{step:08d}"])  # the last is only in the manifest
+
+
+def _remove(run: OutputDir, folders: Iterable[Path]) -> None:
+    """Delete what the run wrote in `folders`; also the temporary file that safetensors leaves there when it is killed
+    while it writes. Its name is random, so it counts as the run's if the run registered files in that folder."""
+    own = {(run.path / name).parent for name in run.files()}
+    for folder in folders:
+        if folder.name.startswith("partial_") and folder.resolve() in own:
+            found = [file for file in folder.resolve().glob(TEMPORARY) if file.is_file() and not file.is_symlink()]
+            if found:
+                run.adopt(found)
+    run.remove(folders)
 
 
 def _parameter_names(method: nn.Module, optimizer: Optimizer) -> list[str]:
