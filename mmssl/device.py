@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
@@ -27,6 +29,16 @@ def fast_bf16(use_cpu: bool = False) -> bool:
 def precision(args) -> str:
     """The precision that --bf16 selects on this device: "bf16" or "no"."""
     return "bf16" if args.bf16 == "yes" or (args.bf16 == "auto" and fast_bf16(args.use_cpu)) else "no"
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    import psutil  # comes with accelerate
+
+    try:
+        return len(psutil.Process().cpu_affinity())
+    except (AttributeError, psutil.Error):  # macOS has no affinity
+        return os.cpu_count() or 1
 
 
 def free_memory() -> int | None:

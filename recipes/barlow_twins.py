@@ -1,4 +1,4 @@
-"""Barlow Twins on unlabelled images.
+"""Barlow Twins: trains on unlabelled images, leaves an image encoder (ResNetModel or ViTModel).
 
 accelerate launch recipes/barlow_twins.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/barlow_twins.py --dataset my_folder --encoder resnet18 --image_size 96
@@ -22,13 +22,13 @@ from mmssl.training import optim
 class BarlowTwinsArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/barlow_twins", "where the encoder, log, figures and checkpoints go")
     projection_dim: int = flag(2048, "width of the head", at_least=1, at_most=16384)
-    off_diagonal: float = flag(0.005, "lambda, the weight of correlations of different dimensions", at_least=0)
-    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+    off_diagonal: float = flag(0.005, "lambda, the weight of the off-diagonal terms", at_least=0)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
     num_train_epochs: float = flag(60, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
-    weight_decay: float = flag(1e-4, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 
 def main(args: BarlowTwinsArgs) -> None:

@@ -1,4 +1,4 @@
-"""BYOL on unlabelled images.
+"""BYOL: trains on unlabelled images, leaves an image encoder (ResNetModel or ViTModel).
 
 accelerate launch recipes/byol.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/byol.py --dataset my_folder --encoder resnet18 --image_size 96
@@ -21,17 +21,17 @@ from mmssl.training import optim
 @dataclass
 class ByolArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/byol", "where the encoder, log, figures and checkpoints go")
-    hidden_dim: int = flag(1024, "inner width of the heads", at_least=1, at_most=16384)
-    projection_dim: int = flag(256, "width of the space that views are compared in", at_least=1, at_most=16384)
+    hidden_dim: int = flag(1024, "width of the hidden layers of the heads", at_least=1, at_most=16384)
+    projection_dim: int = flag(256, "dimension of the projections that are compared", at_least=1, at_most=16384)
     momentum: float = flag(
-        0.99, "of the target: its share of itself at the first step; grows to 1", at_least=0, at_most=1
+        0.99, "momentum of the target's moving average at the first step; grows to 1", at_least=0, at_most=1
     )
-    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
     num_train_epochs: float = flag(60, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
-    weight_decay: float = flag(1e-2, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(1e-2, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 
 def main(args: ByolArgs) -> None:

@@ -33,7 +33,7 @@ from mmssl.evaluation.image_text import Classes, ImageTextEvaluation
 from mmssl.methods import clip
 from mmssl.models import towers
 from mmssl.pretrain import pretrain, start
-from mmssl.training import optim, steps
+from mmssl.training import optim
 
 AUGMENTATIONS = {
     "affine": views.EMOJI,
@@ -63,7 +63,6 @@ class ClipArgs(towers.TowerArgs, TrainArgs):
         None, "initial temperature; default: 0.07 (info_nce), 0.1 (sigmoid), or the checkpoint's", at_least=0.01,
         at_most=100,
     )  # fmt: skip
-    grad_cache: bool = flag(False, "treat all gradient_accumulation_steps micro-batches as one batch, exactly")
     augmentation: str = flag("affine", "augmentation of training images", AUGMENTATIONS)
     image_views: int | None = flag(
         None, "augmented views of each image in a step; default: 2 from scratch, else 1", at_least=1, at_most=64
@@ -95,8 +94,6 @@ class ClipArgs(towers.TowerArgs, TrainArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.gradient_accumulation_steps > 1 and not self.grad_cache:
-            steps.refuse_coupled_accumulation(clip.CLIP, self.gradient_accumulation_steps)
         if self.streaming and self.max_steps <= 0:
             raise BadInput("--streaming: a stream has no length; set the length of the run with --max_steps")
         if bool(self.vision_model_name_or_path) != bool(self.text_model_name_or_path):
@@ -147,8 +144,7 @@ def main(args: ClipArgs) -> None:
     optimizer = optim.from_args(method, args)
     pretrain(
         args, method, processor, training, [optimizer], evaluation,
-        collate=collate, step=steps.grad_cache if args.grad_cache else steps.standard,
-        trained_on=trained_on, held_out=f"{len(held_out):,} images",
+        collate=collate, trained_on=trained_on, held_out=f"{len(held_out):,} images",
         example=evaluation.example(),
         base_model=args.base_model,
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""MoCo v2, or v1, on unlabelled images.
+"""MoCo v2, or v1: trains on unlabelled images, leaves an image encoder (ResNetModel or ViTModel).
 
 accelerate launch recipes/moco.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/moco.py --dataset my_folder --encoder resnet18 --image_size 96
-accelerate launch recipes/moco.py --layers 1 --temperature 0.07 --queue_size 65536 --momentum 0.999   # as in v1
+accelerate launch recipes/moco.py --layers 1 --temperature 0.07 --queue_size 65536 --momentum 0.999   # v1
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from mmssl.training import optim
 @dataclass
 class MocoArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/moco", "where the encoder, log, figures and checkpoints go")
-    projection_dim: int = flag(128, "width of the space that views are compared in", at_least=1, at_most=16384)
-    layers: int = flag(2, "of the head: 2 in v2, 1 in v1", at_least=1, at_most=16)
-    queue_size: int = flag(4096, "keys of earlier images that a view is compared with", at_least=1, at_most=2**22)
-    temperature: float = flag(0.2, "of the softmax; 0.07 in v1", above=0, at_most=100)
-    momentum: float = flag(0.99, "share of itself that the key encoder keeps at a step", at_least=0, at_most=1)
-    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+    projection_dim: int = flag(128, "dimension of the projections that are compared", at_least=1, at_most=16384)
+    layers: int = flag(2, "layers of the head: 2 in v2, 1 in v1", at_least=1, at_most=16)
+    queue_size: int = flag(4096, "number of keys of earlier images in the queue", at_least=1, at_most=2**22)
+    temperature: float = flag(0.2, "softmax temperature; 0.07 in v1", above=0, at_most=100)
+    momentum: float = flag(0.99, "momentum of the key encoder's moving average", at_least=0, at_most=1)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
     num_train_epochs: float = flag(60, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
-    weight_decay: float = flag(1e-4, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 
 def main(args: MocoArgs) -> None:

@@ -1,4 +1,4 @@
-"""MoCo v3 on unlabelled images.
+"""MoCo v3: trains on unlabelled images, leaves an image encoder (ResNetModel or ViTModel).
 
 accelerate launch recipes/moco_v3.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/moco_v3.py --dataset my_folder --encoder resnet18 --image_size 96
@@ -21,17 +21,17 @@ from mmssl.training import optim
 @dataclass
 class MocoV3Args(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/moco_v3", "where the encoder, log, figures and checkpoints go")
-    hidden_dim: int = flag(1024, "inner width of the heads", at_least=1, at_most=16384)
-    projection_dim: int = flag(256, "width of the space that views are compared in", at_least=1, at_most=16384)
-    temperature: float = flag(0.2, "of the softmax", above=0, at_most=100)
-    momentum: float = flag(0.99, "of the momentum encoder, at the first step; grows to 1", at_least=0, at_most=1)
-    freeze_patches: bool = flag(True, "leave the patch projection of a ViT as it is, against instability")
-    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+    hidden_dim: int = flag(1024, "width of the hidden layers of the heads", at_least=1, at_most=16384)
+    projection_dim: int = flag(256, "dimension of the projections that are compared", at_least=1, at_most=16384)
+    temperature: float = flag(0.2, "softmax temperature", above=0, at_most=100)
+    momentum: float = flag(0.99, "momentum of the moving average at the first step; grows to 1", at_least=0, at_most=1)
+    freeze_patches: bool = flag(True, "do not train the patch projection of a ViT, for stability")
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
     num_train_epochs: float = flag(60, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
-    weight_decay: float = flag(1e-2, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(1e-2, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 
 def main(args: MocoV3Args) -> None:

@@ -1,4 +1,4 @@
-"""SimSiam on unlabelled images.
+"""SimSiam: trains on unlabelled images, leaves an image encoder (ResNetModel or ViTModel).
 
 accelerate launch recipes/simsiam.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/simsiam.py --dataset my_folder --encoder resnet18 --image_size 96
@@ -21,15 +21,15 @@ from mmssl.training import optim
 @dataclass
 class SimsiamArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/simsiam", "where the encoder, log, figures and checkpoints go")
-    projection_dim: int = flag(2048, "width of the projection", at_least=1, at_most=16384)
-    hidden_dim: int = flag(512, "of the predictor, narrower than the projection", at_least=1, at_most=16384)
-    layers: int = flag(2, "of the projection; 3 for large images", at_least=1, at_most=16)
-    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+    projection_dim: int = flag(2048, "dimension of projections and predictions", at_least=1, at_most=16384)
+    hidden_dim: int = flag(512, "width of the predictor's bottleneck", at_least=1, at_most=16384)
+    layers: int = flag(2, "layers of the projection; 3 for large images", at_least=1, at_most=16)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
     num_train_epochs: float = flag(60, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
-    weight_decay: float = flag(1e-2, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(1e-2, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 
 def main(args: SimsiamArgs) -> None:

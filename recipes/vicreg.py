@@ -1,4 +1,4 @@
-"""VICReg on unlabelled images.
+"""VICReg: trains on unlabelled images, leaves an image encoder (ResNetModel or ViTModel).
 
 accelerate launch recipes/vicreg.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/vicreg.py --dataset my_folder --encoder resnet18 --image_size 96
@@ -22,15 +22,15 @@ from mmssl.training import optim
 class VicregArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/vicreg", "where the encoder, log, figures and checkpoints go")
     projection_dim: int = flag(2048, "width of the head", at_least=1, at_most=16384)
-    invariance: float = flag(25.0, "weight of the distance of an image's two embeddings", at_least=0)
-    variance: float = flag(25.0, "weight of what dimensions lack of unit variance", at_least=0)
-    covariance: float = flag(1.0, "weight of the covariances of different dimensions", at_least=0)
-    smallest_crop: float = flag(0.2, "smallest fraction of an image's area that a view shows", above=0, at_most=1)
+    invariance: float = flag(25.0, "weight of the distance between the two views' embeddings", at_least=0)
+    variance: float = flag(25.0, "weight of the hinge on each dimension's standard deviation", at_least=0)
+    covariance: float = flag(1.0, "weight of the covariances between dimensions", at_least=0)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
     num_train_epochs: float = flag(60, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
-    weight_decay: float = flag(1e-4, "on matrices only")
-    warmup_steps: float = flag(0.05, "steps of linear warm-up; below 1, a share of the run")
+    weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 
 def main(args: VicregArgs) -> None:

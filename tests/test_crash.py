@@ -18,7 +18,7 @@ from mmssl.models import towers
 
 STEPS = 45  # 27 an epoch: from the middle of one to the middle of another
 TINY = [
-    "--per_device_train_batch_size=31", "--gradient_accumulation_steps=2", "--grad_cache",
+    "--per_device_train_batch_size=31", "--gradient_accumulation_steps=2",
     "--dataloader_num_workers=1", f"--max_steps={STEPS}", "--save_steps=3", "--logging_steps=1", "--held_out=20",
     "--resume_from_checkpoint=auto", "--report_to=none", "--use_cpu", "--bf16=no",
 ]  # fmt: skip

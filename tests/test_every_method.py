@@ -19,7 +19,6 @@ from mmssl.data.loader import Loader
 from mmssl.distributed import has_batch_norm
 from mmssl.errors import BadInput
 from mmssl.hub import export
-from mmssl.training import steps
 from mmssl.training.loop import train
 from mmssl.training.start import start
 
@@ -127,9 +126,8 @@ def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, m
         **flags,
     )
     start(args)
-    step = steps.grad_cache if micro_batches > 1 and tiny.method.couples_samples else tiny.step
     assert PartialState().num_processes == processes
-    train(tiny.method, loader(tiny, parts), args, tiny.plain(tiny.method), step)
+    train(tiny.method, loader(tiny, parts), args, tiny.plain(tiny.method), tiny.step)
 
 
 def assert_equal_weights(one: Path, other: Path, tolerance: float = 1e-5) -> None:

@@ -6,8 +6,11 @@ import copy
 import json
 import math
 import os
+import re
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from mmssl.data.loader import Loader
+from mmssl.device import cores
 from mmssl.errors import BadInput
 from mmssl.figures import loss_curve
 from mmssl.method import Output
@@ -469,7 +473,7 @@ def worthless(*given) -> Output:
 
 def test_bf16_keeps_weights_and_checkpoints_in_fp32(tmp_path):
     done = Processes(job, tmp_path, bf16="yes", log=tmp_path / "log.txt").succeed()
-    assert "1 process on cpu, bf16" in done
+    assert re.search(r"1 process on cpu \(\d+ threads?, \d+ cores\), bf16", done)
     saved = load_file(tmp_path / "checkpoints/step_00000010/method.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
 
@@ -505,3 +509,21 @@ def test_a_warmup_longer_than_the_run_is_refused_before_the_first_step(tmp_path)
     with pytest.raises(BadInput, match="--warmup_steps 1000 is more than the"):
         run(tmp_path / "run", max_steps=-1, num_train_epochs=1, warmup_steps=1000)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "environment, threads",
+    [
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, "all"),  # the default of accelerate launch
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no", "LOCAL_WORLD_SIZE": "9999"}, "1"),
+        ({"OMP_NUM_THREADS": "1"}, "1"),
+        ({"OMP_NUM_THREADS": "3", "ACCELERATE_MIXED_PRECISION": "no"}, "3"),
+    ],
+)
+def test_a_run_uses_all_cores_unless_told_otherwise(environment, threads):
+    program = "import torch; from mmssl.training import start; start._use_all_cores(); print(torch.get_num_threads())"
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE")}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=clean | environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == (str(cores()) if threads == "all" else threads)

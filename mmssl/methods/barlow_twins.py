@@ -1,7 +1,7 @@
-"""Barlow Twins: the dimensions of two views' embeddings are to agree each with itself and with no other.
+"""Barlow Twins: make each dimension of two views' embeddings correlate with itself and with no other dimension.
 
-Zbontar et al. 2021, arXiv:2103.03230. The cross-correlation matrix of the two embeddings over a batch is drawn to the
-identity: its diagonal makes them invariant to the view, the rest forbids redundant dimensions, and with them collapse.
+Zbontar et al. 2021, arXiv:2103.03230. The loss pulls the cross-correlation matrix of the two embeddings over a batch
+towards the identity: the diagonal makes them invariant to the view, the rest prevents redundancy and collapse.
 Differs: the batch is that of all processes, and gathered embeddings carry gradients.
 """
 
@@ -38,18 +38,18 @@ def redundancy(correlation: Tensor, off_diagonal: float) -> tuple[Tensor, Tensor
 
 class BarlowTwins(Method):
     """
-    encoder:        of images, see models.image_encoders.
-    views:          two of each image.
-    projection_dim: width of the head's three layers; unlike others, the method gains from a wide one (section 4.2).
-    off_diagonal:   lambda, the weight of the matrix outside its diagonal.
-    norm:           of the head, see models.heads.
+    encoder:        an image encoder, see models.image_encoders.
+    views:          two views of each image.
+    projection_dim: width of the head's three layers; a wide head helps more than in other methods (section 4.2).
+    off_diagonal:   lambda, the weight of the off-diagonal terms.
+    norm:           norm of the head, see models.heads.
     """
 
     couples_samples = True
     unit = "images"
     card = Card(
-        about="Barlow Twins: the cross-correlation of two views' embeddings is drawn to the identity. The encoder is "
-        "exported; the projection head, to continue from, is under `pretraining/`.",
+        about="Barlow Twins: the cross-correlation of two views' embeddings is pulled towards the identity. The "
+        "encoder is exported; the projection head, to continue from, is in `pretraining/`.",
         task="image-feature-extraction",
         limits=image_encoders.LIMITS_OF_VIEWS,
         trivial="one embedding for all images",
@@ -67,11 +67,11 @@ class BarlowTwins(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.off_diagonal = encoder, views, off_diagonal
-        # what the last bias adds is centred away
+        # the loss centres each dimension: a last bias would have no effect
         self.projection = heads.mlp([image_encoders.width(encoder)] + [projection_dim] * 3, norm, last_bias=False)
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's views are drawn."""
         first, second = (
             self.projection(image_encoders.features(self.encoder, view)).float()
             for view in self.views(pixel_values, key)

@@ -1,8 +1,9 @@
-"""BYOL: predict, from one view of an image, what a slowly moving copy of the network says of the other view.
+"""BYOL: from one view of an image, predict the embedding that a moving average of the network gives to the other view.
 
 Grill et al. 2020, arXiv:2006.07733. An online network of encoder, projection and predictor; a target network of encoder
 and projection, whose weights are a moving average of the online ones. No negatives: without the predictor, or with a
-target that learns, all images may get one feature. Differs: the batch norms' batch is that of all processes.
+gradient through the target, all images may get the same feature. Differs: batch norms take their statistics
+over all processes.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ def regression(prediction: Tensor, target: Tensor) -> Tensor:
 
 class BYOL(Method):
     """
-    encoder:        of images, see models.image_encoders: the online encoder.
-    views:          two of each image.
-    hidden_dim:     inner width of projection and predictor. projection_dim: their outer width.
-    momentum:       share of itself that the target keeps at the first step; it grows to 1. 0.996 for long runs.
-    norm:           of the heads, see models.heads. Without batch statistics there it collapses easily.
+    encoder:        an image encoder, see models.image_encoders; it becomes the online encoder.
+    views:          two views of each image.
+    hidden_dim:     width of the hidden layers of projection and predictor. projection_dim: width of their outputs.
+    momentum:       of the target's moving average at the first step; it grows to 1. 0.996 for long runs.
+    norm:           norm of the heads, see models.heads. Without batch statistics in them, BYOL collapses easily.
     """
 
     couples_samples = True  # by the heads' batch norms
     unit = "images"
     card = Card(
-        about="BYOL: predict, from one view of an image, what a slowly moving copy of the network says of the other "
-        "view. The online encoder is exported; the target encoder and the heads, to continue from, are under "
+        about="BYOL: from one view of an image, predict the embedding that a moving average of the network gives to "
+        "the other view. The online encoder is exported; the target encoder and the heads, to continue from, are in "
         "`pretraining/`.",
         task="image-feature-extraction",
         limits=image_encoders.LIMITS_OF_VIEWS,
@@ -63,7 +64,7 @@ class BYOL(Method):
         self.target_encoder, self.target_projection = ema.teacher_of(encoder), ema.teacher_of(self.projection)
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's views are drawn."""
         rows = {}
         for i, view in enumerate(self.views(pixel_values, key), start=1):
             projection = self.projection(image_encoders.features(self.encoder, view))
@@ -78,7 +79,7 @@ class BYOL(Method):
         """All: (batch, projection_dim). projection: of the second views, online."""
         with torch.autocast(projection.device.type, enabled=False):
             loss = regression(prediction1, target2.detach()) + regression(prediction2, target1.detach())
-        # watched for collapse: batch norms keep a ResNet's features apart even where all projections are the same
+        # the projections are watched: batch norms keep a ResNet's features apart even when all projections are equal
         return Output(loss, features=projection.detach())
 
     def after_step(self) -> None:

@@ -1,4 +1,4 @@
-"""MoCo: a view of an image is to find the other view among thousands of other images, which are kept in a queue.
+"""MoCo: match a view of an image to its other view among thousands of other images, which are kept in a queue.
 
 He et al. 2019, arXiv:1911.05722 (v1); Chen et al. 2020, arXiv:2003.04297 (v2: a head of two layers, more augmentation).
 The queue holds the keys of earlier batches, made by a key encoder that follows the query encoder slowly, so that they
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """v1's equation 1, averaged over this process's images: (loss, share of queries whose key is more similar to them
-    than all in the queue).
+    """v1's equation 1, averaged over this process's images: (loss, fraction of queries whose key is more similar to
+    them than every key in the queue).
 
     query, key: (batch, dim); row i of both shows the same image. queue: (K, dim), the negatives. All of unit length.
     """
@@ -39,23 +39,23 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> t
 
 class MoCo(Method):
     """
-    encoder:     of images, see models.image_encoders: the query encoder.
-    views:       two of each image, that of the query and that of the key.
-    layers:      of the head: 2 in v2, 1 in v1.
-    queue_size:  keys of earlier images that a query is compared with. Until it is full of them it holds random
-                 directions, which are easy to tell apart: the first losses are lower than later ones.
+    encoder:     an image encoder, see models.image_encoders; it becomes the query encoder.
+    views:       two views of each image: one for the query, one for the key.
+    layers:      layers of the head: 2 in v2, 1 in v1.
+    queue_size:  number of keys of earlier images that a query is compared with. Until the queue has filled, it holds
+                 random directions, which are easy to tell apart: the first losses are lower than later ones.
     temperature: 0.2 in v2, 0.07 in v1.
-    momentum:    share of itself that the key encoder keeps at a step; 0.999 for long runs.
+    momentum:    of the key encoder's moving average; 0.999 for long runs.
     """
 
     couples_samples = True
     unit = "images"
     card = Card(
-        about="MoCo: a view of an image is to find the other view of it among a queue of other images. The query "
-        "encoder is exported; the key encoder, the heads and the queue, to continue from, are under `pretraining/`.",
+        about="MoCo: match a view of an image to its other view among a queue of other images. The query encoder is "
+        "exported; the key encoder, the heads and the queue, to continue from, are in `pretraining/`.",
         task="image-feature-extraction",
         limits=image_encoders.LIMITS_OF_VIEWS,
-        trivial="log(1 + queue), that of chance",
+        trivial="chance: log(1 + queue)",
         snippets=image_encoders.SNIPPETS,
         tags=("moco", "contrastive"),
     )
@@ -82,7 +82,7 @@ class MoCo(Method):
         return self
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's views are drawn."""
         first, second = self.views(pixel_values, key)
         features = image_encoders.features(self.encoder, first)
         q = F.normalize(self.projection(features).float(), dim=1)

@@ -1,8 +1,8 @@
-"""MoCo v3: each view of an image is to find the other view among those of the batch, through a momentum encoder.
+"""MoCo v3: match each view of an image to the momentum encoder's embedding of the other view, within the batch.
 
-Chen et al. 2021, arXiv:2104.02057: MoCo without a queue, for large batches and for ViTs. A predictor on the side that
-learns, the loss taken both ways, momentum that grows to 1, and for stability a ViT whose patch projection stays as it
-was drawn (section 4.2). Differs: the batch is that of all processes, and so are the batch norms'.
+Chen et al. 2021, arXiv:2104.02057: MoCo without a queue, for large batches and for ViTs. A predictor on the
+side of the gradient, a symmetric loss, a momentum that grows to 1 and, for stability, a ViT whose patch projection is
+not trained (section 4.2). Differs: keys and batch statistics are those of all processes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def contrast(query: Tensor, key: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE (equation 1) times 2 * temperature, as in algorithm 1, averaged over this process's images: (loss, share
-    of queries whose most similar key is their own).
+    """InfoNCE (equation 1) times 2 * temperature, as in algorithm 1, averaged over this process's images: (loss,
+    fraction of queries whose most similar key is their own).
 
     query, key: (batch, dim), of unit length; row i of both shows the same image. Keys are those of all processes.
     """
@@ -37,24 +37,24 @@ def contrast(query: Tensor, key: Tensor, temperature: float) -> tuple[Tensor, Te
 
 class MoCoV3(Method):
     """
-    encoder:        of images, see models.image_encoders.
-    views:          two of each image.
-    hidden_dim:     inner width of the heads.
-    projection_dim: width of the space that views are compared in.
-    momentum:       share of itself that the momentum encoder keeps at the first step; it grows to 1.
-    freeze_patches: leave the patch projection of a ViT as it is.
-    norm:           of the heads, see models.heads.
+    encoder:        an image encoder, see models.image_encoders.
+    views:          two views of each image.
+    hidden_dim:     width of the hidden layers of the heads.
+    projection_dim: dimension of the projections that are compared.
+    momentum:       of the momentum encoder's moving average at the first step; it grows to 1.
+    freeze_patches: do not train the patch projection of a ViT.
+    norm:           norm of the heads, see models.heads.
     """
 
     couples_samples = True
     unit = "images"
     card = Card(
-        about="MoCo v3: each view of an image is to find the other view among those of the batch, through a momentum "
-        "encoder. The encoder that learns is exported; the momentum encoder and the heads, to continue from, are under "
+        about="MoCo v3: match each view of an image to the momentum encoder's embedding of the other view. The encoder "
+        "that learns by gradient is exported; the momentum encoder and the heads, to continue from, are in "
         "`pretraining/`.",
         task="image-feature-extraction",
         limits=image_encoders.LIMITS_OF_VIEWS,
-        trivial="4 temperature log(batch), that of chance",
+        trivial="chance: 4 temperature log(batch)",
         snippets=image_encoders.SNIPPETS,
         tags=("moco-v3", "contrastive"),
     )
@@ -80,7 +80,7 @@ class MoCoV3(Method):
         self.momentum_encoder, self.momentum_projection = ema.teacher_of(encoder), ema.teacher_of(self.projection)
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's views are drawn."""
         rows = {}
         for i, view in enumerate(self.views(pixel_values, key), start=1):
             features = image_encoders.features(self.encoder, view)

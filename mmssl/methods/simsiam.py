@@ -1,8 +1,8 @@
-"""SimSiam: predict, from one view of an image, what the same network says of the other view, which counts as given.
+"""SimSiam: from one view of an image, predict the network's own embedding of the other view, with a stop-gradient.
 
-Chen & He 2020, arXiv:2011.10566. An encoder, a projection and a predictor with a narrow middle; no negatives, no
-momentum encoder. Without the predictor, or with a gradient through the target, all images get one feature (sections 4.1
-and 4.2). Differs: the batch norms' batch is that of all processes.
+Chen & He 2020, arXiv:2011.10566. An encoder, a projection and a predictor with a bottleneck; no negatives, no
+momentum encoder. Without the predictor, or with a gradient through the target, all images get the same feature
+(sections 4.1 and 4.2). Differs: batch norms take their statistics over all processes.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def distance(p: Tensor, z: Tensor) -> Tensor:
 
 class SimSiam(Method):
     """
-    encoder:        of images, see models.image_encoders.
-    views:          two of each image.
-    projection_dim: width of the projection, outer width of the predictor.
-    hidden_dim:     of the predictor, narrower: a quarter in the paper.
-    layers:         of the projection: 2 for small images (appendix D), else 3.
-    norm:           of the heads, see models.heads. Without batch statistics there it collapses easily.
+    encoder:        an image encoder, see models.image_encoders.
+    views:          two views of each image.
+    projection_dim: dimension of projections and predictions.
+    hidden_dim:     width of the predictor's bottleneck; in the paper a quarter of projection_dim.
+    layers:         layers of the projection: 2 for small images (appendix D), else 3.
+    norm:           norm of the heads, see models.heads. Without batch statistics in them, SimSiam collapses easily.
     """
 
     couples_samples = True  # by the heads' batch norms
     unit = "images"
     card = Card(
-        about="SimSiam: predict, from one view of an image, what the same network says of the other view. The encoder "
-        "is exported; projection and predictor, to continue from, are under `pretraining/`.",
+        about="SimSiam: from one view of an image, predict the network's own embedding of the other view. The encoder "
+        "is exported; projection and predictor, to continue from, are in `pretraining/`.",
         task="image-feature-extraction",
         limits=image_encoders.LIMITS_OF_VIEWS,
         snippets=image_encoders.SNIPPETS,
@@ -66,7 +66,7 @@ class SimSiam(Method):
         self.predictor = heads.mlp([projection_dim, hidden_dim, projection_dim], norm)
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's views are drawn."""
         rows = {}
         for i, view in enumerate(self.views(pixel_values, key), start=1):
             z = self.projection(image_encoders.features(self.encoder, view))
@@ -77,7 +77,7 @@ class SimSiam(Method):
         """Predictions and projections of both views, each (batch, projection_dim)."""
         with torch.autocast(z1.device.type, enabled=False):
             loss = distance(p1, z2) / 2 + distance(p2, z1) / 2
-        # section 4.1 tells a collapse by the spread of z; batch norms keep a ResNet's features apart even then
+        # z is watched, as in section 4.1: batch norms keep a ResNet's features apart even when all z are equal
         return Output(loss, features=z1.detach())
 
     def exported(self) -> PreTrainedModel:

@@ -1,7 +1,8 @@
-"""VICReg: two views are to have near embeddings, of which each dimension keeps its variance and tells its own.
+"""VICReg: make two views' embeddings equal while every dimension keeps its variance and none correlate.
 
-Bardes et al. 2021, arXiv:2105.04906: variance, invariance, covariance. Nothing is normalised and no views are compared
-but those of one image; a hinge on each dimension's deviation forbids collapse, the covariances redundant dimensions.
+Bardes et al. 2021, arXiv:2105.04906: variance, invariance, covariance. Embeddings are not normalised, and only views of
+one image are compared; a hinge on each dimension's standard deviation prevents collapse, the covariance term prevents
+redundant dimensions.
 Invariance is averaged over dimensions, as in algorithm 1, not summed, as in equation 5. Differs: the batch is that of
 all processes, and gathered embeddings carry gradients.
 """
@@ -23,11 +24,11 @@ from mmssl.models import heads, image_encoders
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-GAMMA, EPS = 1.0, 1e-4  # the deviation that a dimension is to have; section 4.2
+GAMMA, EPS = 1.0, 1e-4  # target standard deviation of a dimension; section 4.2
 
 
 def variance(z: Tensor) -> Tensor:
-    """Equation 1: how much the deviation of a dimension of (batch, dim) falls short of GAMMA, averaged over them."""
+    """Equation 1: how far the standard deviation of each dimension of (batch, dim) is below GAMMA, on average."""
     return F.relu(GAMMA - (z.var(0) + EPS).sqrt()).mean()
 
 
@@ -40,18 +41,18 @@ def covariance(z: Tensor) -> Tensor:
 
 class VICReg(Method):
     """
-    encoder:        of images, see models.image_encoders.
-    views:          two of each image.
+    encoder:        an image encoder, see models.image_encoders.
+    views:          two views of each image.
     projection_dim: width of the head's three layers.
     invariance, variance, covariance: lambda, mu and nu, the weights of the terms.
-    norm:           of the head, see models.heads.
+    norm:           norm of the head, see models.heads.
     """
 
     couples_samples = True
     unit = "images"
     card = Card(
-        about="VICReg: two views of an image are to have near embeddings, whose dimensions keep their variance and are "
-        "not correlated. The encoder is exported; the projection head, to continue from, is under `pretraining/`.",
+        about="VICReg: make two views' embeddings equal while every dimension keeps its variance and none correlate. "
+        "The encoder is exported; the projection head, to continue from, is in `pretraining/`.",
         task="image-feature-extraction",
         limits=image_encoders.LIMITS_OF_VIEWS,
         trivial="one embedding for all images",
@@ -72,11 +73,11 @@ class VICReg(Method):
         super().__init__()
         self.encoder, self.views = encoder, views
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
-        # the last bias would move both views alike, which no term sees
+        # a last bias would shift both views equally: no term depends on it
         self.projection = heads.mlp([image_encoders.width(encoder)] + [projection_dim] * 3, norm, last_bias=False)
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
-        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, what an image's views are drawn from."""
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's views are drawn."""
         first, second = (
             self.projection(image_encoders.features(self.encoder, view)).float()
             for view in self.views(pixel_values, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 
 from mmssl import bounded_json, durable
 from mmssl.arguments import TrainArgs
-from mmssl.device import precision
+from mmssl.device import cores, precision
 from mmssl.errors import first_line, not_written
 from mmssl.method import Method, Output
 from mmssl.plain_text import one_line
@@ -76,11 +77,17 @@ class Log:
         """Print what is about to be trained, and on what. samples: in one optimizer step of all processes."""
         trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
         processes, kind = self.accelerator.num_processes, precision(self.args).replace("no", "fp32")
+        device = self.accelerator.device.type
+        if device == "cpu":
+            threads, local = torch.get_num_threads(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            device += f" ({threads} thread{'s' * (threads > 1)}{' each' * (local > 1)}, {cores()} cores)"
         self.say(
-            f"{processes} process{'es' * (processes > 1)} on {self.accelerator.device.type}, {kind}, "
+            f"{processes} process{'es' * (processes > 1)} on {device}, {kind}, "
             f"{trainable:,} trainable parameters, {self.total:,} steps of {samples:,} {self.unit}"
             + (f", resumed from {resumed_from}" if resumed_from else "")
         )
+        if device.startswith("cpu") and threads * local < cores():
+            self.say(f"{cores() - threads * local} cores are idle: unset OMP_NUM_THREADS, or raise it, to use them")
 
     def say(self, sentence: str) -> None:
         """Print one line above the progress bar, on the main process only."""

@@ -33,8 +33,10 @@ def standard(
     accelerator: Accelerator,
     max_grad_norm: float,
 ) -> Output:
-    """Run forward and backward for each micro-batch, accumulate the gradients, update once."""
-    refuse_coupled_accumulation(type(unwrap(method)), len(micro_batches))
+    """Run forward and backward for each micro-batch, accumulate the gradients, update once. Where the loss compares the
+    samples of a batch, several micro-batches are one batch: see `grad_cache`."""
+    if unwrap(method).couples_samples and len(micro_batches) > 1:
+        return grad_cache(method, micro_batches, optimizers, accelerator, max_grad_norm)
     outputs = []
     for i, batch in enumerate(micro_batches):
         with no_sync_before_last(method, i, len(micro_batches), accelerator):
@@ -62,8 +64,9 @@ def grad_cache(
     """
     if len(micro_batches) > 1 and has_batch_norm(method):
         raise BadInput(
-            f"--grad_cache: the encoder of {type(unwrap(method)).__name__} has batch norms, which would take their "
-            "statistics from each micro-batch. Use an encoder without them (a ViT), or --gradient_accumulation_steps 1."
+            f"--gradient_accumulation_steps {len(micro_batches)}: {type(unwrap(method)).__name__} has batch norms, "
+            "which would take their statistics from each micro-batch. Use --gradient_accumulation_steps 1, or networks "
+            "without batch norms."
         )
     draws, cached = [], []
     with torch.no_grad():
@@ -175,15 +178,6 @@ def update(method: Method, optimizers: Sequence[Optimizer], accelerator: Acceler
     if not skip:
         bare.after_step()
     return norm.detach()
-
-
-def refuse_coupled_accumulation(method: type[Method], micro_batches: int) -> None:
-    if method.couples_samples and micro_batches > 1:
-        raise BadInput(
-            f"{method.__name__} compares the samples of a batch: {micro_batches} accumulated micro-batches are "
-            f"{micro_batches} small batches, not one large one. Use step=steps.grad_cache (--grad_cache), the exact "
-            "gradient of the large batch in the same memory, or --gradient_accumulation_steps 1."
-        )
 
 
 def no_sync_before_last(method: Method, i: int, n: int, accelerator: Accelerator):

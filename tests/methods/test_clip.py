@@ -35,7 +35,6 @@ from mmssl.errors import BadInput
 from mmssl.evaluation import retrieval
 from mmssl.methods.clip import CLIP, info_nce, sigmoid
 from mmssl.models import towers
-from mmssl.training import steps
 
 TEXTS = ["a red square", "a blue circle", "two green lines", "something else"] * 5
 SIZE = 16
@@ -455,8 +454,3 @@ def test_padding_changes_no_text_embedding():
         alone = TOKENIZER([text], return_tensors="pt")
         alone = method.embed_text(alone["input_ids"], alone["attention_mask"])
         torch.testing.assert_close(alone[0], row, atol=1e-5, rtol=1e-5)
-
-
-def test_accumulated_micro_batches_are_refused_in_words():
-    with pytest.raises(BadInput, match="2 accumulated micro-batches are 2 small batches.*--grad_cache"):
-        steps.refuse_coupled_accumulation(CLIP, 2)
