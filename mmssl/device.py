@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 import torch
+
+# of the cgroup that Docker, Kubernetes and Slurm start a process in: version 2, version 1
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def best_device(use_cpu: bool = False) -> torch.device:
@@ -42,11 +50,19 @@ def cores() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes: of the machine, or of its GPU if that has more. None if the system does not tell."""
+    """Bytes: of the machine, or of its GPU if that has more. At most what the container allows. None if unknown."""
     import psutil  # comes with accelerate
 
     try:
-        free = psutil.virtual_memory().available
+        free = min(psutil.virtual_memory().available, *map(_number, CONTAINER_LIMITS))
         return max(free, torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else free
     except (OSError, RuntimeError, psutil.Error):  # /proc cannot be read; the driver fails
         return None
+
+
+def _number(file: Path) -> float:
+    """The number in a file; infinity if there is none."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # "max"
+        return math.inf
