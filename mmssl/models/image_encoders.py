@@ -49,6 +49,7 @@ SIZES: dict[str, ResNetSize | ViTSize] = {
     "vit-large": ViTSize(1024, 24, 16),
 }
 NAMES = tuple(SIZES)
+VITS = tuple(name for name, size in SIZES.items() if isinstance(size, ViTSize))
 SMALLEST = 32  # px; smaller images are enlarged, because a ResNet halves the side four times
 SNIPPETS = {
     "Features of a picture": """
