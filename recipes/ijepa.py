@@ -43,7 +43,7 @@ def main(args: IjepaArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     if not args.model_name_or_path:
-        vit_tokens.fix_positions(encoder)
+        vit_tokens.initialise(encoder)
     train, held_out = source.decoded(processor, args)
     crop = views.made_for(processor, [views.View(scale=(args.smallest_crop, 1.0), jitter=0.0, grey=0.0)])
     predictor = args.predictor_width, args.predictor_layers, args.predictor_heads

@@ -50,7 +50,7 @@ def target_blocks(key: Tensor, side: int) -> tuple[Tensor, Tensor]:
     top, left = (
         (drawn[:, 2:].unflatten(1, (2, TARGETS)) * (side + 1 - torch.stack([height, width], 1))).floor().unbind(1)
     )
-    inside = _block(top, left, height, width, side)
+    inside = vit_tokens.inside(top, left, height, width, side)
     places = inside.long().argsort(dim=-1, descending=True, stable=True)[..., : max(1, int(high))]
     return places, inside.gather(-1, places)
 
@@ -66,20 +66,9 @@ def context_block(key: Tensor, side: int, without: Tensor, length: int) -> tuple
     scale = CONTEXT_SCALE[0] + (CONTEXT_SCALE[1] - CONTEXT_SCALE[0]) * drawn[:, :1]
     extent = (side * scale.sqrt()).round().clamp(1, side)
     top, left = ((drawn[:, 1:3] * (side + 1 - extent)).floor()).split(1, 1)
-    usable = _block(top, left, extent, extent, side)[:, 0] & ~without
+    usable = vit_tokens.inside(top, left, extent, extent, side)[:, 0] & ~without
     places = (drawn[:, 3:] + ~usable).argsort(1)[:, :length]
     return places, usable.gather(1, places)
-
-
-def _block(top: Tensor, left: Tensor, height: Tensor, width: Tensor, side: int) -> Tensor:
-    """(images, blocks, patches) bool: whether a patch lies inside the block.
-
-    top, left: (images, blocks). height, width: (images, 1).
-    """
-    index = torch.arange(side, device=top.device)
-    rows = (index >= top[..., None]) & (index < (top + height)[..., None])
-    columns = (index >= left[..., None]) & (index < (left + width)[..., None])
-    return (rows[..., :, None] & columns[..., None, :]).flatten(2)
 
 
 def prediction_loss(predicted: Tensor, target: Tensor, real: Tensor) -> Tensor:
@@ -109,6 +98,7 @@ class Predictor(nn.Module):
         self.layers, self.layernorm = vit.layers, vit.layernorm  # without the embedding of pixels
         self.enter, self.leave = nn.Linear(width, narrow), nn.Linear(narrow, width)
         self.mask_token = nn.Parameter(torch.empty(narrow))
+        vit_tokens.xavier(self)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.register_buffer("positions", vit_tokens.sine_cosine_positions(side, narrow)[0], persistent=False)
 

@@ -20,7 +20,7 @@ from mmssl.data.images.views import Views
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Card, Method, Output
 from mmssl.models import image_encoders, memory, pretrained, remote_code
-from mmssl.models.vit_tokens import at, sine_cosine_positions
+from mmssl.models.vit_tokens import at, sine_cosine_positions, xavier
 
 if TYPE_CHECKING:
     from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, ViTModel
@@ -228,10 +228,7 @@ def check_mask_ratio(mask_ratio: float, patches: int) -> float:
 @torch.no_grad()
 def initialise(model: ViTMAEForPreTraining) -> None:
     """Appendix A.1: Xavier for all linear layers and the patch embedding, sine-cosine positions."""
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.xavier_uniform_(module.weight.flatten(1))
-            nn.init.zeros_(module.bias)
+    xavier(model)
     embeddings, decoder = model.vit.embeddings, model.decoder
     for token in (embeddings.cls_token, decoder.mask_token):
         nn.init.normal_(token, std=0.02)

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmssl.errors import BadInput
 
@@ -37,6 +37,17 @@ def side(vit: ViTModel) -> int:
 def at(tokens: Tensor, places: Tensor) -> Tensor:
     """(batch, tokens, width), (batch, places) -> (batch, places, width)."""
     return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def inside(top: Tensor, left: Tensor, height: Tensor, width: Tensor, side: int) -> Tensor:
+    """(images, blocks, side ** 2) bool: which patches lie in each block of a grid with `side` patches in a row.
+
+    top, left, height, width: (images, blocks), in patches; or sizes of (images, 1), if an image's blocks share them.
+    """
+    index = torch.arange(side, device=top.device)
+    rows = (index >= top[..., None]) & (index < (top + height)[..., None])
+    columns = (index >= left[..., None]) & (index < (left + width)[..., None])
+    return (rows[..., :, None] & columns[..., None, :]).flatten(2)
 
 
 def embed(vit: ViTModel, pixels: Tensor, *, masked: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
@@ -74,8 +85,22 @@ def sine_cosine_positions(side: int, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def fix_positions(vit: ViTModel) -> None:
-    """Give a new ViT sine-cosine positions, which are not trained."""
+def xavier(module: nn.Module) -> None:
+    """Xavier initialisation of all linear layers and patch projections (MAE, arXiv:2111.06377, appendix A.1)."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(part.weight.flatten(1))
+            nn.init.zeros_(part.bias)
+
+
+@torch.no_grad()
+def initialise(vit: ViTModel) -> None:
+    """Give a new ViT the initial weights of MAE's encoder: Xavier, and sine-cosine positions, which are not trained.
+
+    With the default, a deviation of 0.02, small patches have an embedding far smaller than the positions.
+    """
+    xavier(vit.embeddings)
+    xavier(vit.layers)
     positions = vit.embeddings.position_embeddings
     positions.copy_(sine_cosine_positions(side(vit), positions.shape[2]))
     positions.requires_grad_(False)

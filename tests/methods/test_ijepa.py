@@ -6,7 +6,7 @@ import collapse
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny.ijepa import fixed_positions, method
+from tiny.ijepa import initialised, method
 from tiny.simclr import batch, resnet, vit
 from transformers import AutoModel, ViTModel
 
@@ -69,7 +69,7 @@ def test_the_context_is_a_large_square_without_the_targets():
 
 
 def test_the_context_encoder_sees_nothing_of_the_targets():
-    one, given = method(fixed_positions).train(), batch()
+    one, given = method(initialised).train(), batch()
     hidden = hidden_by(*target_blocks(given["key"], 4), 4).view(-1, 1, 4, 4)
     squares = hidden.repeat_interleave(4, 2).repeat_interleave(4, 3)
     contexts = []
@@ -94,7 +94,7 @@ def test_the_loss_is_smooth_l1_over_real_patches_each_image_counting_equally():
 
 
 def test_the_targets_are_the_layer_normed_features_of_the_target_encoder_on_the_whole_image():
-    one, given = method(fixed_positions).eval(), batch()
+    one, given = method(initialised).eval(), batch()
     targets, real = target_blocks(given["key"], 4)
     predictions = []
     one.predictor.register_forward_hook(lambda module, inputs, output: predictions.append(output))
@@ -111,7 +111,7 @@ def test_the_targets_are_the_layer_normed_features_of_the_target_encoder_on_the_
 
 
 def test_each_block_is_predicted_without_the_positions_of_the_others():
-    one, given = method(fixed_positions).eval(), batch(2)
+    one, given = method(initialised).eval(), batch(2)
     targets, real = target_blocks(given["key"], 4)
     context, places, seen = torch.randn(2, 4, 32), torch.tensor([[0, 1, 2]] * 2), torch.ones(2, 4, dtype=torch.bool)
     with torch.no_grad():

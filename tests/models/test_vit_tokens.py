@@ -47,9 +47,15 @@ def test_tokens_are_taken_at_their_places():
     assert vit_tokens.at(tokens, torch.tensor([[2, 0], [1, 1]])).tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
 
 
+def test_patches_inside_blocks_are_those_of_their_rows_and_columns():
+    top, left = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    grid = vit_tokens.inside(top, left, torch.tensor([[2.0]]), torch.tensor([[1.0]]), 3).view(2, 3, 3)
+    assert grid.long().tolist() == [[[0, 1, 0], [0, 1, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 0], [1, 0, 0]]]
+
+
 def test_fixed_positions_differ_between_patches_and_are_not_trained():
     model = vit()
-    vit_tokens.fix_positions(model)
+    vit_tokens.initialise(model)
     positions = model.embeddings.position_embeddings
     assert not positions.requires_grad and len(positions[0].unique(dim=0)) == 17 and not positions[0, 0].any()
 

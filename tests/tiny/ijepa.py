@@ -17,13 +17,13 @@ def method(encoder: Callable[[], PreTrainedModel] = simclr.vit, momentum: float 
     return IJEPA(encoder(), one_view, 16, 1, 2, momentum, ratio)
 
 
-def fixed_positions() -> PreTrainedModel:
+def initialised() -> PreTrainedModel:
     encoder = simclr.vit()
-    vit_tokens.fix_positions(encoder)
+    vit_tokens.initialise(encoder)
     return encoder
 
 
 VARIANTS = {
-    "new": lambda: simclr.around(method(fixed_positions), "target"),
+    "new": lambda: simclr.around(method(initialised), "target"),
     "learned_positions": lambda: simclr.around(method(ratio=0.3), "target"),
 }
