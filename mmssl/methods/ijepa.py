@@ -173,16 +173,19 @@ class IJEPA(Method):
         seen = F.pad(seen, (1, 0), value=True)
         context = vit_tokens.encode(self.encoder, tokens, seen)
         predicted = self.predictor(context, places, seen, targets, real)
-        with torch.no_grad():
-            encoded = self.target_encoder(pixels).last_hidden_state[:, 1:]
+        encoded = self.encoded(pixels)
         with torch.autocast(pixels.device.type, enabled=False):
-            encoded = encoded.float()
             goal = F.layer_norm(encoded, encoded.shape[-1:])
             predicted, targets, real = predicted.float().flatten(1, 2), targets.flatten(1), real.flatten(1)
             loss = prediction_loss(predicted, vit_tokens.at(goal, targets), real)
             mean = vit_tokens.at(goal.mean(0, keepdim=True).expand_as(goal), targets)
             trivial = prediction_loss(mean, vit_tokens.at(goal, targets), real)
-        return Output(loss, features=encoded.mean(1), trivial_loss=trivial)
+        return Output(loss, features=encoded.detach().mean(1), trivial_loss=trivial.detach())
+
+    @torch.no_grad()
+    def encoded(self, pixels: Tensor) -> Tensor:
+        """(batch, patches, width) float32: the target encoder's features of whole images, (batch, 3, height, width)."""
+        return self.target_encoder(pixels).last_hidden_state[:, 1:].float()
 
     def after_step(self) -> None:
         ema.update(self.target_encoder, self.encoder, ema.momentum(self.momentum, self.progress))

@@ -101,7 +101,7 @@ def test_centres_move_in_training_only_and_by_the_teachers_outputs():
     assert one.class_centre.count == 12 and one.patch_centre.count == 12 * 8  # at most 8 of 16 patches
     before = one.class_centre.total / 12
     one.after_step()
-    torch.testing.assert_close(one.class_centre.value, 0.1 * before)
+    torch.testing.assert_close(one.class_centre.value, 0.01 * before)
 
 
 def test_what_cannot_be_is_refused():
