@@ -133,6 +133,11 @@ def test_the_target_encoder_is_exported_and_the_context_encoder_is_among_the_hea
     assert torch.equal(again.encoder.layernorm.bias, one.encoder.layernorm.bias)
 
 
+def test_the_cards_snippet_takes_the_mean_of_the_patches():
+    assert "last_hidden_state[:, 1:].mean(1)" in IJEPA.card.snippets["Features of a picture"]
+    assert "pooler_output" not in IJEPA.card.snippets["Features of a picture"]
+
+
 def test_what_cannot_be_masked_or_built_is_refused():
     with pytest.raises(BadInput, match="I-JEPA masks patches, and a ResNetModel has none"):
         method(resnet)
