@@ -20,6 +20,7 @@ from mmssl.data.images.views import Views
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Card, Method, Output
 from mmssl.models import image_encoders, memory, pretrained, remote_code
+from mmssl.models.vit_tokens import at, sine_cosine_positions, xavier
 
 if TYPE_CHECKING:
     from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, ViTModel
@@ -84,11 +85,6 @@ def standardise(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
     deviation = (variance + 1e-6).sqrt()
     return (patches - mean) / deviation, mean, deviation
-
-
-def at(values: Tensor, places: Tensor) -> Tensor:
-    """(batch, patches, values), (batch, places) -> (batch, places, values)."""
-    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def reconstruction_loss(predicted: Tensor, target: Tensor, masked: Tensor) -> Tensor:
@@ -232,25 +228,12 @@ def check_mask_ratio(mask_ratio: float, patches: int) -> float:
 @torch.no_grad()
 def initialise(model: ViTMAEForPreTraining) -> None:
     """Appendix A.1: Xavier for all linear layers and the patch embedding, sine-cosine positions."""
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.xavier_uniform_(module.weight.flatten(1))
-            nn.init.zeros_(module.bias)
+    xavier(model)
     embeddings, decoder = model.vit.embeddings, model.decoder
     for token in (embeddings.cls_token, decoder.mask_token):
         nn.init.normal_(token, std=0.02)
     for positions in (embeddings.position_embeddings, decoder.decoder_pos_embed):
         positions.copy_(sine_cosine_positions(math.isqrt(positions.shape[1] - 1), positions.shape[2]))
-
-
-def sine_cosine_positions(side: int, width: int) -> Tensor:
-    """(1, 1 + side ** 2, width): zeros for the class token; for each patch a quarter of the width each to sine and
-    cosine of its column, then of its row (Vaswani et al. 2017, arXiv:1706.03762, section 3.5, in two dimensions)."""
-    frequency = 10_000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    row, column = torch.meshgrid(*2 * [torch.arange(side, dtype=torch.float64)], indexing="ij")
-    angles = [place.flatten()[:, None] * frequency for place in (column, row)]
-    table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([torch.zeros(1, width), table.float()])[None]
 
 
 def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:

@@ -6,6 +6,8 @@ arXiv:2012.12877. The `micro` sizes are ours, for small images on a CPU.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,7 @@ SIZES: dict[str, ResNetSize | ViTSize] = {
     "vit-large": ViTSize(1024, 24, 16),
 }
 NAMES = tuple(SIZES)
+VITS = tuple(name for name, size in SIZES.items() if isinstance(size, ViTSize))
 SMALLEST = 32  # px; smaller images are enlarged, because a ResNet halves the side four times
 SNIPPETS = {
     "Features of a picture": """
@@ -168,12 +171,26 @@ def width(model: PreTrainedModel) -> int:
 
 def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     """(batch, 3, height, width), normalised -> (batch, width(model)). For a convolutional network, the mean over
-    positions; for a transformer, the output of its pooler, or the mean over tokens if it has none."""
-    output = model(pixels)
+    positions; for a transformer, the output of its pooler, or the mean over tokens if it has none. A ViT takes images
+    of other sizes than its own, with positions interpolated."""
+    own = getattr(model.config, "image_size", None)
+    fits = own is None or tuple(pixels.shape[2:]) == ((own, own) if isinstance(own, int) else tuple(own))
+    interpolated = not fits and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    output = model(pixels, interpolate_pos_encoding=True) if interpolated else model(pixels)
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:
         return output.last_hidden_state.mean(1)
     return pooled.flatten(1)
+
+
+def features_of_views(model: PreTrainedModel, views: Sequence[Tensor]) -> list[Tensor]:
+    """The features of each view, in one pass over all views of a size. views: each (batch, 3, height, width)."""
+    found: dict[int, Tensor] = {}
+    for size in dict.fromkeys(view.shape for view in views):
+        same = [i for i, view in enumerate(views) if view.shape == size]
+        chunks = features(model, torch.cat([views[i] for i in same])).chunk(len(same))
+        found |= dict(zip(same, chunks, strict=True))
+    return [found[i] for i in range(len(views))]
 
 
 def freeze_patches(model: PreTrainedModel) -> None:

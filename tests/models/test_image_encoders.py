@@ -54,6 +54,19 @@ def test_of_a_vit_all_is_trained_but_the_pooler():
     assert frozen == {"pooler.dense.weight", "pooler.dense.bias"}
 
 
+@pytest.mark.parametrize("name", ["resnet-micro", "vit-micro"])
+def test_views_of_several_sizes_keep_their_order_and_go_through_the_encoder_one_size_at_a_time(name):
+    model, _ = image_encoders.from_scratch(name, 32)
+    views = [torch.randn(2, 3, side, side) for side in (32, 16, 32, 16)]
+    passes = []
+    model.register_forward_pre_hook(lambda module, inputs: passes.append(inputs[0].shape))
+    with torch.no_grad():
+        together = image_encoders.features_of_views(model.eval(), views)
+        assert passes == [(4, 3, 32, 32), (4, 3, 16, 16)]
+        for view, found in zip(views, together, strict=True):
+            torch.testing.assert_close(found, image_encoders.features(model, view), atol=1e-5, rtol=1e-4)
+
+
 def flags(**given) -> image_encoders.EncoderArgs:
     return image_encoders.EncoderArgs(**given)
 

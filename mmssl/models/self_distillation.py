@@ -1,0 +1,71 @@
+"""Self-distillation into prototypes: a student matches a teacher's distribution over learned prototypes.
+
+Caron et al. 2021 (DINO), arXiv:2104.14294, section 3. The teacher's outputs are centred, which keeps one prototype from
+taking all images, and sharpened by a low temperature, which keeps all prototypes from being equally likely.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssl.distributed import gather
+from mmssl.models import heads
+
+
+class PrototypeHead(nn.Module):
+    """Three linear layers, then the cosine with each prototype: (..., width) -> (..., prototypes), in [-1, 1]."""
+
+    def __init__(self, width: int, hidden_dim: int, bottleneck_dim: int, prototypes: int, norm: str = "none") -> None:
+        super().__init__()
+        self.mlp = heads.mlp([width, hidden_dim, hidden_dim, bottleneck_dim], norm)
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck_dim))
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.normalize(self.mlp(features), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+
+
+class Centre(nn.Module):
+    """A moving average of the teacher's mean output over all processes. `add` outputs during a step, then call `move`
+    once: the centre does not change within a step, so that micro-batches have the same one."""
+
+    def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        for name, size in (("value", prototypes), ("total", prototypes), ("count", 1)):
+            self.register_buffer(name, torch.zeros(size))
+
+    @torch.no_grad()
+    def add(self, outputs: Tensor) -> None:
+        """outputs: (rows, prototypes)."""
+        self.total += outputs.float().sum(0)
+        self.count += len(outputs)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        total, count = gather(self.total[None]).sum(0), gather(self.count[None]).sum(0)
+        self.value.lerp_(total / count, 1 - self.momentum)
+        self.total.zero_()
+        self.count.zero_()
+
+
+def sharpened(outputs: Tensor, centre: Centre, temperature: float) -> Tensor:
+    """The teacher's distributions, without gradient. outputs: (..., prototypes)."""
+    return ((outputs.detach().float() - centre.value) / temperature).softmax(-1)
+
+
+def cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """(...) of the student's outputs (..., prototypes) against the teacher's distributions (..., prototypes)."""
+    return -(teacher * (student.float() / temperature).log_softmax(-1)).sum(-1)
+
+
+def entropy(distribution: Tensor) -> Tensor:
+    """(..., prototypes) -> (...), in nats."""
+    return torch.special.entr(distribution).sum(-1)
+
+
+def warmed_up(first: float, last: float, progress: float, until: float) -> float:
+    """A temperature that grows linearly from `first` to `last` while the fraction `until` of the training is done."""
+    return last if progress >= until else first + (last - first) * progress / until

@@ -1,0 +1,64 @@
+"""iBOT: trains on unlabelled images, leaves a ViTModel.
+
+accelerate launch recipes/ibot.py                                      # scikit-learn's digits, built in
+accelerate launch recipes/ibot.py --dataset my_folder --encoder vit-tiny --image_size 96 --patch_size 8
+accelerate launch recipes/ibot.py --dataset my_folder --encoder vit-small --image_size 224 --patch_size 16 \
+    --small_views 10 --prototypes 8192 --hidden_dim 2048 --bottleneck_dim 256    # as in the paper
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.ibot import IBOT
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class IbotArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/ibot", "where the encoder, log, figures and checkpoints go")
+    encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.VITS, of_new_model=True)
+    small_views: int = flag(2, "views of a small part of the image, at half its side", at_least=0, at_most=64)
+    boundary: float = flag(0.4, "smallest area of the two large views, largest of the small ones", above=0, at_most=1)
+    smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a small view", above=0, at_most=1)
+    prototypes: int = flag(1024, "outputs of the head", at_least=2, at_most=262144)
+    hidden_dim: int = flag(512, "inner width of the head", at_least=1, at_most=16384)
+    bottleneck_dim: int = flag(128, "width of the head's last layer but one", at_least=1, at_most=16384)
+    momentum: float = flag(
+        0.99, "fraction of itself that the teacher keeps at first; grows to 1", at_least=0, at_most=1
+    )
+    teacher_temperature: float = flag(0.07, "of the teacher's softmax after a warm-up from 0.04", above=0, at_most=100)
+    patch_weight: float = flag(1.0, "weight of the loss on masked patches", at_least=0, at_most=1000)
+    freeze: float = flag(0.02, "fraction of the run in which the prototypes do not change", at_least=0, below=1)
+
+    num_train_epochs: float = flag(30, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    weight_decay: float = flag(0.04, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.1, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: IbotArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    large = [views.sized(view, processor) for view in views.byol(source.side)]
+    small = processor.size["height"] // 2, args.small_views
+    crops = views.Views(
+        views.multi_crop(large, *small, args.boundary, args.smallest_crop), processor.image_mean, processor.image_std
+    )
+    head = args.prototypes, args.hidden_dim, args.bottleneck_dim
+    method = IBOT(encoder, crops, 2, *head, args.momentum, args.patch_weight, args.teacher_temperature, args.freeze)
+    optimizer = optim.from_args(method, args)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, IbotArgs, __doc__)

@@ -1,0 +1,58 @@
+"""I-JEPA: trains on unlabelled images, leaves a ViTModel.
+
+accelerate launch recipes/ijepa.py                                     # scikit-learn's digits, built in
+accelerate launch recipes/ijepa.py --dataset my_folder --encoder vit-tiny --image_size 96 --patch_size 8
+accelerate launch recipes/ijepa.py --dataset my_folder --encoder vit-base --image_size 224 --patch_size 16 \
+    --predictor_width 384 --predictor_layers 6 --predictor_heads 12    # as in the paper
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.ijepa import IJEPA
+from mmssl.models import image_encoders, vit_tokens
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class IjepaArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/ijepa", "where the encoder, log, figures and checkpoints go")
+    encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.VITS, of_new_model=True)
+    predictor_width: int = flag(64, "width of the predictor", at_least=4, at_most=16384)
+    predictor_layers: int = flag(3, "layers of the predictor", at_least=1, at_most=64)
+    predictor_heads: int = flag(2, "attention heads of the predictor", at_least=1, at_most=256)
+    momentum: float = flag(
+        0.996, "fraction of itself that the target keeps at first; grows to 1", at_least=0, at_most=1
+    )
+    context_ratio: float = flag(0.5, "largest fraction of the patches in the context", above=0, at_most=1)
+    smallest_crop: float = flag(0.3, "smallest fraction of an image's area in a crop", above=0, at_most=1)
+
+    num_train_epochs: float = flag(60, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    weight_decay: float = flag(0.05, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: IjepaArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    if not args.model_name_or_path:
+        vit_tokens.initialise(encoder)
+    train, held_out = source.decoded(processor, args)
+    crop = views.made_for(processor, [views.View(scale=(args.smallest_crop, 1.0), jitter=0.0, grey=0.0)])
+    predictor = args.predictor_width, args.predictor_layers, args.predictor_heads
+    method = IJEPA(encoder, crop, *predictor, args.momentum, args.context_ratio)
+    optimizer = optim.from_args(method, args)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, IjepaArgs, __doc__)

@@ -1,0 +1,121 @@
+"""iBOT: its masks, what student and teacher see, its losses and centres."""
+
+from __future__ import annotations
+
+import math
+
+import collapse
+import pytest
+import torch
+from tiny.ibot import method, two_large_views
+from tiny.simclr import batch, resnet, vit
+
+from mmssl.errors import BadInput
+from mmssl.methods.ibot import IBOT, class_token_loss, masked_patch_loss, masks
+
+KEYS = torch.arange(4000)
+
+
+def test_half_of_the_images_are_masked_in_a_tenth_to_a_half_of_their_patches():
+    places, masked = masks(KEYS, 8, 0)
+    number = masked.sum(1)
+    some = number[number > 0]
+    assert places.shape == masked.shape == (4000, 32)
+    assert (number > 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert some.min() == 6 and some.max() == 32 and some.float().mean().item() / 64 == pytest.approx(0.3, abs=0.01)
+    assert all(len(row.unique()) == 32 for row in places[:100])
+
+
+def test_masked_patches_lie_together():
+    """Of two patches side by side, the second is masked more often where the first is than a random mask's would be."""
+    places, masked = masks(KEYS, 8, 0)
+    grid = torch.zeros(4000, 64, dtype=torch.bool).scatter(1, places, masked).view(-1, 8, 8)[masked.any(1)]
+    beside = grid[:, :, 1:][grid[:, :, :-1]].float().mean()
+    assert beside > grid.float().mean() + 0.3
+
+
+def test_masks_are_a_function_of_key_and_view():
+    places, masked = masks(KEYS, 8, 1)
+    again = masks(KEYS[[7, 3]], 8, 1)
+    assert torch.equal(places[[7, 3]], again[0]) and torch.equal(masked[[7, 3]], again[1])
+    assert not torch.equal(masked, masks(KEYS, 8, 0)[1])
+
+
+def test_each_global_view_is_a_target_for_all_other_views():
+    targets = torch.eye(3).split(1)[:2]  # two images' worth would only average
+    outputs = (torch.eye(3) * 10).split(1)
+    right, wrong = (torch.log_softmax(100 * torch.eye(3)[0], 0)[i].neg().item() for i in (0, 1))
+    assert class_token_loss(targets, outputs).item() == pytest.approx(wrong)  # no view is its own target
+    swapped = (outputs[1], outputs[0], outputs[2])
+    assert class_token_loss(targets, swapped).item() == pytest.approx((2 * right + 2 * wrong) / 4)
+
+
+def test_the_patch_loss_is_the_mean_over_masked_patches_then_over_images():
+    targets, outputs = torch.full((2, 3, 4), 0.25), torch.zeros(2, 3, 4)
+    outputs[0, 2] = torch.tensor([100.0, 0, 0, 0])
+    masked = torch.tensor([[True, True, False], [False, False, False]])
+    assert masked_patch_loss(targets, outputs, masked).item() == pytest.approx(math.log(4) / 2)
+
+
+def test_the_student_sees_nothing_of_masked_patches_and_the_teacher_sees_all(monkeypatch):
+    one, given = method(crops=two_large_views()).train(), batch()
+    seen = {"encoder": [], "teacher_encoder": []}
+    for name, outputs in seen.items():
+        network = one.get_submodule(name).layernorm
+        network.register_forward_hook(lambda module, inputs, output, outputs=outputs: outputs.append(output))
+    one(**given)
+    views = [view.clone() for view in one.views(**given)]
+    for i, view in enumerate(views):
+        places, masked = masks(given["key"], 4, i)
+        grid = torch.zeros(6, 16, dtype=torch.bool).scatter(1, places, masked).view(6, 1, 4, 4)
+        view[grid.repeat_interleave(4, 2).repeat_interleave(4, 3).expand_as(view)] = 9.0
+    monkeypatch.setattr(type(one.views), "forward", lambda self, pixel_values, key: views)
+    one(**given)
+    assert torch.equal(*seen["encoder"]) and not torch.equal(*seen["teacher_encoder"])
+
+
+def test_the_trivial_loss_is_the_entropy_of_the_mean_target():
+    one = method().train()
+    classes = torch.eye(12)[torch.tensor([0, 1] * 6)] * 100  # two views of six images, two prototypes
+    patches, masked = torch.zeros(12, 4, 12), torch.zeros(12, 4, dtype=torch.bool)
+    masked[0] = True
+    output = one._loss(classes, classes, patches, patches, masked)
+    assert output.trivial_loss.item() == pytest.approx(math.log(2) + math.log(12) / 12, rel=1e-4)
+
+
+def test_prototypes_wait_for_the_given_fraction_of_the_run():
+    one = method(freeze=0.5).train()
+    for progress, frozen in ((0.0, True), (0.5, False)):
+        one.zero_grad()
+        one.progress = progress
+        one(**batch()).loss.backward()
+        one.after_backward()
+        assert (one.head.prototypes.grad is None) is frozen and one.head.mlp[0].weight.grad is not None
+
+
+def test_centres_move_in_training_only_and_by_the_teachers_outputs():
+    one = method().eval()
+    one(**batch())
+    assert not one.class_centre.count
+    one.train()(**batch())
+    assert one.class_centre.count == 12 and one.patch_centre.count == 12 * 8  # at most 8 of 16 patches
+    before = one.class_centre.total / 12
+    one.after_step()
+    torch.testing.assert_close(one.class_centre.value, 0.01 * before)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(BadInput, match="iBOT masks patches, and a ResNetModel has none"):
+        method(resnet)
+    with pytest.raises(BadInput, match="global_views 1: give 2 of them or more; there are 2 views"):
+        IBOT(vit(), two_large_views(), 1)
+
+
+def test_without_centring_it_collapses_and_the_monitor_says_so():
+    def said(centre_momentum: float) -> str | None:
+        torch.manual_seed(0)
+        settings = {"momentum": 0.99, "teacher_temperature": 0.04, "freeze": 0.0, "centre_momentum": centre_momentum}
+        return collapse.said(IBOT(vit(), two_large_views(), 2, 64, 32, 16, **settings))
+
+    assert said(0.9) is None
+    assert "collaps" in said(1.0)  # the centre never moves
