@@ -20,12 +20,10 @@ from mmssl.training import optim
 
 
 @dataclass
-class IbotArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+class IbotArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/ibot", "where the encoder, log, figures and checkpoints go")
     encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.VITS, of_new_model=True)
     small_views: int = flag(2, "views of a small part of the image, at half its side", at_least=0, at_most=64)
-    boundary: float = flag(0.4, "smallest area of the two large views, largest of the small ones", above=0, at_most=1)
-    smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a small view", above=0, at_most=1)
     prototypes: int = flag(1024, "outputs of the head", at_least=2, at_most=262144)
     hidden_dim: int = flag(512, "inner width of the head", at_least=1, at_most=16384)
     bottleneck_dim: int = flag(128, "width of the head's last layer but one", at_least=1, at_most=16384)
@@ -47,11 +45,7 @@ def main(args: IbotArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    large = [views.sized(view, processor) for view in views.byol(source.side)]
-    small = processor.size["height"] // 2, args.small_views
-    crops = views.Views(
-        views.multi_crop(large, *small, args.boundary, args.smallest_crop), processor.image_mean, processor.image_std
-    )
+    crops = views.multi_crop_from_args(args, processor)
     head = args.prototypes, args.hidden_dim, args.bottleneck_dim
     method = IBOT(encoder, crops, 2, *head, args.momentum, args.patch_weight, args.teacher_temperature, args.freeze)
     optimizer = optim.from_args(method, args)

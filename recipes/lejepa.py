@@ -19,11 +19,9 @@ from mmssl.training import optim
 
 
 @dataclass
-class LejepaArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+class LejepaArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/lejepa", "where the encoder, log, figures and checkpoints go")
-    small_views: int = flag(4, "views of a small part of the image, at half its side", at_least=0, at_most=64)
-    boundary: float = flag(0.3, "smallest area of the two large views, largest of the small ones", above=0, at_most=1)
-    smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a small view", above=0, at_most=1)
+    boundary: float = flag(0.3, "smallest area of the large views, largest of the small ones", above=0, at_most=1)
     hidden_dim: int = flag(1024, "inner width of the projector", at_least=1, at_most=16384)
     projection_dim: int = flag(64, "dimension of the embeddings", at_least=1, at_most=16384)
     sigreg_weight: float = flag(0.05, "weight of the test of normality, against that of equal views", above=0, below=1)
@@ -40,11 +38,9 @@ def main(args: LejepaArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    large = [views.sized(view, processor) for view in views.byol(source.side)]
-    crops = views.multi_crop(large, processor.size["height"] // 2, args.small_views, args.boundary, args.smallest_crop)
-    many = views.Views(crops, processor.image_mean, processor.image_std)
+    crops = views.multi_crop_from_args(args, processor)
     widths = {"hidden_dim": args.hidden_dim, "projection_dim": args.projection_dim}
-    method = LeJEPA(encoder, many, **widths, weight=args.sigreg_weight, slices=args.slices)
+    method = LeJEPA(encoder, crops, **widths, weight=args.sigreg_weight, slices=args.slices)
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
     data = pictures.described(train, held_out)

@@ -20,7 +20,15 @@ from mmssl.data.images.views import Views
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
 from mmssl.models import ema, image_encoders, vit_tokens
-from mmssl.models.self_distillation import Centre, PrototypeHead, cross_entropy, entropy, sharpened, warmed_up
+from mmssl.models.self_distillation import (
+    Centre,
+    PrototypeHead,
+    between_views,
+    cross_entropy,
+    entropy,
+    sharpened,
+    warmed_up,
+)
 
 if TYPE_CHECKING:
     from transformers import ViTModel
@@ -149,7 +157,8 @@ class IBOT(Method):
         with torch.autocast(classes.device.type, enabled=False):
             targets = sharpened(teacher_classes, self.class_centre, temperature)
             of_views = targets.chunk(self.global_views)
-            class_loss = class_token_loss(of_views, classes.split(len(teacher_classes) // self.global_views))
+            classes = classes.split(len(teacher_classes) // self.global_views)
+            class_loss = between_views(of_views, classes, STUDENT_TEMPERATURE)
             patch_targets = sharpened(teacher_patches, self.patch_centre, temperature)
             patch_loss = masked_patch_loss(patch_targets, patches, masked)
             # a student that ignores its input does best with the mean of the teacher's distributions
@@ -175,13 +184,6 @@ class IBOT(Method):
 
     def exported(self) -> ViTModel:
         return self.teacher_encoder
-
-
-def class_token_loss(targets: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Tensor:
-    """Equation 2: the mean over pairs of a target's view and another view. targets: of the global views, each (batch,
-    prototypes). outputs: of all views, each (batch, prototypes), the global ones first."""
-    pairs = [(t, s) for i, t in enumerate(targets) for j, s in enumerate(outputs) if i != j]
-    return torch.stack([cross_entropy(target, output, STUDENT_TEMPERATURE).mean() for target, output in pairs]).mean()
 
 
 def masked_patch_loss(targets: Tensor, outputs: Tensor, masked: Tensor) -> Tensor:

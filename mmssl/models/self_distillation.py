@@ -6,6 +6,8 @@ taking all images, and sharpened by a low temperature, which keeps all prototype
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,6 +61,16 @@ def sharpened(outputs: Tensor, centre: Centre, temperature: float) -> Tensor:
 def cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """(...) of the student's outputs (..., prototypes) against the teacher's distributions (..., prototypes)."""
     return -(teacher * (student.float() / temperature).log_softmax(-1)).sum(-1)
+
+
+def between_views(targets: Sequence[Tensor], outputs: Sequence[Tensor], temperature: float) -> Tensor:
+    """The mean cross entropy over all pairs of a teacher's view and another view of the student.
+
+    targets: of the large views, each (batch, prototypes), distributions. outputs: of all views, each (batch,
+    prototypes), the large ones first.
+    """
+    pairs = [(target, output) for i, target in enumerate(targets) for j, output in enumerate(outputs) if i != j]
+    return torch.stack([cross_entropy(target, output, temperature).mean() for target, output in pairs]).mean()
 
 
 def entropy(distribution: Tensor) -> Tensor:

@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from mmssl.models.self_distillation import Centre, PrototypeHead, cross_entropy, entropy, sharpened, warmed_up
+from mmssl.models.self_distillation import (
+    Centre,
+    PrototypeHead,
+    between_views,
+    cross_entropy,
+    entropy,
+    sharpened,
+    warmed_up,
+)
 
 
 def test_outputs_are_cosines_with_the_prototypes():
@@ -60,3 +68,12 @@ def test_the_temperature_grows_linearly_and_stays():
         [0.04, 0.055, 0.07, 0.07]
     )
     assert warmed_up(0.04, 0.07, 0.0, 0.0) == 0.07
+
+
+def test_each_global_view_is_a_target_for_all_other_views():
+    targets = torch.eye(3).split(1)[:2]  # two images' worth would only average
+    outputs = (torch.eye(3) * 10).split(1)
+    right, wrong = (torch.log_softmax(100 * torch.eye(3)[0], 0)[i].neg().item() for i in (0, 1))
+    assert between_views(targets, outputs, 0.1).item() == pytest.approx(wrong)  # no view is its own target
+    swapped = (outputs[1], outputs[0], outputs[2])
+    assert between_views(targets, swapped, 0.1).item() == pytest.approx((2 * right + 2 * wrong) / 4)

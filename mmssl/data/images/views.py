@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssl.arguments import Flags, flag
 from mmssl.data import draws
 from mmssl.data.images import decoding
 from mmssl.errors import BadInput
@@ -171,6 +172,23 @@ def multi_crop(
     blur = 0.5 if small_size >= BLUR_FROM else 0.0
     small = replace(large[0], size=small_size, scale=(smallest, boundary), blur=blur, solarise=0.0)
     return tuple(replace(view, scale=(boundary, 1.0)) for view in large) + (small,) * small_views
+
+
+@dataclass
+class MultiCropArgs(Flags):
+    """Flags of recipes that make two large views of an image and several small ones."""
+
+    small_views: int = flag(4, "views of a small part of the image, at half its side", at_least=0, at_most=64)
+    boundary: float = flag(0.4, "smallest area of the large views, largest of the small ones", above=0, at_most=1)
+    smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a small view", above=0, at_most=1)
+
+
+def multi_crop_from_args(args: MultiCropArgs, processor) -> Views:
+    """Two large views (BYOL's) in the size that `processor` leaves, and small ones of half its side."""
+    large = [sized(view, processor) for view in byol(min(decoding.shape(processor)))]
+    side = min(decoding.shape(processor)) // 2
+    crops = multi_crop(large, side, args.small_views, args.boundary, args.smallest_crop)
+    return Views(crops, processor.image_mean, processor.image_std)
 
 
 class Views(nn.Module):
