@@ -6,7 +6,7 @@ import copy
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from mmssl.data.images.pictures import Pictures
 
@@ -38,9 +38,9 @@ class Numbered(Dataset):
         chosen = row if self.chosen is None else self.chosen[row]
         return {**self.pictures.__getitems__(chosen.tolist()), "row": row}
 
-    def never_trained(self) -> Numbered:
-        """The same images and rows, with keys that training does not draw, whose views are thus new."""
+    def copies(self, count: int) -> Subset:
+        """The first `count` images, with their rows and with keys that training does not draw: their views are new."""
         other = copy.copy(self)
         other.pictures = copy.copy(self.pictures)
         other.pictures.set_epoch(NEVER_TRAINED)
-        return other
+        return Subset(other, range(min(count, len(self))))
