@@ -13,6 +13,8 @@ from mmssl.evaluation.held_out import Columns, HeldOut
 from mmssl.models import image_encoders
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
     from mmssl.data.images.pictures import Pictures
     from mmssl.method import Method
 
@@ -21,15 +23,18 @@ QUERIES, SHOWN = 8, 6  # images, and neighbours of each
 
 
 class Neighbours(HeldOut):
-    """held_out: images. processor: that of the exported encoder."""
+    """held_out: images. processor: that of the exported encoder. copies: for a task that only training images have, new
+    augmented copies of them; the loss and the metrics are then taken on these."""
 
-    def __init__(self, held_out: Pictures, processor, batch_size: int) -> None:
-        super().__init__(held_out, batch_size)
-        self.processor = processor
+    def __init__(self, held_out: Pictures, processor, batch_size: int, copies: Dataset | None = None) -> None:
+        super().__init__(held_out if copies is None else copies, batch_size)
+        self.pictures, self.processor = held_out, processor
+        if copies is not None:
+            self.units = "Loss and metrics of the method's own task, on new augmented copies of training images."
 
     @torch.no_grad()
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
-        encoder, pictures = method.exported(), self.held_out
+        encoder, pictures = method.exported(), self.pictures
         rows = pictures.rows[:SEARCHED]
         mean, std = (torch.tensor(getattr(self.processor, f"image_{name}")).view(3, 1, 1) for name in ("mean", "std"))
         device, features = next(encoder.parameters()).device, []
