@@ -32,10 +32,10 @@ from mmssl.training import optim
 class SimclrArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/simclr", "where the encoder, log, figures and checkpoints go")
     projection_dim: int = flag(128, "dimension of the projections that are compared", at_least=1, at_most=16384)
-    temperature: float = flag(0.5, "softmax temperature; 0.1 for large images", above=0, at_most=100)
+    temperature: float = flag(0.1, "softmax temperature", above=0, at_most=100)
     smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(60, "passes over the data")
+    num_train_epochs: float = flag(45, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl.distributed import gather
+from mmssl.distributed import gather, rank
 from mmssl.models import heads
 
 
@@ -56,6 +56,25 @@ class Centre(nn.Module):
 def sharpened(outputs: Tensor, centre: Centre, temperature: float) -> Tensor:
     """The teacher's distributions, without gradient. outputs: (..., prototypes)."""
     return ((outputs.detach().float() - centre.value) / temperature).softmax(-1)
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int, beside: Tensor | None = None) -> Tensor:
+    """Assign rows to prototypes so that all prototypes get equally many: Sinkhorn-Knopp over the rows of all processes
+    (SwAV, Caron et al. 2020, arXiv:2006.09882, section 3.1 and appendix A).
+
+    scores: (rows, prototypes). epsilon: the lower, the closer to a hard assignment. Returns (rows, prototypes) fp32, of
+    this process's rows; each sums to 1. With 0 iterations, a softmax. beside: (other rows, prototypes), equal on all
+    processes: scores that are assigned together with these.
+    """
+    log_q = gather(scores.float()) / epsilon
+    if beside is not None:
+        log_q = torch.cat([log_q, beside.float() / epsilon])
+    for _ in range(iterations):
+        log_q = log_q.log_softmax(0)  # each prototype gets the same mass
+        log_q = log_q.log_softmax(1)  # each row has the same mass
+    own = log_q[rank() * len(scores) :][: len(scores)]
+    return own.softmax(1)
 
 
 def cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
