@@ -22,8 +22,8 @@ from mmssl.training import optim
 class DeepclusterArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/deepcluster", "where the encoder, log, figures and checkpoints go")
     clusters: int = flag(100, "number of clusters, about 10 times that of the classes", at_least=2, at_most=10**6)
-    pca_dim: int = flag(256, "dimensions that features are reduced to for clustering", at_least=1, at_most=16384)
-    cluster_every: int = flag(1, "epochs between two clusterings", at_least=1)
+    pca_dim: int = flag(64, "dimensions that features are reduced to for clustering", at_least=1, at_most=16384)
+    cluster_every: int = flag(4, "epochs between two clusterings", at_least=1)
     edges: bool = flag(False, "the encoder sees only the edges of the grey image (Sobel filter)")
     smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 

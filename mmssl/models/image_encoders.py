@@ -1,7 +1,8 @@
 """Image encoders by name, all standard classes of transformers, new or from a checkpoint.
 
-ResNet: He et al. 2015, arXiv:1512.03385. ViT: Dosovitskiy et al. 2020, arXiv:2010.11929; small sizes from DeiT,
-arXiv:2012.12877. The `micro` sizes are ours, for small images on a CPU.
+ResNet: He et al. 2015, arXiv:1512.03385. BiT, a ResNet with group norms: Kolesnikov et al. 2019, arXiv:1912.11370.
+ViT: Dosovitskiy et al. 2020, arXiv:2010.11929; small sizes from DeiT, arXiv:2012.12877. The
+`micro` sizes are ours, for small images on a CPU.
 """
 
 from __future__ import annotations
@@ -37,8 +38,16 @@ class ViTSize:
     heads: int
 
 
-SIZES: dict[str, ResNetSize | ViTSize] = {
+@dataclass(frozen=True)
+class BiTSize:
+    widths: tuple[int, ...]  # of the stages; the narrowest layer has a quarter of the first
+    blocks: tuple[int, ...]  # in each stage
+    stem: int = 64
+
+
+SIZES: dict[str, ResNetSize | BiTSize | ViTSize] = {
     "resnet-micro": ResNetSize((64, 128, 256), (1, 1, 1)),
+    "bit-micro": BiTSize((128, 256, 512), (1, 1, 1)),
     "resnet18": ResNetSize((64, 128, 256, 512), (2, 2, 2, 2)),
     "resnet34": ResNetSize((64, 128, 256, 512), (3, 4, 6, 3)),
     "resnet50": ResNetSize((256, 512, 1024, 2048), (3, 4, 6, 3), "bottleneck"),
@@ -126,7 +135,7 @@ def from_scratch(
     if patch_size:
         raise BadInput(f"--patch_size {patch_size} has no effect with --encoder {name}: only a ViT has patches")
     processor = ViTImageProcessorPil(size=sides, image_mean=MEAN, image_std=STD)
-    return _resnet(size), processor
+    return _bit(size) if isinstance(size, BiTSize) else _resnet(size), processor
 
 
 def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -207,6 +216,16 @@ def _resnet(size: ResNetSize) -> PreTrainedModel:
     )
     # 1.5 to 2 times as fast as the default layout, on CPUs and on GPUs
     return ResNetModel(config).to(memory_format=torch.channels_last)
+
+
+def _bit(size: BiTSize) -> PreTrainedModel:
+    from transformers import BitConfig, BitModel
+
+    config = BitConfig(
+        embedding_size=size.stem, hidden_sizes=list(size.widths), depths=list(size.blocks),
+        num_groups=min(32, size.widths[0] // 4),
+    )  # fmt: skip
+    return BitModel(config).to(memory_format=torch.channels_last)
 
 
 def _vit(size: ViTSize, image_size: int, patch_size: int) -> PreTrainedModel:

@@ -1,0 +1,52 @@
+"""CPC on images: trains on unlabelled images, leaves a patch encoder that takes whole images (ResNetModel or BitModel).
+
+accelerate launch recipes/cpc_image.py                                    # scikit-learn's digits, built in
+accelerate launch recipes/cpc_image.py --dataset my_folder --encoder resnet18 --image_size 96 --crop_size 24
+accelerate launch recipes/cpc_image.py --dataset my_folder --encoder bit-micro       # group norms, no batch norms
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.cpc_image import NEAREST, CPCImage
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class CpcImageArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/cpc_image", "where the encoder, log, figures and checkpoints go")
+    crop_size: int = flag(8, "side in pixels of the patches that the encoder sees; they overlap by half", at_least=2)
+    prediction_steps: int = flag(4, "rows below that are predicted, from the second on", at_least=NEAREST, at_most=64)
+    prediction_dim: int = flag(64, "dimension of the predictions", at_least=1, at_most=16384)
+    context_size: int = flag(256, "channels of the context network", at_least=1, at_most=16384)
+    context_layers: int = flag(5, "blocks of the context network", at_least=1, at_most=64)
+    smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a view", above=0, at_most=1)
+
+    num_train_epochs: float = flag(40, "passes over the data")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: CpcImageArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    view = views.made_for(processor, [views.simclr(source.side, (args.smallest_crop, 1.0))])
+    task = args.crop_size, args.prediction_steps, args.prediction_dim
+    method = CPCImage(encoder, view, *task, args.context_size, args.context_layers)
+    optimizer = optim.from_args(method, args)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, CpcImageArgs, __doc__)
