@@ -4,7 +4,7 @@ import pytest
 import tiny_encoders
 import torch
 from tiny import cpc
-from transformers import AutoModel, ResNetModel, ViTModel
+from transformers import AutoModel, BitModel, ResNetModel, ViTModel
 
 from mmssl.data.images.decoding import shape
 from mmssl.errors import BadInput
