@@ -4,7 +4,7 @@ import pytest
 import tiny_encoders
 import torch
 from tiny import cpc
-from transformers import AutoModel, ResNetModel, ViTModel
+from transformers import AutoModel, BitModel, ResNetModel, ViTModel
 
 from mmssl.data.images.decoding import shape
 from mmssl.errors import BadInput
@@ -21,7 +21,7 @@ def test_every_name_is_a_stock_class_whose_features_have_its_width(name):
     with torch.device("meta"):
         model, processor = image_encoders.from_scratch(name, 224 if "micro" not in name else 32)
         features = image_encoders.features(model, torch.zeros(2, 3, *shape(processor)))
-    assert type(model) in (ResNetModel, ViTModel) and features.shape == (2, image_encoders.width(model))
+    assert type(model) in (BitModel, ResNetModel, ViTModel) and features.shape == (2, image_encoders.width(model))
     assert [*processor.image_mean, *processor.image_std] == [*image_encoders.MEAN, *image_encoders.STD]
 
 
