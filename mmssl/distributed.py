@@ -41,7 +41,13 @@ def gather(x: Tensor) -> Tensor:
     own rows against the gathered ones, and the wrapper averages parameter gradients over processes, the result is the
     gradient of one process on the whole batch. Every process must have the same number of rows.
     """
-    return x if world_size() == 1 else torch.cat(all_gather(x))
+    if world_size() == 1:
+        return x
+    parts = all_gather(x)
+    for part in parts:
+        if part.requires_grad:  # torch's backward pass mixes up the values of a gradient that is not contiguous
+            part.register_hook(Tensor.contiguous)
+    return torch.cat(parts)
 
 
 class _BatchNorm:

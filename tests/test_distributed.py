@@ -73,6 +73,22 @@ def test_gathered_rows_are_in_rank_order_and_give_the_gradient_of_one_process(tm
         assert found["hours"] == 6  # NCCL's own ten minutes are less than an evaluation on one process may take
 
 
+def transposed(place: Path) -> None:
+    start(arguments(place))
+    mine = (torch.arange(12.0).view(2, 3, 2) + 12 * rank()).requires_grad_()
+    weights = torch.arange(24.0).view(2, 3, 4)
+    (gather(mine).permute(2, 1, 0).contiguous() * weights).sum().backward()  # the gradient arrives with other strides
+    save_file({"gradient": mine.grad}, place / f"{rank()}.safetensors")
+
+
+def test_a_gradient_that_is_not_contiguous_keeps_its_order(tmp_path):
+    Processes(transposed, tmp_path, log=tmp_path / "log.txt", world=2).succeed()
+    expected = 2 * torch.arange(24.0).view(2, 3, 4).permute(2, 1, 0)  # the sum over two equal processes
+    for i in (0, 1):
+        found = load_file(tmp_path / f"{i}.safetensors")["gradient"]
+        torch.testing.assert_close(found, expected[2 * i : 2 * i + 2])
+
+
 def with_batch_norm() -> nn.Module:
     """Of two and of four dimensions, one without weights and one that averages over all batches."""
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The method's own loss on held-out images, and a figure of held-out images with their nearest neighbours."""
+"""The method's own loss on held-out images; figures of their nearest neighbours and, for a ViT, of its attention."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmssl import figures
+from mmssl.evaluation import class_attention
 from mmssl.evaluation.held_out import Columns, HeldOut
 from mmssl.models import image_encoders
 
@@ -51,4 +52,8 @@ class Neighbours(HeldOut):
         shown = {name: pixels.float() / 255 for name, pixels in columns.items()}
         figures.picture_grid(shown, directory / "neighbours.png")
         caption = f"Held-out images and the nearest of {len(rows):,} by the cosine of their features, nearest first."
-        return {"neighbours.png": caption}
+        drawn = {"neighbours.png": caption}
+        if class_attention.is_drawable(encoder):
+            pixels = ((images[asked].float() / 255 - mean) / std).to(device)
+            drawn["attention.png"] = class_attention.draw(encoder, pixels, shown["image"], directory / "attention.png")
+        return drawn
