@@ -17,21 +17,13 @@ from types import SimpleNamespace
 
 import torch
 
-OPERATORS = ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "qroi_align", "deform_conv2d")
-library = torch.library.Library("torchvision", "FRAGMENT")
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # a torchvision built for another torch registers none of its operators, and imports only if somebody declares them
-    for name in [n + suffix for n in OPERATORS for suffix in ("", "_backward")]:
-        for spelled in (name, f"_{name}"):
-            library.define(f"{spelled}(Tensor a, Tensor b, float c) -> Tensor")
+import torchvision_operators  # noqa: F401, isort: skip
 
-import numpy as np  # noqa: E402
-import open_clip  # noqa: E402
-from open_clip_train.data import CsvDataset  # noqa: E402
-from open_clip_train.train import train_one_epoch  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
+import numpy as np
+import open_clip
+from open_clip_train.data import CsvDataset
+from open_clip_train.train import train_one_epoch
+from torch.utils.data import DataLoader
 
 
 def main() -> None:

@@ -27,9 +27,10 @@ class ExemplarArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
         None, "number of images to learn from, drawn with --seed; default: all", at_least=2, at_most=10**8
     )
     hidden_dim: int = flag(256, "dimension of the layer before the classifier", at_least=1, at_most=16384)
+    temperature: float = flag(0.1, "softmax temperature", above=0, at_most=100)
     smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(120, "passes over the data")
+    num_train_epochs: float = flag(90, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
@@ -42,7 +43,7 @@ def main(args: ExemplarArgs) -> None:
     train, held_out = source.decoded(processor, args)
     images = numbered.Numbered(train, args.classes, args.seed)
     view = views.made_for(processor, [exemplar(source.side, (args.smallest_crop, 1.0))])
-    method = Exemplar(encoder, view, len(images), args.hidden_dim)
+    method = Exemplar(encoder, view, len(images), args.hidden_dim, args.temperature)
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, images.copies(len(held_out)))
     data = pictures.described(train, held_out) | {"trained_on": f"{len(images):,} images, each a class"}

@@ -7,6 +7,7 @@ import math
 import collapse
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny.deepcluster import Stored
 from tiny.exemplar import method
 from torch import Tensor
@@ -17,21 +18,30 @@ from mmssl.errors import BadInput
 from mmssl.methods.exemplar import Exemplar
 
 
-def test_a_classifier_that_ignores_its_input_has_the_loss_of_chance():
+def test_classes_with_equal_weights_have_the_loss_of_chance():
     one = method()
-    torch.nn.init.zeros_(one.classifier.weight)
-    torch.nn.init.zeros_(one.classifier.bias)
-    output = one.loss(torch.rand(5, 16), torch.rand(5, 32), torch.arange(5))
-    assert output.loss.item() == pytest.approx(math.log(24)) and output.trivial_loss == math.log(24)
+    torch.nn.init.ones_(one.classifier.weight)
+    output = one.loss(F.normalize(torch.rand(5, 16), dim=1), torch.rand(5, 32), torch.arange(5))
+    assert output.loss.item() == pytest.approx(math.log(24)) == output.trivial_loss
+
+
+def test_an_image_on_its_own_axis_has_the_loss_of_the_temperature():
+    """Its score is 1, the scores of the 15 others are 0."""
+    one = method(classes=16)
+    with torch.no_grad():
+        one.classifier.weight.copy_(3 * torch.eye(16))
+    output = one.loss(torch.eye(16)[[2, 7]], torch.rand(2, 32), torch.tensor([2, 7]))
+    assert output.loss.item() == pytest.approx(math.log(1 + 15 * math.exp(-10)), rel=1e-3)
+    assert output.metrics["accuracy"] == 1
 
 
 def test_the_loss_is_the_cross_entropy_written_out():
     one, label = method(), torch.tensor([3, 20, 3])
-    hidden = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
+    hidden = F.normalize(torch.rand(3, 16, generator=torch.Generator().manual_seed(0)), dim=1)
     output, total, right = one.loss(hidden, hidden, label), 0.0, 0
-    weight, bias = one.classifier.weight.detach(), one.classifier.bias.detach()
+    weight = one.classifier.weight.detach()
     for h, own in zip(hidden, label.tolist(), strict=True):
-        scores = [float(weight[i] @ h) + float(bias[i]) for i in range(24)]
+        scores = [float(weight[i] @ h / weight[i].norm()) / 0.1 for i in range(24)]
         total -= scores[own] - math.log(sum(math.exp(score) for score in scores))
         right += scores.index(max(scores)) == own
     assert output.loss.item() == pytest.approx(total / 3, rel=1e-5)
@@ -77,11 +87,11 @@ def test_more_classes_than_memory_holds_are_refused_with_the_flags():
 def test_the_classifier_is_not_left_for_another_run(tmp_path):
     one, other = method(), method()
     with torch.no_grad():
-        one.hidden[0][0].weight.fill_(0.25)
+        one.hidden[0].weight.fill_(0.25)
     one.save_pretrained(tmp_path)
     assert all(name.startswith("hidden.") for name in one._heads())
     other.continue_from(str(tmp_path))
-    assert (other.hidden[0][0].weight == 0.25).all()
+    assert (other.hidden[0].weight == 0.25).all()
 
 
 class OfOneClass(Exemplar):

@@ -11,9 +11,9 @@ from tiny import Tiny, simclr
 from tiny.deepcluster import Stored, one_view
 
 
-def method(encoder: Callable[[], PreTrainedModel] = simclr.vit, kind: type = Exemplar) -> Exemplar:
+def method(encoder: Callable[[], PreTrainedModel] = simclr.vit, kind: type = Exemplar, classes: int = 24) -> Exemplar:
     torch.manual_seed(0)
-    return kind(encoder(), one_view(), classes=24, hidden_dim=16)
+    return kind(encoder(), one_view(), classes, hidden_dim=16)
 
 
 def numbered(made: Exemplar) -> Tiny:
