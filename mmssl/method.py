@@ -145,12 +145,3 @@ def read_heads(name: str) -> dict[str, Tensor]:
         return load_file(file) if file else {}
     except SafetensorError as error:
         raise BadInput(f"--model_name_or_path {name}: its {HEADS} is cut off or damaged ({error})") from error
-
-
-@torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher = momentum * teacher + (1 - momentum) * student for parameters; buffers are copied."""
-    for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
-        slow.lerp_(fast, 1 - momentum)
-    for slow, fast in zip(teacher.buffers(), student.buffers(), strict=True):
-        slow.copy_(fast)
