@@ -36,7 +36,7 @@ def main(args: BenchmarkArgs) -> None:
             sides["solo-learn"] = (args.peer_python, "solo_learn")
     print(f"{'':<30}{'loss':<16}{'length':>8}{'cosine':>8}")
     for name, (python, side) in sides.items():
-        worker = [python, Path(__file__).with_name("gradients_worker.py"), side, args.solo_learn or ""]
+        worker = [python, "-W", "ignore", Path(__file__).with_name("gradients_worker.py"), side, args.solo_learn or ""]
         ran = subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True)
         for loss, (length, cosine) in json.loads(ran.stdout.splitlines()[-1]).items():
             print(f"{name:<30}{loss:<16}{length:>8.3f}{cosine:>8.3f}")

@@ -7,6 +7,7 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -58,8 +59,12 @@ def lightly(gathered: bool) -> dict:
     }
 
 
-def solo_learn() -> dict:
+def solo_learn(clone: str) -> dict:
     import torchvision_operators  # noqa: F401, isort: skip
+
+    for name in ("solo", "solo.utils"):  # without their __init__, which imports what the losses do not need
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__path__ = [str(Path(clone, *name.split(".")))]
     from solo.losses import barlow_loss_func, mocov3_loss_func, simclr_loss_func, vicreg_loss_func
 
     def of_simclr(first: Tensor, second: Tensor) -> Tensor:
@@ -78,7 +83,7 @@ SIDES = {
     "ours": ours,
     "lightly_default": lambda: lightly(False),
     "lightly_gathered": lambda: lightly(True),
-    "solo_learn": solo_learn,
+    "solo_learn": lambda: solo_learn(sys.argv[2]),
 }
 
 
@@ -100,8 +105,9 @@ def gradient(loss, rows: slice) -> Tensor:
     return weight.grad
 
 
-def process(rank: int, side: str, port: int, place: str) -> None:
-    losses = SIDES[side]()
+def process(rank: int, arguments: list[str], port: int, place: str) -> None:
+    sys.argv = arguments
+    losses = SIDES[arguments[1]]()
     whole = {name: gradient(loss, slice(None)) for name, loss in losses.items()}
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     found = {}
@@ -117,13 +123,11 @@ def process(rank: int, side: str, port: int, place: str) -> None:
 
 
 def main() -> None:
-    side, clone = sys.argv[1:]
-    sys.path.insert(0, clone) if clone else None
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     with tempfile.TemporaryDirectory() as place:
-        spawn(process, (side, port, place), nprocs=2)
+        spawn(process, (sys.argv, port, place), nprocs=2)
         print(Path(place, "found.json").read_text())
 
 

@@ -44,7 +44,7 @@ class SimCLR(Method):
     encoder:        an image encoder, see models.image_encoders.
     views:          two views of each image.
     projection_dim: dimension of the projections that are compared.
-    temperature:    0.5 for small images and batches (appendix B.9).
+    temperature:    of the softmax; the paper uses 0.5 for CIFAR-10 (appendix B.9).
     """
 
     couples_samples = True
@@ -60,7 +60,7 @@ class SimCLR(Method):
     )
 
     def __init__(
-        self, encoder: PreTrainedModel, views: Views, projection_dim: int = 128, temperature: float = 0.5
+        self, encoder: PreTrainedModel, views: Views, projection_dim: int = 128, temperature: float = 0.1
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.temperature = encoder, views, temperature
