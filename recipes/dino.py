@@ -26,7 +26,7 @@ class DinoArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Picture
     hidden_dim: int = flag(512, "width of the head's hidden layers", at_least=1, at_most=16384)
     bottleneck_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)
     momentum: float = flag(0.99, "momentum of the teacher at the first step; grows to 1", at_least=0, at_most=1)
-    teacher_temperature: float = flag(0.07, "after its warm-up from 0.04", above=0, at_most=10)
+    teacher_temperature: float = flag(0.04, "of the teacher, after a warm-up from 0.04", above=0, at_most=10)
     freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)
     norm: str = flag("batch", "norm of the head", tuple(heads.NORMS))
 
