@@ -20,7 +20,7 @@ from mmssl.data.images.views import Views
 from mmssl.distributed import gather, world_size
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import heads, image_encoders
+from mmssl.models import heads, image_encoders, memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,6 +95,7 @@ class LeJEPA(Method):
             raise BadInput(f"global_views {global_views}: there are {len(views.views)} views; give one of them or more")
         self.encoder, self.views, self.global_views = encoder, views, global_views
         self.weight, self.slices = weight, slices
+        memory.refuse_too_large(slices * projection_dim, f"--slices {slices}, --projection_dim {projection_dim}")
         self.projector = heads.mlp([image_encoders.width(encoder), hidden_dim, hidden_dim, projection_dim], norm)
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:

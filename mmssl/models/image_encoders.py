@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.arguments import Flags, flag
-from mmssl.errors import BadInput
+from mmssl.data.images import decoding
+from mmssl.errors import BadInput, first_line
 from mmssl.models import memory
 
 if TYPE_CHECKING:
@@ -150,7 +151,28 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
         raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} does not take images")
     if type(model).__name__ == "ViTMAEModel":
         model = to_vit(model)  # without masks
-    return getattr(model, "vision_model", model), processor  # one tower of an image-text model
+    model = getattr(model, "vision_model", model)  # one tower of an image-text model
+    _check(model, processor, f"--model_name_or_path {name}")
+    return model, processor
+
+
+@torch.no_grad()
+def _check(model: PreTrainedModel, processor: BaseImageProcessor, flag: str) -> None:
+    """Raise BadInput, beginning with `flag`, if the model gives no features of an image that `processor` leaves."""
+    pixels, was_training = torch.zeros(1, 3, *decoding.shape(processor)), model.training
+    try:
+        decoding.normalisation(processor)
+        found = tuple(features(model.eval(), pixels).shape)
+        if found != (1, width(model)):
+            raise BadInput(f"the shape {found} is not that of one vector of {width(model)} numbers")
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+        kind, shown = type(model).__name__, " x ".join(map(str, pixels.shape[2:]))
+        raise BadInput(
+            f"{flag}: a {kind} gives no features of images of {shown} pixels ({first_line(error)}); use an encoder of "
+            "whole images, such as a ViT or a ResNet"
+        ) from error
+    finally:
+        model.train(was_training)
 
 
 @torch.no_grad()
@@ -182,6 +204,7 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     """(batch, 3, height, width), normalised -> (batch, width(model)). For a convolutional network, the mean over
     positions; for a transformer, the output of its pooler, or the mean over tokens if it has none. A ViT takes images
     of other sizes than its own, with positions interpolated."""
+    check_fits(model, pixels)
     own = getattr(model.config, "image_size", None)
     fits = own is None or tuple(pixels.shape[2:]) == ((own, own) if isinstance(own, int) else tuple(own))
     interpolated = not fits and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
@@ -190,6 +213,16 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     if pooled is None:
         return output.last_hidden_state.mean(1)
     return pooled.flatten(1)
+
+
+def check_fits(model: PreTrainedModel, pixels: Tensor) -> None:
+    """Raise BadInput if images, (batch, 3, height, width), are smaller than one of a ViT's patches."""
+    patch = getattr(model.config, "patch_size", None)
+    if isinstance(patch, int) and min(pixels.shape[2:]) < patch:
+        raise BadInput(
+            f"a view of {pixels.shape[2]} x {pixels.shape[3]} pixels is smaller than a patch of {patch}: lower "
+            "--patch_size, raise --image_size, or set --small_views 0"
+        )
 
 
 def features_of_views(model: PreTrainedModel, views: Sequence[Tensor]) -> list[Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import BadInput
+from mmssl.models import image_encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ViTModel
@@ -23,7 +24,10 @@ def check(encoder: PreTrainedModel, method: str) -> None:
     from transformers import ViTModel
 
     if not isinstance(encoder, ViTModel):
-        raise BadInput(f"{method} masks patches, and a {type(encoder).__name__} has none; use --encoder vit-micro")
+        raise BadInput(
+            f"{method} masks patches of a ViTModel, and this is a {type(encoder).__name__}; use --encoder vit-micro, "
+            "or continue from a ViT"
+        )
     patches = encoder.embeddings.patch_embeddings.num_patches
     if math.isqrt(patches) ** 2 != patches:
         raise BadInput(f"{method} needs a square grid of patches, and this ViTModel has {patches} patches an image")
@@ -56,6 +60,7 @@ def embed(vit: ViTModel, pixels: Tensor, *, masked: Tensor | None = None, mask_t
     pixels: (batch, 3, height, width), normalised. masked: (batch, patches) bool, True = replaced by `mask_token`,
     (width,).
     """
+    image_encoders.check_fits(vit, pixels)
     tokens = vit.embeddings.patch_embeddings(pixels)
     if masked is not None:
         tokens = torch.where(masked[..., None], mask_token.to(tokens.dtype), tokens)

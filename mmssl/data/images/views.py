@@ -161,7 +161,7 @@ def sized(view: View, processor) -> View:
 
 def made_for(processor, views: Sequence[View]) -> Views:
     """The views in the size, and with the mean and deviation, of images that `processor` leaves."""
-    return Views([sized(view, processor) for view in views], processor.image_mean, processor.image_std)
+    return Views([sized(view, processor) for view in views], *decoding.normalisation(processor))
 
 
 def multi_crop(
@@ -188,7 +188,7 @@ def multi_crop_from_args(args: MultiCropArgs, processor) -> Views:
     large = [sized(view, processor) for view in byol(min(decoding.shape(processor)))]
     side = min(decoding.shape(processor)) // 2
     crops = multi_crop(large, side, args.small_views, args.boundary, args.smallest_crop)
-    return Views(crops, processor.image_mean, processor.image_std)
+    return Views(crops, *decoding.normalisation(processor))
 
 
 class Views(nn.Module):
