@@ -111,14 +111,10 @@ def test_heads_of_another_method_are_left_out_with_a_sentence(tmp_path, capsys):
     )
 
 
-def test_heads_that_are_not_finite_and_a_folder_in_their_place_are_refused(tmp_path):
+def test_heads_that_are_not_finite_are_refused(tmp_path):
     method = WithHeads()
     with torch.no_grad():
         method.queue[1, 2] = torch.nan
     method.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="queue in its pretraining/heads.safetensors holds NaN or infinite values"):
-        WithHeads().continue_from(str(tmp_path))
-    (tmp_path / HEADS).unlink()
-    (tmp_path / HEADS).mkdir()
-    with pytest.raises(BadInput, match="its pretraining/heads.safetensors is cut off or damaged"):
         WithHeads().continue_from(str(tmp_path))

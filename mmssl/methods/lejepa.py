@@ -93,6 +93,7 @@ class LeJEPA(Method):
         super().__init__()
         if not 1 <= global_views <= len(views.views):
             raise BadInput(f"global_views {global_views}: there are {len(views.views)} views; give one of them or more")
+        image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.global_views = encoder, views, global_views
         self.weight, self.slices = weight, slices
         memory.refuse_too_large(slices * projection_dim, f"--slices {slices}, --projection_dim {projection_dim}")

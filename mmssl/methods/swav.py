@@ -69,6 +69,7 @@ class SwAV(Method):
         super().__init__()
         if not 1 <= large_views <= len(views.views) or len(views.views) < 2:
             raise BadInput(f"large_views {large_views} of {len(views.views)} views: SwAV compares at least 2 views")
+        image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.large_views = encoder, views, large_views
         self.temperature, self.epsilon, self.iterations, self.freeze = temperature, epsilon, iterations, freeze
         self.projection = heads.mlp([image_encoders.width(encoder), hidden_dim, projection_dim], norm)

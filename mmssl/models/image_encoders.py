@@ -23,6 +23,8 @@ from mmssl.models import memory
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ViTMAEModel, ViTModel
 
+    from mmssl.data.images.views import Views
+
 
 @dataclass(frozen=True)
 class ResNetSize:
@@ -152,24 +154,31 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
     if type(model).__name__ == "ViTMAEModel":
         model = to_vit(model)  # without masks
     model = getattr(model, "vision_model", model)  # one tower of an image-text model
-    _check(model, processor, f"--model_name_or_path {name}")
+    remedy = "use an encoder of whole images, such as a ViT or a ResNet"
+    _check(model, decoding.shape(processor), f"--model_name_or_path {name}: a", remedy)
     return model, processor
 
 
+def check_views(model: PreTrainedModel, views: Views) -> None:
+    """Raise BadInput if the model gives no features of a view of such a size: small ones have no room for its patches
+    or kernels."""
+    for size in {view.size for view in views.views if view.size is not None}:
+        side = (size, size) if isinstance(size, int) else size
+        _check(model, side, "a", "raise --image_size, lower --patch_size, or set --small_views 0")
+
+
 @torch.no_grad()
-def _check(model: PreTrainedModel, processor: BaseImageProcessor, flag: str) -> None:
-    """Raise BadInput, beginning with `flag`, if the model gives no features of an image that `processor` leaves."""
-    pixels, was_training = torch.zeros(1, 3, *decoding.shape(processor)), model.training
+def _check(model: PreTrainedModel, size: tuple[int, int], start: str, remedy: str) -> None:
+    """Raise BadInput if the model gives no vector of images of (height, width). start, remedy: of the message."""
+    pixels, was_training = torch.zeros(1, 3, *size, device=model.device), model.training
     try:
-        decoding.normalisation(processor)
         found = tuple(features(model.eval(), pixels).shape)
         if found != (1, width(model)):
             raise BadInput(f"the shape {found} is not that of one vector of {width(model)} numbers")
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
-        kind, shown = type(model).__name__, " x ".join(map(str, pixels.shape[2:]))
         raise BadInput(
-            f"{flag}: a {kind} gives no features of images of {shown} pixels ({first_line(error)}); use an encoder of "
-            "whole images, such as a ViT or a ResNet"
+            f"{start} {type(model).__name__} gives no features of images of {size[0]} x {size[1]} pixels "
+            f"({first_line(error)}); {remedy}"
         ) from error
     finally:
         model.train(was_training)
@@ -204,7 +213,6 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     """(batch, 3, height, width), normalised -> (batch, width(model)). For a convolutional network, the mean over
     positions; for a transformer, the output of its pooler, or the mean over tokens if it has none. A ViT takes images
     of other sizes than its own, with positions interpolated."""
-    check_fits(model, pixels)
     own = getattr(model.config, "image_size", None)
     fits = own is None or tuple(pixels.shape[2:]) == ((own, own) if isinstance(own, int) else tuple(own))
     interpolated = not fits and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
@@ -213,16 +221,6 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     if pooled is None:
         return output.last_hidden_state.mean(1)
     return pooled.flatten(1)
-
-
-def check_fits(model: PreTrainedModel, pixels: Tensor) -> None:
-    """Raise BadInput if images, (batch, 3, height, width), are smaller than one of a ViT's patches."""
-    patch = getattr(model.config, "patch_size", None)
-    if isinstance(patch, int) and min(pixels.shape[2:]) < patch:
-        raise BadInput(
-            f"a view of {pixels.shape[2]} x {pixels.shape[3]} pixels is smaller than a patch of {patch}: lower "
-            "--patch_size, raise --image_size, or set --small_views 0"
-        )
 
 
 def features_of_views(model: PreTrainedModel, views: Sequence[Tensor]) -> list[Tensor]:
@@ -237,7 +235,7 @@ def features_of_views(model: PreTrainedModel, views: Sequence[Tensor]) -> list[T
 
 def freeze_patches(model: PreTrainedModel) -> None:
     """A ViT's patch projection stays as it is (MoCo v3, arXiv:2104.02057, section 4.2). Other encoders have none."""
-    if getattr(model.config, "patch_size", None):
+    if getattr(model.config, "patch_size", None) and getattr(model.config, "num_attention_heads", None):
         model.get_input_embeddings().requires_grad_(False)
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import BadInput
-from mmssl.models import image_encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ViTModel
@@ -60,7 +59,6 @@ def embed(vit: ViTModel, pixels: Tensor, *, masked: Tensor | None = None, mask_t
     pixels: (batch, 3, height, width), normalised. masked: (batch, patches) bool, True = replaced by `mask_token`,
     (width,).
     """
-    image_encoders.check_fits(vit, pixels)
     tokens = vit.embeddings.patch_embeddings(pixels)
     if masked is not None:
         tokens = torch.where(masked[..., None], mask_token.to(tokens.dtype), tokens)

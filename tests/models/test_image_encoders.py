@@ -9,6 +9,8 @@ from tiny import cpc
 from transformers import (
     AutoModel,
     BitModel,
+    ConvNextConfig,
+    ConvNextModel,
     MobileNetV2Config,
     MobileNetV2Model,
     ResNetModel,
@@ -20,7 +22,7 @@ from transformers import (
 from mmssl.data.images import views
 from mmssl.data.images.decoding import decode, normalisation, shape
 from mmssl.errors import BadInput
-from mmssl.models import image_encoders, vit_tokens
+from mmssl.models import image_encoders
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32,
          "patch_size": 8}  # fmt: skip
@@ -188,9 +190,28 @@ def test_a_processor_without_a_mean_is_refused():
         normalisation(processor)
 
 
-def test_a_view_smaller_than_a_patch_is_refused():
-    model, _ = image_encoders.from_scratch("vit-micro", 32, 16)
-    with pytest.raises(BadInput, match="a view of 8 x 8 pixels is smaller than a patch of 16: .*--small_views 0"):
-        image_encoders.features_of_views(model, [torch.zeros(1, 3, 8, 8)])
-    with pytest.raises(BadInput, match="smaller than a patch of 16"):
-        vit_tokens.embed(model, torch.zeros(1, 3, 8, 8))
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [
+        (lambda: ViTModel(ViTConfig(**SMALL)), 4),
+        (lambda: ConvNextModel(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)), 16),
+    ],
+)
+def test_views_too_small_for_an_encoder_are_refused_by_their_size(model, side):
+    encoder, sizes = model().train(), [views.View(size=32), views.View(size=side)]
+    made = views.Views(sizes, image_encoders.MEAN, image_encoders.STD)
+    with pytest.raises(BadInput, match=f"gives no features of images of {side} x {side} pixels .*--small_views 0"):
+        image_encoders.check_views(encoder, made)
+    assert encoder.training
+    image_encoders.check_views(encoder, views.Views(sizes[:1], image_encoders.MEAN, image_encoders.STD))
+
+
+def test_only_transformers_have_patches_that_are_frozen():
+    convolutions = ConvNextModel(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4))
+    image_encoders.freeze_patches(convolutions)
+    assert all(parameter.requires_grad for parameter in convolutions.parameters())
+
+
+def test_settings_of_a_processor_that_do_not_fit_together_are_refused():
+    with pytest.raises(BadInput, match="ViTImageProcessorPil cannot be used .*longest_edge.*correct its JSON file"):
+        shape(ViTImageProcessorPil(size={"longest_edge": 32}))

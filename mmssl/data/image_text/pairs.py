@@ -183,7 +183,7 @@ class StreamedPairs:
         if isinstance(pixels, str):
             self.unusable += 1
             if self.unusable <= self.NAMED:
-                logger.warning("left out: row %d of the shuffled stream: %s", place, pixels)
+                logger.warning("left out: row %d of the shuffled stream: %s", place, one_line(pixels))
             if self.read >= self.MANY and self.unusable > table.MAX_UNUSABLE * self.read:
                 raise BadInput(f"{self.unusable} of {self.read} rows of the stream cannot be used, the last: {pixels}")
             pixels = None

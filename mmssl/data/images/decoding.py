@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from mmssl.data import regular_files
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -131,7 +131,18 @@ def normalisation(processor) -> tuple[list[float], list[float]]:
 
 def shape(processor) -> tuple[int, int]:
     """(height, width) of the output of a transformers image processor. Raises BadInput if it is not fixed."""
-    wide, high = (decode(Image.new("RGB", size), processor).shape for size in ((64, 48), (48, 64)))
+    try:
+        wide, high = (decode(Image.new("RGB", size), processor).shape for size in ((64, 48), (48, 64)))
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:  # of settings that do not fit together
+        raise BadInput(
+            f"{type(processor).__name__} cannot be used ({first_line(error)}); correct its JSON file"
+        ) from error
     if wide != high or len(wide) != 3:
         raise BadInput(
             f"{type(processor).__name__} gives images of several shapes, {wide} and {high}; it must give one"
