@@ -41,7 +41,7 @@ def main(args: DinoArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    crops = views.multi_crop_from_args(args, processor)
+    crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = {"prototypes": args.prototypes, "hidden_dim": args.hidden_dim, "bottleneck_dim": args.bottleneck_dim}
     teacher = {"momentum": args.momentum, "last_temperature": args.teacher_temperature}
     method = DINO(encoder, crops, **head, **teacher, freeze=args.freeze, norm=args.norm)

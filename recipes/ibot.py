@@ -45,7 +45,7 @@ def main(args: IbotArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    crops = views.multi_crop_from_args(args, processor)
+    crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = args.prototypes, args.hidden_dim, args.bottleneck_dim
     method = IBOT(encoder, crops, 2, *head, args.momentum, args.patch_weight, args.teacher_temperature, args.freeze)
     optimizer = optim.from_args(method, args)

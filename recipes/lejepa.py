@@ -38,7 +38,7 @@ def main(args: LejepaArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    crops = views.multi_crop_from_args(args, processor)
+    crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     widths = {"hidden_dim": args.hidden_dim, "projection_dim": args.projection_dim}
     method = LeJEPA(encoder, crops, **widths, weight=args.sigreg_weight, slices=args.slices)
     optimizer = optim.from_args(method, args)

@@ -40,7 +40,7 @@ def main(args: SwavArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    crops = views.multi_crop_from_args(args, processor)
+    crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = {"prototypes": args.prototypes, "hidden_dim": args.hidden_dim, "projection_dim": args.projection_dim}
     task = {"temperature": args.temperature, "epsilon": args.epsilon, "freeze": args.freeze}
     method = SwAV(encoder, crops, **head, **task, queue_size=args.queue_size)

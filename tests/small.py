@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from mmssl.arguments import TrainArgs
 from mmssl.distributed import gather
-from mmssl.method import Method, Output, ema_update
+from mmssl.method import Method, Output
+from mmssl.models import ema
 
 
 class Small(Method):
@@ -36,7 +37,7 @@ class Small(Method):
         return Output(loss, {"spread": z.detach().std()}, features=z.detach(), trivial_loss=2.0)
 
     def after_step(self) -> None:
-        ema_update(self.teacher, self.student, 0.9)
+        ema.update(self.teacher, self.student, 0.9)
 
     def save_pretrained(self, directory) -> None:
         save_model(self.student, str(Path(directory) / "model.safetensors"))

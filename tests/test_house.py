@@ -18,6 +18,7 @@ ROOMS = [
     "errors",  # what a user can mend
     "arguments",  # flags, and how a recipe becomes a command
     "device",  # where it runs
+    "progress",  # bars, and lines in a log file
     "durable",  # files that survive a power cut
     "bounded_json",  # JSON that cannot end the process
     "kernels",  # fast arithmetic on tensors and arrays

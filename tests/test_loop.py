@@ -473,7 +473,7 @@ def worthless(*given) -> Output:
 
 def test_bf16_keeps_weights_and_checkpoints_in_fp32(tmp_path):
     done = Processes(job, tmp_path, bf16="yes", log=tmp_path / "log.txt").succeed()
-    assert re.search(r"1 process on cpu \(\d+ threads?, \d+ cores\), bf16", done)
+    assert re.search(r"1 process on cpu \(\d+ threads?, \d+ cores?\), bf16", done)
     saved = load_file(tmp_path / "checkpoints/step_00000010/method.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.float32}
 
@@ -517,7 +517,7 @@ def test_a_warmup_longer_than_the_run_is_refused_before_the_first_step(tmp_path)
         ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, "all"),  # the default of accelerate launch
         ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no", "LOCAL_WORLD_SIZE": "9999"}, "1"),
         ({"OMP_NUM_THREADS": "1"}, "1"),
-        ({"OMP_NUM_THREADS": "3", "ACCELERATE_MIXED_PRECISION": "no"}, "3"),
+        ({"OMP_NUM_THREADS": "2", "ACCELERATE_MIXED_PRECISION": "no"}, "2"),
     ],
 )
 def test_a_run_uses_all_cores_unless_told_otherwise(environment, threads):

@@ -5,12 +5,11 @@ import copy
 import pytest
 import tiny_clip
 import torch
-from small import Small
 from torch import nn
 from transformers import AutoModel, ViTConfig, ViTModel
 
 from mmssl.errors import BadInput
-from mmssl.method import HEADS, Method, ema_update, read_heads
+from mmssl.method import HEADS, Method, read_heads
 from mmssl.methods.clip import CLIP
 
 
@@ -82,17 +81,6 @@ def test_the_bias_of_sigmoid_clip_is_continued(tmp_path):
     method.save_pretrained(tmp_path)
     other.continue_from(str(tmp_path))
     assert other.logit_bias.item() == -3.0
-
-
-def test_an_ema_teacher_moves_by_one_minus_the_momentum():
-    method = Small()
-    with torch.no_grad():
-        for p in method.student.parameters():
-            p.add_(1.0)
-    before = [p.clone() for p in method.teacher.parameters()]
-    ema_update(method.teacher, method.student, 0.75)
-    for old, new in zip(before, method.teacher.parameters(), strict=True):
-        torch.testing.assert_close(new, old + 0.25)
 
 
 class Other(WithHeads):

@@ -233,9 +233,15 @@ def features_of_views(model: PreTrainedModel, views: Sequence[Tensor]) -> list[T
     return [found[i] for i in range(len(views))]
 
 
+def patch_size(model: PreTrainedModel) -> int | None:
+    """The side of a ViT's patches in pixels; None for a convolutional network."""
+    size = getattr(model.config, "patch_size", None) if getattr(model.config, "num_attention_heads", None) else None
+    return max(size) if isinstance(size, (list, tuple)) else size
+
+
 def freeze_patches(model: PreTrainedModel) -> None:
     """A ViT's patch projection stays as it is (MoCo v3, arXiv:2104.02057, section 4.2). Other encoders have none."""
-    if getattr(model.config, "patch_size", None) and getattr(model.config, "num_attention_heads", None):
+    if patch_size(model):
         model.get_input_embeddings().requires_grad_(False)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mmssl import bounded_json, durable
+from mmssl import bounded_json, durable, progress
 from mmssl.arguments import TrainArgs
 from mmssl.device import cores, precision
 from mmssl.errors import first_line, not_written
@@ -54,9 +54,8 @@ class Log:
         self.watch = monitor.CollapseWatch()
         self.started, self.samples_before = 0.0, run.samples_seen
         self.resumed_at, self.is_open, self.held_back = run.step, False, []
-        self.bar = tqdm(
-            total=total, initial=run.step, unit="step", dynamic_ncols=True, disable=not accelerator.is_main_process
-        )
+        shown = {"desc": "training", "unit": "step", "disable": not accelerator.is_main_process}
+        self.bar = progress.bar(total=total, initial=run.step, delay=0, leave=True, **shown)
 
     def take_up(self) -> None:
         """Keep the resumed run's log up to the step it resumes from. Called on the main process only."""
@@ -80,14 +79,15 @@ class Log:
         device = self.accelerator.device.type
         if device == "cpu":
             threads, local = torch.get_num_threads(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            device += f" ({threads} thread{'s' * (threads > 1)}{' each' * (local > 1)}, {cores()} cores)"
+            device += f" ({counted(threads, 'thread')}{' each' * (local > 1)}, {counted(cores(), 'core')})"
         self.say(
             f"{processes} process{'es' * (processes > 1)} on {device}, {kind}, "
             f"{trainable:,} trainable parameters, {self.total:,} steps of {samples:,} {self.unit}"
             + (f", resumed from {resumed_from}" if resumed_from else "")
         )
         if device.startswith("cpu") and threads * local < cores():
-            self.say(f"{cores() - threads * local} cores are idle: unset OMP_NUM_THREADS, or raise it, to use them")
+            idle = counted(cores() - threads * local, "idle core")
+            self.say(f"{idle}: unset OMP_NUM_THREADS, or raise it, to use all")
 
     def say(self, sentence: str) -> None:
         """Print one line above the progress bar, on the main process only."""
@@ -156,7 +156,7 @@ class Log:
             if sentence:
                 self.warn(sentence)
         self._write(line)
-        self.bar.set_postfix_str(f"loss {run.loss:.4g}, {rate:,.0f} {self.unit}/s")
+        self.bar.set_postfix_str(f"loss {run.loss:.4g}, {rate:,.0f} {self.unit}/s", refresh=False)
         return received or (signal.SIGTERM if any(row["signal"] for row in rows) else 0)
 
     def evaluation(self, values: dict[str, float]) -> None:
@@ -224,6 +224,11 @@ class Log:
                 f"{text}. {last_good(self.directory / CHECKPOINTS)} Lower --learning_rate, set --max_grad_norm, look "
                 "at those samples, or skip a few such steps with --max_skipped_steps."
             )
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 core", "2 cores"."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def read(file: Path) -> list[dict]:

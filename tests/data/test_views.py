@@ -6,9 +6,23 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from scipy.ndimage import gaussian_filter
+from transformers import ViTImageProcessorPil
 
 from mmssl.data.images import views
-from mmssl.data.images.views import CROP_FLIP, EMOJI, SIMCLR, WHOLE, View, Views, byol, multi_crop, simclr, tensor_form
+from mmssl.data.images.views import (
+    CROP_FLIP,
+    EMOJI,
+    SIMCLR,
+    WHOLE,
+    MultiCropArgs,
+    View,
+    Views,
+    byol,
+    multi_crop,
+    multi_crop_from_args,
+    simclr,
+    tensor_form,
+)
 from mmssl.errors import BadInput
 
 UNIT = [0.0] * 3, [1.0] * 3  # mean and deviation that leave [0, 1] as it is
@@ -308,6 +322,13 @@ def test_multi_crop_gives_large_views_of_most_of_the_image_and_small_ones_of_lit
     out = Views(made, *UNIT)(photographs(), torch.arange(4))
     assert [tuple(view.shape[2:]) for view in out] == [(32, 32)] * 2 + [(16, 16)] * 4
     assert [view.scale for view in made] == [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 4
+
+
+@pytest.mark.parametrize("patch_size, small", [(None, 18), (4, 16), (12, 12), (36, 36)])
+def test_small_crops_are_whole_patches(patch_size, small):
+    processor = ViTImageProcessorPil(size={"height": 36, "width": 36}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    made = multi_crop_from_args(MultiCropArgs(small_views=3), processor, patch_size)
+    assert [view.size for view in made.views] == [(36, 36)] * 2 + [small] * 3
 
 
 def test_views_for_mae_leave_the_colours_alone():

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
-from mmssl import bounded_json
+from mmssl import bounded_json, progress
 from mmssl.data import columns, draws, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.audio import waves
@@ -158,7 +157,7 @@ def _decode(data: datasets.Dataset, sampling_rate: int, directory: Path, what: s
     lengths, unusable = [], {}
     with (
         open(directory / "samples.int16", "wb") as file,
-        tqdm(total=len(data), desc=f"decoding {what}", unit="recording", disable=len(data) < ALONE) as bar,
+        progress.bar(total=len(data), desc=f"decoding {what}", unit="recording", disable=len(data) < ALONE) as bar,
     ):
         for first in range(0, len(data), CHUNK):
             chunk = data.select(range(first, min(first + CHUNK, len(data))))

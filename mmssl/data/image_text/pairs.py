@@ -18,6 +18,7 @@ from mmssl.data.images.decoding import is_deep, undecoded
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
+from mmssl.plain_text import one_line
 
 if TYPE_CHECKING:
     import datasets

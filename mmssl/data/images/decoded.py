@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
-from mmssl import bounded_json
+from mmssl import bounded_json, progress
 from mmssl.data import columns, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
@@ -139,7 +138,7 @@ def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...
     broken: dict[int, str] = {}
     one_colour: list[int] = []
     scaled: dict[str, list[int]] = {}
-    with tqdm(total=len(raw), desc=f"decoding {what}", unit="image", disable=not workers) as bar:
+    with progress.bar(total=len(raw), desc=f"decoding {what}", unit="image", disable=not workers) as bar:
         for some in chunks:
             broken |= some["broken"]
             one_colour += some["one_colour"]

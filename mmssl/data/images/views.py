@@ -183,11 +183,13 @@ class MultiCropArgs(Flags):
     smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a small view", above=0, at_most=1)
 
 
-def multi_crop_from_args(args: MultiCropArgs, processor) -> Views:
-    """Two large views (BYOL's) in the size that `processor` leaves, and small ones of half its side."""
-    large = [sized(view, processor) for view in byol(min(decoding.shape(processor)))]
-    side = min(decoding.shape(processor)) // 2
-    crops = multi_crop(large, side, args.small_views, args.boundary, args.smallest_crop)
+def multi_crop_from_args(args: MultiCropArgs, processor, patch_size: int | None = None) -> Views:
+    """Two large views (BYOL's) in the size that `processor` leaves, and small ones of half its side, rounded down to
+    whole patches of a ViT."""
+    side, patch = min(decoding.shape(processor)), patch_size or 1
+    large = [sized(view, processor) for view in byol(side)]
+    small = max(patch, side // 2 // patch * patch)
+    crops = multi_crop(large, small, args.small_views, args.boundary, args.smallest_crop)
     return Views(crops, *decoding.normalisation(processor))
 
 

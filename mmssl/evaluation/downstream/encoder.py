@@ -11,9 +11,8 @@ import transformers  # its classes are imported on first use
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from mmssl import durable
+from mmssl import durable, progress
 from mmssl.data import sources
 from mmssl.data.images.decoding import normalisation
 from mmssl.data.images.views import WHOLE, View, Views
@@ -148,7 +147,7 @@ def features(
     batches, rows = data.batches(batch_size), []
     was_training = encoder.training
     encoder.eval()
-    for chunk in tqdm(batches, desc="features", unit="batch", leave=False, disable=len(batches) < 20):
+    for chunk in progress.bar(iterable=batches, desc="features", unit="batch", disable=len(batches) < 20):
         batch = {name: value.to(device) for name, value in inputs.__getitems__(chunk.tolist()).items()}
         try:
             found = [encoder(**batch)] if layers == "last" else encoder.layers(**batch)

@@ -1,0 +1,37 @@
+"""Progress bars: redrawn on a terminal and in a notebook, a line each minute in a log file."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm.auto import tqdm
+
+EVERY = 60  # seconds between two lines in a log file
+LONG = 5  # seconds after which a bar is shown, if it is not one of the training
+
+
+class _Lines:
+    """A file for tqdm that writes each state of a bar as a line of its own."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip("\r\n "):
+            sys.stderr.write(f"{text}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def redrawn() -> bool:
+    """Whether a bar can be redrawn in place: the output is a terminal or a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def bar(**settings) -> tqdm:
+    """A tqdm with these settings (iterable, total, desc, unit, disable, ...)."""
+    if redrawn():
+        return tqdm(**{"dynamic_ncols": True, "leave": False, "delay": LONG} | settings)
+    lines = {
+        "file": _Lines(), "mininterval": EVERY, "maxinterval": EVERY, "miniters": 1, "delay": EVERY, "leave": False,
+        "bar_format": "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left{postfix}",
+    }  # fmt: skip
+    return tqdm(**{**settings, **lines})
