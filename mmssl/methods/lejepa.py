@@ -96,7 +96,8 @@ class LeJEPA(Method):
         image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.global_views = encoder, views, global_views
         self.weight, self.slices = weight, slices
-        memory.refuse_too_large(slices * projection_dim, f"--slices {slices}, --projection_dim {projection_dim}")
+        sizes = f"--slices {slices}, --projection_dim {projection_dim}"
+        memory.refuse_too_large(slices * projection_dim, sizes, each=32)  # and what the draws take
         self.projector = heads.mlp([image_encoders.width(encoder), hidden_dim, hidden_dim, projection_dim], norm)
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
