@@ -186,6 +186,8 @@ class MultiCropArgs(Flags):
 def multi_crop_from_args(args: MultiCropArgs, processor, patch_size: int | None = None) -> Views:
     """Two large views (BYOL's) in the size that `processor` leaves, and small ones of half its side, rounded down to
     whole patches of a ViT."""
+    if args.smallest_crop > args.boundary:
+        raise BadInput(f"--smallest_crop {args.smallest_crop} is more than --boundary {args.boundary}; lower it")
     side, patch = min(decoding.shape(processor)), patch_size or 1
     large = [sized(view, processor) for view in byol(side)]
     small = max(patch, side // 2 // patch * patch)
