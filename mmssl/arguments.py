@@ -15,16 +15,18 @@ from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser
 
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import one_line, say, shortened
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 RANGE = ("at_least", "above", "at_most", "below")
 LARGEST = 2**31 - 1  # limit of a flag that sets no limit of its own
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in messages of torch
+SMALLER = "lower --per_device_train_batch_size or --batch_size, the sizes of the model or those of the images"
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on Linux; a longer one is an OSError wherever it is first looked for
 
 
@@ -232,9 +234,25 @@ def command(main: Callable[[Args], None], args_class: type[Args], description: s
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Errors that the user can fix are printed in one line, without a traceback; exit status 2."""
+    """Errors that the user can fix are printed in one line, without a traceback; exit status 2. So is Ctrl-C where no
+    training or export handles it; exit status 130."""
     try:
         yield
     except BadInput as error:
-        say(f"error: {error}", sys.stderr)
-        sys.exit(2)
+        _leave(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _leave("SIGINT: stopped", 130)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _leave(f"error: out of memory ({first_line(error)}): {SMALLER}", 2)
+
+
+def _leave(sentence: str, status: int) -> NoReturn:
+    say(sentence, sys.stderr)
+    sys.exit(status)
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether memory is full, on a GPU (torch.OutOfMemoryError) or not: torch's allocator for CPUs has no class."""
+    return isinstance(error, MemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)

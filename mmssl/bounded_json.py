@@ -52,7 +52,10 @@ def _finite(value):
 
 
 def check(file: Path) -> None:
-    """Raise NotJson, naming the file, if it is nested too deeply. Reads it in blocks."""
+    """Raise NotJson, naming the file, if it is nested too deeply, or no regular file: reading a named pipe waits for
+    ever. Reads it in blocks."""
+    if file.exists() and not file.is_file():
+        raise NotJson(f"{file} is not a regular file")
     depth, in_string, rest = 0, False, b""
     with open(file, "rb") as f:
         while block := f.read(BLOCK):

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
 
+from mmssl.errors import BadInput
+
 _ALONE = ContextVar("alone", default=False)
 
 
@@ -59,6 +61,11 @@ class _BatchNorm:
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
+            if self.training and x.numel() == x.shape[1]:
+                raise BadInput(
+                    "a batch norm cannot normalise one value per channel, a batch of one: raise "
+                    "--per_device_train_batch_size"
+                )
             return super().forward(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)

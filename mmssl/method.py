@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mmssl.distributed import rank
 from mmssl.errors import BadInput
+from mmssl.plain_text import say
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
 HEADS = "pretraining/heads.safetensors"  # in an export: what only training needs
+METHOD = "method"  # in the metadata of that file: the class that wrote it
 
 
 @dataclass
@@ -109,13 +112,15 @@ class Method(nn.Module):
         if heads := self._heads():
             file = Path(directory, HEADS)
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: value.detach().cpu().contiguous().clone() for name, value in heads.items()}, file)
+            tensors = {name: value.detach().cpu().contiguous().clone() for name, value in heads.items()}
+            save_file(tensors, file, {METHOD: type(self).__name__})
 
     @torch.no_grad()
     def continue_from(self, name: str) -> None:
         """Load the heads of the run that wrote `name`, a directory or a Hub id. A checkpoint of other software has
-        none; the heads then keep their initial values. Raises BadInput if they are damaged or of another size."""
-        found = read_heads(name)
+        none, and those of another method mean something else; the heads then keep their initial values. Raises BadInput
+        if they are damaged, not finite or of another size."""
+        found = read_heads(name, type(self).__name__)
         for key, value in self._heads().items():
             if key in found and found[key].shape != value.shape:
                 raise BadInput(
@@ -132,16 +137,29 @@ class Method(nn.Module):
         return {name: value for name, value in self.state_dict(keep_vars=True).items() if id(value) not in inside}
 
 
-def read_heads(name: str) -> dict[str, Tensor]:
-    """What `Method.save_heads` wrote into `name`, a directory or a Hub id; {} if it wrote nothing."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_heads(name: str, method: str) -> dict[str, Tensor]:
+    """What `save_heads` of the class `method` wrote into `name`, a directory or a Hub id; {} if nothing or, with
+    a sentence, if another method wrote it. Files of earlier versions do not name their method."""
+    from safetensors import SafetensorError, safe_open
     from transformers.utils import cached_file
 
     if Path(name).is_file():  # word vectors
         return {}
-    file = cached_file(name, HEADS, _raise_exceptions_for_missing_entries=False)
+    if not (file := cached_file(name, HEADS, _raise_exceptions_for_missing_entries=False)):
+        return {}
     try:
-        return load_file(file) if file else {}
-    except SafetensorError as error:
+        with safe_open(file, "pt") as opened:
+            wrote = (opened.metadata() or {}).get(METHOD, method)
+            found = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  not a dict
+    except (OSError, SafetensorError) as error:
         raise BadInput(f"--model_name_or_path {name}: its {HEADS} is cut off or damaged ({error})") from error
+    if wrote != method:
+        if rank() == 0:
+            say(f"the heads in {name} are those of {wrote}: {method} continues from its encoder, with new heads")
+        return {}
+    if bad := [key for key, value in found.items() if not value.isfinite().all()]:
+        raise BadInput(
+            f"--model_name_or_path {name}: {bad[0]} in its {HEADS} holds NaN or infinite values; delete that file, and "
+            "the run continues with new heads"
+        )
+    return found

@@ -26,7 +26,7 @@ from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data import sources
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
-from mmssl.data.images import views
+from mmssl.data.images import decoding, views
 from mmssl.errors import BadInput
 from mmssl.evaluation import zero_shot
 from mmssl.evaluation.image_text import Classes, ImageTextEvaluation
@@ -138,7 +138,7 @@ def main(args: ClipArgs) -> None:
 
     image_processor = processor.image_processor
     view = views.sized(AUGMENTATIONS[args.augmentation], image_processor)
-    all_views = views.Views([view] * (args.image_views or 1), image_processor.image_mean, image_processor.image_std)
+    all_views = views.Views([view] * (args.image_views or 1), *decoding.normalisation(image_processor))
     method = clip.CLIP(model, all_views, args.loss, args.temperature, args.patch_dropout or 0.0)
     evaluation = ImageTextEvaluation(held_out, processor.tokenizer, max_length, task)
     optimizer = optim.from_args(method, args)

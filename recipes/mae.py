@@ -30,7 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.images import pictures, views
+from mmssl.data.images import decoding, pictures, views
 from mmssl.evaluation.reconstruction import Reconstruction
 from mmssl.methods import mae
 from mmssl.pretrain import pretrain, start
@@ -70,7 +70,7 @@ def main(args: MaeArgs) -> None:
         model.gradient_checkpointing_enable()
     train, held_out = source.decoded(processor, args)
     view = views.sized(AUGMENTATIONS[args.augmentation], processor)
-    method = mae.MAE(model, views.Views([view], processor.image_mean, processor.image_std), args.decode_ratio)
+    method = mae.MAE(model, views.Views([view], *decoding.normalisation(processor)), args.decode_ratio)
     optimizer = optim.from_args(method, args)
     evaluation = Reconstruction(train, held_out)
     data = pictures.described(train, held_out)

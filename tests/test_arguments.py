@@ -91,7 +91,8 @@ def test_a_field_that_overrides_another_keeps_its_range_unless_it_has_its_own():
 
 
 ROOT = RECIPES.parent
-WITHOUT_FLAGS = {"emoji", "voices", "wikipedia", "turns", "kornia_worker", "open_clip_worker"}  # one folder, or none
+WITHOUT_FLAGS = {"emoji", "voices", "wikipedia", "turns", "kornia_worker", "open_clip_worker", "lightly_worker",
+                 "torchvision_operators"}  # one folder, or none  # fmt: skip
 FOLDERS = ("recipes", "data_scripts", "benchmarks")
 SCRIPTS = [f for name in FOLDERS for f in sorted((ROOT / name).glob("*.py")) if f.stem not in WITHOUT_FLAGS]
 
@@ -243,3 +244,30 @@ def test_the_command_line_knows_nothing_of_ranges_but_the_class_does():
     assert parse(Built, ["--width", "16", "--layers", "3", "4"]).layers == [3, 4]
     with pytest.raises(BadInput, match="--width is 0"):
         parse(Built, ["--width", "0"])
+
+
+def none_left() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("block", "status", "said"),
+    [
+        (none_left, 2, "error: out of memory .*: lower --per_device_train_batch_size or --batch_size"),
+        (lambda: bytearray(2**62), 2, "error: out of memory .*: lower --per_device_train_batch_size or --batch_size"),
+        (interrupted, 130, "SIGINT: stopped"),
+    ],
+)
+def test_full_memory_and_ctrl_c_end_in_one_line(block, status, said, capsys):
+    with pytest.raises(SystemExit) as left, explained():
+        block()
+    assert left.value.code == status and re.fullmatch(said + r"[^\n]*\n", capsys.readouterr().err)
+
+
+def test_other_errors_of_torch_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="must match"), explained():
+        torch.zeros(2) + torch.zeros(3)

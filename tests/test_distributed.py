@@ -17,6 +17,7 @@ from torch import nn
 
 from mmssl import distributed
 from mmssl.distributed import gather, has_batch_norm, rank, share_batch_norm, world_size
+from mmssl.errors import BadInput
 from mmssl.training.start import start
 
 SCRIPT = """
@@ -149,3 +150,11 @@ def test_batch_norms_couple_rows_in_training_and_other_norms_never(part):
     assert has_batch_norm(network) and not has_batch_norm(network.eval())
     share_batch_norm(network)
     assert has_batch_norm(network.train())
+
+
+def test_a_batch_norm_names_the_flag_where_a_batch_has_one_value_per_channel():
+    norm = nn.Sequential(nn.BatchNorm1d(3))
+    share_batch_norm(norm)
+    with pytest.raises(BadInput, match="a batch of one: raise --per_device_train_batch_size"):
+        norm(torch.zeros(1, 3))
+    norm.eval()(torch.zeros(1, 3))

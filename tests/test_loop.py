@@ -527,3 +527,25 @@ def test_a_run_uses_all_cores_unless_told_otherwise(environment, threads):
         [sys.executable, "-c", program], env=clean | environment, capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == (str(cores()) if threads == "all" else threads)
+
+
+def test_data_that_is_gone_in_a_later_epoch_is_said_with_the_last_checkpoint(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "rows").write_text("12")
+
+    def rows():
+        for i in range(int((folder / "rows").read_text()) if folder.exists() else 0):
+            yield {"x": torch.full((6,), float(i)), "y": torch.zeros(4)}
+
+    def step(*given) -> Output:
+        if folder.exists():
+            (folder / "rows").unlink()
+            folder.rmdir()
+        return steps.standard(*given)
+
+    args = arguments(tmp_path / "run", max_steps=10, save_steps=1)
+    start(args)
+    method, stream = Small(), IterableDataset.from_generator(rows).with_format("torch")
+    with pytest.raises(BadInput, match="epoch 1 holds fewer than 6 samples.*is the data still there.*step_00000002"):
+        train(method, Loader(stream, 6), args, [adam(method)], step)

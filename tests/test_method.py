@@ -30,7 +30,7 @@ class WithHeads(Method):
 def test_heads_are_the_parameters_and_buffers_that_are_no_part_of_the_encoder(tmp_path):
     method = WithHeads()
     method.save_pretrained(tmp_path)
-    heads = read_heads(str(tmp_path))
+    heads = read_heads(str(tmp_path), "WithHeads")
     assert heads.keys() == {"head.weight", "head.bias", "queue"}
     assert all(torch.equal(value, method.state_dict()[name]) for name, value in heads.items())
     encoder = AutoModel.from_pretrained(tmp_path)
@@ -52,7 +52,7 @@ def test_a_foreign_checkpoint_has_no_heads_and_new_ones_stay(tmp_path):
     method = WithHeads()
     method.model.save_pretrained(tmp_path)
     before = copy.deepcopy(method.state_dict())
-    assert read_heads(str(tmp_path)) == read_heads(str(tmp_path / "config.json")) == {}
+    assert read_heads(str(tmp_path), "") == read_heads(str(tmp_path / "config.json"), "") == {}
     method.continue_from(str(tmp_path))
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
@@ -81,3 +81,28 @@ def test_the_bias_of_sigmoid_clip_is_continued(tmp_path):
     method.save_pretrained(tmp_path)
     other.continue_from(str(tmp_path))
     assert other.logit_bias.item() == -3.0
+
+
+class Other(WithHeads):
+    """Another method, whose heads have the same names."""
+
+
+def test_heads_of_another_method_are_left_out_with_a_sentence(tmp_path, capsys):
+    WithHeads(seed=1).save_pretrained(tmp_path)
+    for dim in (4, 5):  # whether they would fit or not
+        other = Other(dim=dim)
+        before = copy.deepcopy(other.state_dict())
+        other.continue_from(str(tmp_path))
+        assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert (
+        f"the heads in {tmp_path} are those of WithHeads: Other continues from its encoder" in capsys.readouterr().out
+    )
+
+
+def test_heads_that_are_not_finite_are_refused(tmp_path):
+    method = WithHeads()
+    with torch.no_grad():
+        method.queue[1, 2] = torch.nan
+    method.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="queue in its pretraining/heads.safetensors holds NaN or infinite values"):
+        WithHeads().continue_from(str(tmp_path))

@@ -367,3 +367,29 @@ def test_a_full_disk_at_the_export_is_said_and_what_was_there_stays_whole(tmp_pa
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(directory) == {name: content for name, content in before.items() if name != "metrics.json"}
     assert not list(directory.rglob("partial"))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "log.jsonl"])
+def test_a_named_pipe_in_place_of_a_file_of_the_run_does_not_hang(tmp_path, name):
+    run(tmp_path)
+    for file in [path for path in tmp_path.rglob(name) if path.is_file()]:
+        file.unlink()
+        os.mkfifo(file)
+    signal.alarm(60)
+    try:
+        if name == "log.jsonl":
+            run(tmp_path, resume_from_checkpoint="auto")
+            assert (tmp_path / name).is_file()
+        else:
+            with pytest.raises(BadInput, match="not a regular file|every checkpoint in .* is damaged"):
+                run(tmp_path, resume_from_checkpoint="auto")
+    finally:
+        signal.alarm(0)
+
+
+@pytest.mark.parametrize("place", ["", "runs/one"])
+def test_a_run_inside_of_its_data_is_refused_before_it_leaves_anything_there(tmp_path, place):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    with pytest.raises(BadInput, match=f"lies in --dataset {tmp_path}, and the next run would read its files as data"):
+        run(tmp_path / place, dataset=str(tmp_path))
+    assert contents(tmp_path) == {"photo.png": b"mine"}

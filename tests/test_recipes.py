@@ -237,10 +237,12 @@ def test_clip_refuses_a_folder_without_captions(clip, tmp_path, capsys, monkeypa
 
 
 def test_clip_refuses_where_too_many_images_are_broken_and_names_them(clip, tmp_path, capsys, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for i in range(10):
-        (tmp_path / f"{i}.png").write_bytes(b"broken")
-        (tmp_path / f"{i}.txt").write_text("a caption")
-    said = refuse(clip, [*TINY, "--dataset", tmp_path, "--output_dir", tmp_path / "run"], capsys, monkeypatch)
+        (photos / f"{i}.png").write_bytes(b"broken")
+        (photos / f"{i}.txt").write_text("a caption")
+    said = refuse(clip, [*TINY, "--dataset", photos, "--output_dir", tmp_path / "run"], capsys, monkeypatch)
     assert ".png UnidentifiedImageError" in said and "too many to leave out" in said
 
 

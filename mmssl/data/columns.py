@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
+from mmssl.plain_text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ def find(names: Sequence[str], given: str | None, usual: Sequence[str], what: st
 
 
 def named(rows: Sequence[str]) -> str:
-    """The first few of them."""
-    return "; ".join(rows[:NAMED]) + ("; ..." if len(rows) > NAMED else "")
+    """The first few of them, each on one line whatever its file is called: loggers print it as it is."""
+    return "; ".join(map(one_line, rows[:NAMED])) + ("; ..." if len(rows) > NAMED else "")
 
 
 def unusable(found: Mapping[str, Sequence[str]], total: int) -> str:

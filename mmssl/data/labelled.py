@@ -162,7 +162,7 @@ def subset(label: Tensor, amount: str, seed: int) -> Tensor:
     for c in label.unique():
         rows = (label == c).nonzero()[:, 0]
         wanted = each if fraction is None else max(1, round(fraction * len(rows)))
-        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:wanted]])
+        chosen.append(rows[torch.randperm(len(rows), generator=generator)[: min(wanted, len(rows))]])
     return torch.cat(chosen).sort()[0]
 
 
@@ -189,9 +189,16 @@ def _held_out(rows: datasets.Dataset, condition: str) -> tuple[datasets.Dataset,
 def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], list[str]]:
     import datasets
 
+    kind = parts[0].features[column]
+    if not isinstance(kind, (datasets.Value, datasets.ClassLabel)):
+        raise BadInput(f"--label_column {column} holds {kind}, not one label per row; name another column")
+    if column not in parts[1].column_names:
+        raise BadInput(
+            f"--label_column {column}: the test data has no such column, only {', '.join(parts[1].column_names)}"
+        )
     values = [list(part[column]) for part in parts]
     for what, of_part in zip(("training", "test"), values, strict=True):
-        missing = [row for row, value in enumerate(of_part) if value in (None, "", -1)]
+        missing = [row for row, value in enumerate(of_part) if value in (None, "", -1) or value != value]  # NaN
         if missing:
             raise BadInput(f"--label_column {column}: {len(missing)} {what} rows have no label, row {missing[0]} first")
     known = sorted(set(values[0]))

@@ -43,6 +43,7 @@ READERS = {
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus")
 HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
+RUN = (".mmssl", "manifest.json")  # in the directory of every run, see training.output_dir
 HUB_TIMEOUT = 10  # seconds
 MAX_TABLE = 1 << 30  # bytes of a table of captions; it is held in memory as Python strings
 MAX_MEMBER = 1 << 30  # bytes of a member of a tar file; each is held in memory whole
@@ -50,7 +51,11 @@ MAX_MEMBER = 1 << 30  # bytes of a member of a tar file; each is held in memory 
 
 def home() -> Path:
     """The folder of built-in and decoded data: MMSSL_HOME, or mmssl/ in the Hugging Face cache."""
-    return Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl")).expanduser()
+    given = os.environ.get("MMSSL_HOME")
+    if not given:  # unset, or set to nothing
+        return Path(HF_HOME) / "mmssl"
+    check_text("MMSSL_HOME", given)
+    return Path(given).expanduser()
 
 
 def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
@@ -176,6 +181,7 @@ def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | 
     for suffix in (".parquet", ".tar"):
         if found := [f for f in files if f.suffix.lower() == suffix and f.stem != "metadata"]:
             return _read(READERS[suffix], by_split(path, found), streaming)
+    refuse_runs(path, files)
     images = [f for f in files if f.suffix.lower() in IMAGES]
     if images:
         table = next((path / t for t in ("captions.csv", "captions.txt") if (path / t).is_file()), None)
@@ -191,6 +197,13 @@ def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | 
         raise BadInput(f"--dataset {path}: no image, no recording and none of {', '.join(READERS)} in this folder")
     suffix = tables[0].suffix.lower()
     return _read(READERS[suffix], by_split(path, [f for f in tables if f.suffix.lower() == suffix]), streaming)
+
+
+def refuse_runs(root: Path, files: list[Path]) -> None:
+    """Raise BadInput if a run of mmssl is among the files of a folder of data: its figures, texts and tables would be
+    read as data."""
+    if run := next((file.parents[1] for file in files if file.parts[-2:] == RUN), None):
+        raise BadInput(f"--dataset {root} holds a run of mmssl, {run}, which would be read as data: move it elsewhere")
 
 
 def by_split(root: Path, files: list[Path]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmssl import figures
+from mmssl.data.images.decoding import normalisation
 from mmssl.evaluation import class_attention
 from mmssl.evaluation.held_out import Columns, HeldOut
 from mmssl.models import image_encoders
@@ -37,7 +38,7 @@ class Neighbours(HeldOut):
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
         encoder, pictures = method.exported(), self.pictures
         rows = pictures.rows[:SEARCHED]
-        mean, std = (torch.tensor(getattr(self.processor, f"image_{name}")).view(3, 1, 1) for name in ("mean", "std"))
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in normalisation(self.processor))
         device, features = next(encoder.parameters()).device, []
         for chunk in rows.split(128):
             pixels = (pictures.pixels[chunk].float() / 255 - mean) / std

@@ -4,7 +4,8 @@ The cache is in $NUMBA_CACHE_DIR; else in __pycache__ next to this file; if that
 Hugging Face cache; if nothing is writable, the function is compiled for this process only. The cache is numba's
 cache=True. numba does not notice when another file that the function uses changes, or when bounds checking is switched
 on, and two processes that store code for two processors may mix it up. So each combination has its own folder, which
-one process at a time fills.
+one process at a time fills. numba runs what it reads, and damaged machine code ends the process: only files with the
+checksums that were recorded when they were written are read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ import llvmlite.binding as llvm
 from filelock import FileLock, Timeout
 from huggingface_hub.constants import HF_HOME
 
+from mmssl.durable import sha256
+
+SUMS = "SHA256SUMS"
 PATIENCE = 120  # seconds that a process waits for another one to compile
 OPTIONS = ("BOUNDSCHECK", "DEBUG_JIT", "DEBUGINFO_DEFAULT", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "CPU_NAME",
            "CPU_FEATURES")  # fmt: skip
@@ -52,7 +56,12 @@ class Compiled:
         if directory := _directory(self.files):
             try:
                 with FileLock(directory / "lock", timeout=PATIENCE):  # the second process finds it compiled
-                    return self._jit(types, directory)
+                    sums = directory / SUMS
+                    if not sums.is_file() or sums.read_text() != _checksums(directory):
+                        _clear(directory)
+                    ready = self._jit(types, directory)
+                    sums.write_text(_checksums(directory))
+                    return ready
             except Timeout:
                 pass
             except Exception:  # a file cut off by a full disk or a crash, or a file system without locks
@@ -71,6 +80,15 @@ class Compiled:
         jitted.compile(types)
         jitted.disable_compile()
         return jitted
+
+
+def _checksums(directory: Path) -> str:
+    return "".join(f"{sha256(file)}  {file.relative_to(directory)}\n" for file in sorted(directory.rglob("*.nb[ci]")))
+
+
+def _clear(directory: Path) -> None:
+    for file in directory.rglob("*.nb[ci]"):
+        file.unlink()
 
 
 def compiled(*modules: ModuleType) -> Callable[[Callable], Compiled]:
@@ -106,5 +124,5 @@ def _places() -> list[Path]:
 
     if config.CACHE_DIR:
         return [Path(config.CACHE_DIR)]
-    home = Path(os.environ.get("MMSSL_HOME", Path(HF_HOME) / "mmssl")) / "kernels"
+    home = Path(os.environ.get("MMSSL_HOME") or Path(HF_HOME) / "mmssl").expanduser() / "kernels"
     return [home] if sys.dont_write_bytecode else [Path(__file__).with_name("__pycache__"), home]

@@ -222,7 +222,7 @@ class CPC(Method):
     @torch.no_grad()
     def continue_from(self, name: str) -> None:
         """Load W_1 to W_steps of the run that wrote `name`; steps that it did not have start at zero."""
-        weight = read_heads(name).get("predict.weight")
+        weight = read_heads(name, type(self).__name__).get("predict.weight")
         if weight is None:
             return
         if weight.shape[1] != self.predict.in_features or len(weight) % self.dimension:

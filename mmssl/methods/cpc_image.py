@@ -22,7 +22,7 @@ from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
 from mmssl.methods.cpc import across
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -119,7 +119,8 @@ class CPCImage(Method):
         self.encoder, self.views, self.patch_size, self.steps = encoder, views, patch_size, steps
         width = image_encoders.width(encoder)
         self.norm = nn.LayerNorm(width)  # encoders differ in the scale of their features
-        self.context = MaskedConvolutions(width, hidden, blocks)
+        sizes = f"--context_size {hidden}, --context_layers {blocks}"
+        self.context = memory.build(lambda: MaskedConvolutions(width, hidden, blocks), sizes)
         self.target = nn.Linear(width, dim)
         self.predict = nn.Linear(width, (steps - NEAREST + 1) * dim, bias=False)  # W_2 to W_steps
         nn.init.zeros_(self.predict.weight)
@@ -128,6 +129,10 @@ class CPCImage(Method):
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which all of an image's changes are
         drawn."""
         (view,) = self.views(pixel_values, key)
+        if min(view.shape[2:]) < self.patch_size:
+            raise BadInput(
+                f"--crop_size {self.patch_size}: more than an image of {view.shape[2]} x {view.shape[3]} pixels"
+            )
         patches = augmented(patches_of(view, self.patch_size), key)
         if patches.shape[1] <= self.steps:
             raise BadInput(

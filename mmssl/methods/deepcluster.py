@@ -139,6 +139,11 @@ class DeepCluster(Method):
             return
         with accelerator.autocast():
             features = self.features_of_all()
+        if not features.isfinite().all():
+            raise BadInput(
+                f"the features of the training images are not finite before epoch {epoch}: the training has diverged. "
+                "Lower --learning_rate, or set --max_grad_norm"
+            )
         self.cluster(features, epoch)
         for optimizer in optimizers:
             for parameter in self.classifier.parameters():

@@ -67,10 +67,9 @@ class DINO(Method):
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        if not 1 <= large_views < len(views.views):
-            raise BadInput(
-                f"large_views {large_views} of {len(views.views)} views: give at least 1, and fewer than all"
-            )
+        if not 1 <= large_views <= len(views.views) or len(views.views) < 2:
+            raise BadInput(f"large_views {large_views} of {len(views.views)} views: DINO compares at least 2 views")
+        image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.large_views = encoder, views, large_views
         self.momentum, self.freeze, self.last_temperature = momentum, freeze, last_temperature
         self.head = PrototypeHead(image_encoders.width(encoder), hidden_dim, bottleneck_dim, prototypes, norm)

@@ -105,6 +105,7 @@ class IBOT(Method):
     ) -> None:
         super().__init__()
         vit_tokens.check(encoder, "iBOT")
+        image_encoders.check_views(encoder, views)
         if not 2 <= global_views <= len(views.views):
             raise BadInput(f"global_views {global_views}: give 2 of them or more; there are {len(views.views)} views")
         width = image_encoders.width(encoder)

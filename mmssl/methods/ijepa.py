@@ -24,7 +24,7 @@ from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import ema, image_encoders, vit_tokens
+from mmssl.models import ema, image_encoders, memory, vit_tokens
 
 if TYPE_CHECKING:
     from transformers import ViTModel
@@ -158,12 +158,14 @@ class IJEPA(Method):
         vit_tokens.check(encoder, "I-JEPA")
         if width % (4 * heads):
             raise BadInput(
-                f"predictor of width {width} with {heads} heads: the width must be a multiple of {4 * heads}"
+                f"--predictor_width {width}, --predictor_heads {heads}: the width must be a multiple of {4 * heads}"
             )
         self.encoder, self.target_encoder = encoder, ema.teacher_of(encoder)
         self.views, self.momentum, self.side = views, momentum, vit_tokens.side(encoder)
         self.length = max(1, round(context_ratio * self.side**2))
-        self.predictor = Predictor(image_encoders.width(encoder), width, layers, heads, self.side)
+        given = image_encoders.width(encoder), width, layers, heads, self.side
+        sizes = f"--predictor_width {width}, --predictor_layers {layers}"
+        self.predictor = memory.build(lambda: Predictor(*given), sizes)
 
     def forward(self, pixel_values: Tensor, key: Tensor) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which crop and masks are drawn."""

@@ -20,7 +20,7 @@ from mmssl.data.images.views import Views
 from mmssl.distributed import gather, world_size
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import heads, image_encoders
+from mmssl.models import heads, image_encoders, memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,8 +93,11 @@ class LeJEPA(Method):
         super().__init__()
         if not 1 <= global_views <= len(views.views):
             raise BadInput(f"global_views {global_views}: there are {len(views.views)} views; give one of them or more")
+        image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.global_views = encoder, views, global_views
         self.weight, self.slices = weight, slices
+        sizes = f"--slices {slices}, --projection_dim {projection_dim}"
+        memory.refuse_too_large(slices * projection_dim, sizes, each=32)  # and what the draws take
         self.projector = heads.mlp([image_encoders.width(encoder), hidden_dim, hidden_dim, projection_dim], norm)
 
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather
 from mmssl.method import Card, Method, Output
-from mmssl.models import ema, heads, image_encoders
+from mmssl.models import ema, heads, image_encoders, memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,6 +74,8 @@ class MoCo(Method):
         self.encoder, self.views, self.temperature, self.momentum = encoder, views, temperature, momentum
         self.projection = heads.mlp([image_encoders.width(encoder)] * layers + [projection_dim], norm="none")
         self.key_encoder, self.key_projection = ema.teacher_of(encoder).eval(), ema.teacher_of(self.projection)
+        sizes = f"--queue_size {queue_size}, --projection_dim {projection_dim}"
+        memory.refuse_too_large(queue_size * projection_dim, sizes)
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, projection_dim), dim=1))
 
     def train(self, mode: bool = True) -> MoCo:

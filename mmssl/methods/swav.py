@@ -19,7 +19,7 @@ from mmssl.data.images.views import Views
 from mmssl.distributed import gather
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import heads, image_encoders
+from mmssl.models import heads, image_encoders, memory
 from mmssl.models.self_distillation import between_views, sinkhorn
 
 if TYPE_CHECKING:
@@ -69,9 +69,13 @@ class SwAV(Method):
         super().__init__()
         if not 1 <= large_views <= len(views.views) or len(views.views) < 2:
             raise BadInput(f"large_views {large_views} of {len(views.views)} views: SwAV compares at least 2 views")
+        image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.large_views = encoder, views, large_views
         self.temperature, self.epsilon, self.iterations, self.freeze = temperature, epsilon, iterations, freeze
         self.projection = heads.mlp([image_encoders.width(encoder), hidden_dim, projection_dim], norm)
+        rows = prototypes + large_views * queue_size
+        sizes = f"--prototypes {prototypes}, --queue_size {queue_size}, --projection_dim {projection_dim}"
+        memory.refuse_too_large(rows * projection_dim, sizes)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection_dim), dim=1))
         self.register_buffer("queue", torch.zeros(large_views, queue_size, projection_dim))
         self.register_buffer("queued", torch.zeros((), dtype=torch.long))

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from mmssl.models import memory
+
 NORMS = {
     "batch": nn.BatchNorm1d,  # over the batches of all processes, see distributed.share_batch_norm
     "layer": nn.LayerNorm,
@@ -26,7 +28,10 @@ def mlp(
 
     norm: one of NORMS. last_norm: another one, without scale and shift, after the last layer. last_bias: whether the
     last layer has a bias, where no norm follows. A layer that a norm follows has none: the norm would take it away.
+
+    Raises BadInput if it does not fit into memory.
     """
+    memory.refuse_too_large(sum(a * b for a, b in pairwise(widths)), f"a head of widths {', '.join(map(str, widths))}")
     layers: list[nn.Module] = []
     for before, after in pairwise(widths[:-1]):
         layers.append(nn.Linear(before, after, bias=norm == "none"))

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.arguments import Flags, flag
-from mmssl.errors import BadInput
+from mmssl.data.images import decoding
+from mmssl.errors import BadInput, first_line
 from mmssl.models import memory
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ViTMAEModel, ViTModel
+
+    from mmssl.data.images.views import Views
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,35 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
         raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} does not take images")
     if type(model).__name__ == "ViTMAEModel":
         model = to_vit(model)  # without masks
-    return getattr(model, "vision_model", model), processor  # one tower of an image-text model
+    model = getattr(model, "vision_model", model)  # one tower of an image-text model
+    remedy = "use an encoder of whole images, such as a ViT or a ResNet"
+    _check(model, decoding.shape(processor), f"--model_name_or_path {name}: a", remedy)
+    return model, processor
+
+
+def check_views(model: PreTrainedModel, views: Views) -> None:
+    """Raise BadInput if the model gives no features of a view of such a size: small ones have no room for its patches
+    or kernels."""
+    for size in {view.size for view in views.views if view.size is not None}:
+        side = (size, size) if isinstance(size, int) else size
+        _check(model, side, "a", "raise --image_size, lower --patch_size, or set --small_views 0")
+
+
+@torch.no_grad()
+def _check(model: PreTrainedModel, size: tuple[int, int], start: str, remedy: str) -> None:
+    """Raise BadInput if the model gives no vector of images of (height, width). start, remedy: of the message."""
+    pixels, was_training = torch.zeros(1, 3, *size, device=model.device), model.training
+    try:
+        found = tuple(features(model.eval(), pixels).shape)
+        if found != (1, width(model)):
+            raise BadInput(f"the shape {found} is not that of one vector of {width(model)} numbers")
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+        raise BadInput(
+            f"{start} {type(model).__name__} gives no features of images of {size[0]} x {size[1]} pixels "
+            f"({first_line(error)}); {remedy}"
+        ) from error
+    finally:
+        model.train(was_training)
 
 
 @torch.no_grad()
@@ -204,7 +235,8 @@ def features_of_views(model: PreTrainedModel, views: Sequence[Tensor]) -> list[T
 
 def patch_size(model: PreTrainedModel) -> int | None:
     """The side of a ViT's patches in pixels; None for a convolutional network."""
-    return getattr(model.config, "patch_size", None)
+    size = getattr(model.config, "patch_size", None) if getattr(model.config, "num_attention_heads", None) else None
+    return max(size) if isinstance(size, (list, tuple)) else size
 
 
 def freeze_patches(model: PreTrainedModel) -> None:

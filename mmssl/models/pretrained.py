@@ -107,9 +107,9 @@ def load(
 
 def check_finite(model: transformers.PreTrainedModel, flag: str) -> None:
     """Raises BadInput, starting with `flag`, if a weight is NaN or infinite."""
-    for name, value in model.named_parameters():
+    for name, value in model.state_dict().items():  # also running statistics of batch norms
         if not value.isfinite().all():
-            raise BadInput(f"{flag}: its weight {name} holds NaN or infinite values; its training diverged")
+            raise BadInput(f"{flag}: its {name} holds NaN or infinite values; its training diverged")
 
 
 def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl.distributed import gather, rank
-from mmssl.models import heads
+from mmssl.models import heads, memory
 
 
 class PrototypeHead(nn.Module):
@@ -21,6 +21,9 @@ class PrototypeHead(nn.Module):
 
     def __init__(self, width: int, hidden_dim: int, bottleneck_dim: int, prototypes: int, norm: str = "none") -> None:
         super().__init__()
+        memory.refuse_too_large(
+            prototypes * bottleneck_dim, f"{prototypes:,} prototypes of {bottleneck_dim:,} dimensions"
+        )
         self.mlp = heads.mlp([width, hidden_dim, hidden_dim, bottleneck_dim], norm)
         self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck_dim))
         nn.init.trunc_normal_(self.prototypes, std=0.02)

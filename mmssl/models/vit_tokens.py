@@ -23,7 +23,10 @@ def check(encoder: PreTrainedModel, method: str) -> None:
     from transformers import ViTModel
 
     if not isinstance(encoder, ViTModel):
-        raise BadInput(f"{method} masks patches, and a {type(encoder).__name__} has none; use --encoder vit-micro")
+        raise BadInput(
+            f"{method} masks patches of a ViTModel, and this is a {type(encoder).__name__}; use --encoder vit-micro, "
+            "or continue from a ViT"
+        )
     patches = encoder.embeddings.patch_embeddings.num_patches
     if math.isqrt(patches) ** 2 != patches:
         raise BadInput(f"{method} needs a square grid of patches, and this ViTModel has {patches} patches an image")

@@ -198,9 +198,12 @@ def find(
 def damage(path: Path, device: torch.device = CPU, check: Callable[[dict], object] = dict) -> str | None:
     """What is wrong with a checkpoint, in a few words. None if every file has its recorded checksum and state.json
     holds what `load` and `check` need."""
+    listed = path / "SHA256SUMS"
     try:
-        sums = (path / "SHA256SUMS").read_text()
+        sums = listed.read_text() if listed.is_file() else None  # not of a named pipe, which waits for ever
     except (OSError, UnicodeDecodeError):
+        sums = None
+    if sums is None:
         return "no readable SHA256SUMS: not a checkpoint, or an incomplete one"
     recorded = dict(reversed(line.split("  ", 1)) for line in sums.split("\n") if "  " in line)
     present = {file.name for pattern in OF_A_CHECKPOINT for file in path.glob(pattern)} - {"SHA256SUMS"}

@@ -234,7 +234,7 @@ def counted(number: int, what: str) -> str:
 def read(file: Path) -> list[dict]:
     """The lines of a log.jsonl, without those that a kill or a full disk cut off; [] if there is no file."""
     lines = []
-    if not file.exists():
+    if not file.is_file():
         return lines
     for text in file.read_text(errors="replace").splitlines():
         with suppress(ValueError):

@@ -71,6 +71,7 @@ class OutputDir:
             tempfile.TemporaryFile(dir=existing).close()  # the directory is made later: a refused run leaves nothing
         except OSError as error:
             raise BadInput(f"--output_dir {self.named} cannot be written to ({error}); choose another") from error
+        self._refuse_data_around(args.dataset)
         lock = self._lock()
         if os.path.lexists(lock.lock_file) and not lock.is_locked:
             self._acquire(lock)
@@ -114,6 +115,17 @@ class OutputDir:
             )
         if overwrites:
             self._refuse_inputs(args, own)
+
+    def _refuse_data_around(self, dataset: str) -> None:
+        """Raise BadInput if the directory lies in the folder of the data: the next run would read its files as data."""
+        for part in filter(None, dataset.split(",")):
+            with suppress(OSError, RuntimeError):
+                folder = Path(part).expanduser().resolve()
+                if folder.is_dir() and self.path.is_relative_to(folder):
+                    raise BadInput(
+                        f"--output_dir {self.named} lies in --dataset {part}, and the next run would read its files as "
+                        "data; choose another"
+                    )
 
     def _in_the_way(self, own: set[str]) -> list[str]:
         found = [path for pattern in WRITTEN for path in self.path.glob(pattern)]
@@ -209,7 +221,7 @@ class OutputDir:
             names = bounded_json.read(self.manifest)["files"]
             # paths outside the directory are ignored, whoever wrote them
             return {name for name in names if not (name.startswith("/") or ".." in Path(name).parts)}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return set()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(

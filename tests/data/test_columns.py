@@ -34,3 +34,8 @@ def test_a_few_rows_are_named_and_all_are_counted_by_what_is_wrong_with_them():
 def test_the_share_that_may_be_unusable_stands_in_one_place():
     stands = [file for file in PACKAGE.rglob("*.py") if "MAX_UNUSABLE =" in file.read_text(encoding="utf-8")]
     assert stands == [PACKAGE / "data" / "columns.py"]
+
+
+def test_a_name_of_a_file_reaches_a_logger_on_one_line_and_without_escape_sequences(caplog):
+    columns.report_unusable({"images that cannot be decoded": ["row 1: \x1b[31mevil\n## x.png"]}, 20)
+    assert "row 1: \\x1b[31mevil\\n## x.png" in caplog.text and "\x1b" not in caplog.text

@@ -158,3 +158,21 @@ def test_test_examples_that_are_training_examples_are_found_by_content(tmp_path,
             Image.new("RGB", (8, 8), (grey,) * 3).save(folder / part / "ab"[i % 2] / f"{part}{i}.{suffix}")
     train, test = labelled.load(str(folder), "image", ViTImageProcessorPil(size={"height": 8, "width": 8}))
     assert len(labelled.overlap(train, test)) == 7
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([[0], [1]] * 10, r"--label_column label holds List\(.*\), not one label per row"),
+        ([{"a": 0}, {"a": 1}] * 10, "--label_column label holds .*, not one label per row"),
+        ([float("nan"), 1.0] * 10, "training rows have no label"),
+    ],
+)
+def test_what_is_no_label_is_refused(labels, said, tmp_path, tokenizer):
+    with pytest.raises(BadInput, match=said):
+        labelled.load(write(tmp_path, labels), "text", tokenizer)
+
+
+def test_more_labels_than_there_are_take_all():
+    label = torch.tensor([0, 0, 1])
+    assert labelled.subset(label, "9" * 20, 0).tolist() == [0, 1, 2]

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import tarfile
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.distributed import split_dataset_by_node
+from huggingface_hub.constants import HF_HOME
 from PIL import Image as PILImage
 from torch.utils.data import DataLoader
 
@@ -258,3 +260,25 @@ def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"content")
     with pytest.raises(BadInput, match="is not valid UTF-8"):
         sources.load(str(tmp_path))
+
+
+def test_a_folder_of_data_that_holds_a_run_is_refused(tmp_path):
+    write_images(tmp_path)
+    run = tmp_path / "runs" / "one"
+    (run / ".mmssl").mkdir(parents=True)
+    (run / ".mmssl" / "manifest.json").write_text("{}")
+    said = f"--dataset {tmp_path} holds a run of mmssl, {run}, which would be read as data: move it elsewhere"
+    with pytest.raises(BadInput, match=re.escape(said)):
+        sources.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(("value", "place"), [("", HF_HOME), ("~/x", Path.home())])
+def test_the_folder_of_caches_is_never_the_working_directory(monkeypatch, value, place):
+    monkeypatch.setenv("MMSSL_HOME", value)
+    assert sources.home().is_relative_to(place)
+
+
+def test_a_home_of_nobody_is_refused(monkeypatch):
+    monkeypatch.setenv("MMSSL_HOME", "~nobody-of-that-name/x")
+    with pytest.raises(BadInput, match="MMSSL_HOME ~nobody-of-that-name/x: there is no user of that name"):
+        sources.home()

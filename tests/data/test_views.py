@@ -317,6 +317,12 @@ def test_blur_begins_where_the_image_is_large_enough():
     assert [view.solarise for view in byol(32)] == [0.0, 0.2]
 
 
+def test_small_views_that_would_be_larger_than_the_large_ones_are_refused_by_flag():
+    args = MultiCropArgs(boundary=0.05, smallest_crop=0.5)
+    with pytest.raises(BadInput, match="--smallest_crop 0.5 is more than --boundary 0.05; lower it"):
+        multi_crop_from_args(args, ViTImageProcessorPil())
+
+
 def test_multi_crop_gives_large_views_of_most_of_the_image_and_small_ones_of_little():
     made = multi_crop(byol(32), small_size=16, small_views=4)
     out = Views(made, *UNIT)(photographs(), torch.arange(4))

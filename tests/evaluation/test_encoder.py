@@ -187,3 +187,23 @@ def test_a_model_that_cannot_take_the_inputs_is_said_so(tmp_path):
     train, _ = labelled.load(data, "image", encoder.processor)
     with pytest.raises(BadInput, match="a ViTModel gives no features of these images: .*24"):
         encoders.features(encoder, train)
+
+
+def test_kept_features_that_are_damaged_are_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
+    encoder = encoders.load(tiny_encoders.vit(tmp_path / "model"))
+    train, _ = labelled.load(tiny_encoders.images(tmp_path / "data"), "image", encoder.processor)
+    (expected,) = encoders.features(encoder, train)
+    [file] = (tmp_path / "home" / "features").iterdir()
+    file.write_bytes(file.read_bytes()[:20])
+    (found,) = encoders.features(encoder, train)
+    assert torch.equal(found, expected) and len(file.read_bytes()) > 20
+
+
+def test_features_that_cannot_be_kept_are_still_the_result(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
+    encoder = encoders.load(tiny_encoders.vit(tmp_path / "model"))
+    train, _ = labelled.load(tiny_encoders.images(tmp_path / "data"), "image", encoder.processor)
+    (tmp_path / "home" / "features").write_text("a file, not a folder")
+    (found,) = encoders.features(encoder, train)
+    assert len(found) == len(train) and "the features are not kept" in capsys.readouterr().err

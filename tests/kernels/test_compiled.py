@@ -100,3 +100,14 @@ def test_processes_that_begin_together_share_one_compilation(cache):
     all_ = [subprocess.Popen(run, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = sorted(process.communicate()[0].strip() for process in all_)
     assert said == ["0", "1", "1"] and len(files(cache)) == 1
+
+
+@pytest.mark.parametrize("ending", ["*.nbc", "*.nbi"])
+def test_a_file_in_which_a_byte_has_changed_is_compiled_again(cache, ending):
+    hits(compiled()(doubled))
+    [file] = cache.rglob(ending)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    assert hits(compiled()(doubled)) == 0
+    assert hits(compiled()(doubled)) == 1

@@ -8,6 +8,7 @@ import collapse
 import pytest
 import torch
 from tiny.cpc_image import bit, method
+from tiny.deepcluster import one_view
 from tiny.simclr import batch, resnet, vit
 from torch import Tensor
 
@@ -120,3 +121,13 @@ def test_without_negatives_it_collapses_and_the_monitor_says_so():
 
 def test_with_them_it_does_not_collapse_in_200_steps():
     assert collapse.said(method(resnet, Watched)) is None
+
+
+def test_a_patch_larger_than_the_image_is_refused():
+    with pytest.raises(BadInput, match="--crop_size 64: more than an image of 16 x 16 pixels"):
+        method(patch_size=64)(**batch())
+
+
+def test_a_context_network_that_does_not_fit_into_memory_is_refused():
+    with pytest.raises(BadInput, match="--context_size 1000000, --context_layers 2: training"):
+        CPCImage(bit(), one_view(), hidden=10**6, blocks=2)

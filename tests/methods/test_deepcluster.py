@@ -257,3 +257,13 @@ def test_rows_count_the_images_of_the_data_set_or_of_a_part_of_it():
     assert given["row"].tolist() == list(range(10)) and len(given["index"].unique()) == 10
     assert torch.equal(given["index"], Numbered(Stored(), count=10, seed=3).__getitems__(list(range(10)))["index"])
     assert not torch.equal(given["index"], Numbered(Stored(), count=10, seed=4).__getitems__(list(range(10)))["index"])
+
+
+def test_features_that_are_not_finite_are_not_clustered():
+    one = method()
+    with torch.no_grad():
+        next(one.encoder.parameters()).fill_(torch.nan)
+    with pytest.raises(
+        BadInput, match="features of the training images are not finite before epoch 3: .* Lower --learni"
+    ):
+        one.start_epoch(3, Accelerator(cpu=True), [])

@@ -111,3 +111,8 @@ def test_without_centring_one_prototype_takes_all_images_and_the_monitor_says_so
 def test_without_sharpening_it_collapses_and_the_monitor_says_so(monkeypatch):
     monkeypatch.setattr("mmssl.methods.dino.FIRST_TEMPERATURE", 0.5)
     assert "collaps" in collapse.said(method(collapse.encoder, "batch", momentum=0.99, last_temperature=0.5))
+
+
+def test_two_large_views_without_small_ones_are_compared_with_each_other():
+    large = views.Views([views.View(size=16)] * 2, image_encoders.MEAN, image_encoders.STD)
+    assert DINO(vit(), large, 2, 8, 8, 4)(**batch()).loss.isfinite()

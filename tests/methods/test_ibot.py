@@ -96,7 +96,7 @@ def test_centres_move_in_training_only_and_by_the_teachers_outputs():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(BadInput, match="iBOT masks patches, and a ResNetModel has none"):
+    with pytest.raises(BadInput, match="iBOT masks patches of a ViTModel, and this is a ResNetModel"):
         method(resnet)
     with pytest.raises(BadInput, match="global_views 1: give 2 of them or more; there are 2 views"):
         IBOT(vit(), two_large_views(), 1)

@@ -139,7 +139,7 @@ def test_the_cards_snippet_takes_the_mean_of_the_patches():
 
 
 def test_what_cannot_be_masked_or_built_is_refused():
-    with pytest.raises(BadInput, match="I-JEPA masks patches, and a ResNetModel has none"):
+    with pytest.raises(BadInput, match="I-JEPA masks patches of a ViTModel, and this is a ResNetModel"):
         method(resnet)
     with pytest.raises(BadInput, match="width 12 with 2 heads: the width must be a multiple of 8"):
         IJEPA(vit(), method().views, width=12, heads=2)

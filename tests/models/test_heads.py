@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmssl.errors import BadInput
 from mmssl.models import heads
+from mmssl.models.self_distillation import PrototypeHead
 
 
 def kinds(head: nn.Sequential) -> list[type]:
@@ -32,3 +34,10 @@ def test_without_a_norm_every_layer_has_a_bias_and_the_last_one_where_it_is_want
     assert kinds(heads.mlp([3, 5, 2], "none", last_norm=True)) == [nn.Linear, nn.ReLU, nn.Linear]
     assert all(layer.bias is not None for layer in heads.mlp([3, 5, 2], "none") if isinstance(layer, nn.Linear))
     assert heads.mlp([3, 5, 2], last_bias=False)[-1].bias is None
+
+
+def test_a_head_that_does_not_fit_into_memory_is_refused_before_it_is_made():
+    with pytest.raises(BadInput, match="a head of widths 8, 10000000, 10000000: training .* weights takes"):
+        heads.mlp([8, 10**7, 10**7])
+    with pytest.raises(BadInput, match="--prototypes|prototypes of"):
+        PrototypeHead(8, 8, 10**6, 10**6)

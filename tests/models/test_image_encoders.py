@@ -1,15 +1,31 @@
 """Encoders of images by name: each a class of transformers, with features as wide as it says."""
 
+import numpy as np
 import pytest
 import tiny_encoders
 import torch
+from PIL import Image
 from tiny import cpc
-from transformers import AutoModel, BitModel, ResNetModel, ViTModel
+from transformers import (
+    AutoModel,
+    BitModel,
+    ConvNextConfig,
+    ConvNextModel,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    ResNetModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
-from mmssl.data.images.decoding import shape
+from mmssl.data.images import views
+from mmssl.data.images.decoding import decode, normalisation, shape
 from mmssl.errors import BadInput
 from mmssl.models import image_encoders
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32,
+         "patch_size": 8}  # fmt: skip
 WEIGHTS = {  # in millions: of torchvision's and timm's encoders without their classifiers
     "resnet18": 11.2, "resnet34": 21.3, "resnet50": 23.5, "vit-tiny": 5.5, "vit-small": 21.7, "vit-base": 85.8,
     "vit-large": 303.3,
@@ -125,3 +141,77 @@ def test_a_vit_without_a_pooler_is_read_without_one_and_gives_the_mean_of_its_to
 @pytest.mark.parametrize(("image_size", "patch_size"), [(32, 4), (50, 5), (28, 2), (7, 1), (224, 28)])
 def test_the_usual_patches_divide_the_image(image_size, patch_size):
     assert image_encoders.usual_patch_size(image_size) == patch_size
+
+
+def saved(directory, model, processor) -> str:
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return str(directory)
+
+
+def of_32(**given) -> ViTImageProcessorPil:
+    return ViTImageProcessorPil(size={"height": 32, "width": 32}, **given)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: ViTModel(ViTConfig(**SMALL, num_channels=1)), "a ViTModel gives no features of images of 32 x 32"),
+        (lambda: MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.35)), "a MobileNetV2Model gives no features"),
+    ],
+)
+def test_a_checkpoint_that_gives_no_vector_of_an_image_is_refused(model, said, tmp_path):
+    directory = saved(tmp_path, model(), of_32())
+    with pytest.raises(BadInput, match=f"--model_name_or_path {directory}: {said}"):
+        image_encoders.from_pretrained(directory)
+
+
+def test_running_statistics_that_are_not_finite_are_refused(tmp_path):
+    model, processor = image_encoders.from_scratch("resnet-micro", 32)
+    next(buffer for buffer in model.buffers() if buffer.is_floating_point()).fill_(torch.nan)
+    with pytest.raises(BadInput, match="running_mean holds NaN or infinite values"):
+        image_encoders.from_pretrained(saved(tmp_path, model, processor))
+
+
+@pytest.mark.parametrize("given", [{}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5}])
+def test_views_are_normalised_as_the_processor_does_it(given):
+    processor = of_32(**given)
+    picture = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(32, 32, 3))
+    expected = processor(picture, return_tensors="pt")["pixel_values"]
+    pixels = torch.from_numpy(decode(picture, processor))[None]
+    shown = views.made_for(processor, [views.WHOLE]).whole(pixels)
+    torch.testing.assert_close(shown, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_processor_without_a_mean_is_refused():
+    with pytest.raises(BadInput, match="ViTImageProcessor.* has no image_mean or image_std"):
+        processor = of_32()
+        processor.image_mean = None
+        normalisation(processor)
+
+
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [
+        (lambda: ViTModel(ViTConfig(**SMALL)), 4),
+        (lambda: ConvNextModel(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)), 16),
+    ],
+)
+def test_views_too_small_for_an_encoder_are_refused_by_their_size(model, side):
+    encoder, sizes = model().train(), [views.View(size=32), views.View(size=side)]
+    made = views.Views(sizes, image_encoders.MEAN, image_encoders.STD)
+    with pytest.raises(BadInput, match=f"gives no features of images of {side} x {side} pixels .*--small_views 0"):
+        image_encoders.check_views(encoder, made)
+    assert encoder.training
+    image_encoders.check_views(encoder, views.Views(sizes[:1], image_encoders.MEAN, image_encoders.STD))
+
+
+def test_only_transformers_have_patches_that_are_frozen():
+    convolutions = ConvNextModel(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4))
+    image_encoders.freeze_patches(convolutions)
+    assert all(parameter.requires_grad for parameter in convolutions.parameters())
+
+
+def test_settings_of_a_processor_that_do_not_fit_together_are_refused():
+    with pytest.raises(BadInput, match="ViTImageProcessorPil cannot be used .*longest_edge.*correct its JSON file"):
+        shape(ViTImageProcessorPil(size={"longest_edge": 32}))

@@ -61,7 +61,9 @@ def test_fixed_positions_differ_between_patches_and_are_not_trained():
 
 
 def test_an_encoder_without_a_square_grid_of_patches_is_refused():
-    with pytest.raises(BadInput, match="iBOT masks patches, and a ResNetModel has none; use --encoder vit-micro"):
+    with pytest.raises(
+        BadInput, match="iBOT masks patches of a ViTModel, and this is a ResNetModel; use --encoder vit-micro"
+    ):
         vit_tokens.check(resnet(), "iBOT")
     config = ViTConfig(image_size=(16, 8), patch_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
     with pytest.raises(BadInput, match="8 patches an image"):

@@ -18,6 +18,7 @@ from mmssl.data.images.decoding import is_deep, undecoded
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
+from mmssl.plain_text import one_line
 
 if TYPE_CHECKING:
     import datasets
@@ -183,7 +184,7 @@ class StreamedPairs:
         if isinstance(pixels, str):
             self.unusable += 1
             if self.unusable <= self.NAMED:
-                logger.warning("left out: row %d of the shuffled stream: %s", place, pixels)
+                logger.warning("left out: row %d of the shuffled stream: %s", place, one_line(pixels))
             if self.read >= self.MANY and self.unusable > table.MAX_UNUSABLE * self.read:
                 raise BadInput(f"{self.unusable} of {self.read} rows of the stream cannot be used, the last: {pixels}")
             pixels = None

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from mmssl.data import regular_files
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -116,9 +116,33 @@ def decode(image: Image.Image | dict | bytes | str, processor) -> np.ndarray:
     return pixels.astype(np.uint8, copy=False)
 
 
+def normalisation(processor) -> tuple[list[float], list[float]]:
+    """(mean, deviation) per channel, of pixels in [0, 1], as `processor` subtracts and divides by them. Raises BadInput
+    if it does something else."""
+    if getattr(processor, "rescale_offset", False) or getattr(processor, "do_flip_channel_order", False):
+        raise BadInput(f"{type(processor).__name__} shifts values or swaps channels, which views of images do not")
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    if mean is None or std is None:
+        raise BadInput(f"{type(processor).__name__} has no image_mean or image_std; add them to its JSON file")
+    mean, std = ([value] * 3 if isinstance(value, (int, float)) else list(value) for value in (mean, std))
+    white = 255 * processor.rescale_factor if processor.do_rescale else 255.0  # what becomes of the value 255
+    return [value / white for value in mean], [value / white for value in std]
+
+
 def shape(processor) -> tuple[int, int]:
     """(height, width) of the output of a transformers image processor. Raises BadInput if it is not fixed."""
-    wide, high = (decode(Image.new("RGB", size), processor).shape for size in ((64, 48), (48, 64)))
+    try:
+        wide, high = (decode(Image.new("RGB", size), processor).shape for size in ((64, 48), (48, 64)))
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:  # of settings that do not fit together
+        raise BadInput(
+            f"{type(processor).__name__} cannot be used ({first_line(error)}); correct its JSON file"
+        ) from error
     if wide != high or len(wide) != 3:
         raise BadInput(
             f"{type(processor).__name__} gives images of several shapes, {wide} and {high}; it must give one"

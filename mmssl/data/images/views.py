@@ -161,7 +161,7 @@ def sized(view: View, processor) -> View:
 
 def made_for(processor, views: Sequence[View]) -> Views:
     """The views in the size, and with the mean and deviation, of images that `processor` leaves."""
-    return Views([sized(view, processor) for view in views], processor.image_mean, processor.image_std)
+    return Views([sized(view, processor) for view in views], *decoding.normalisation(processor))
 
 
 def multi_crop(
@@ -186,11 +186,13 @@ class MultiCropArgs(Flags):
 def multi_crop_from_args(args: MultiCropArgs, processor, patch_size: int | None = None) -> Views:
     """Two large views (BYOL's) in the size that `processor` leaves, and small ones of half its side, rounded down to
     whole patches of a ViT."""
+    if args.smallest_crop > args.boundary:
+        raise BadInput(f"--smallest_crop {args.smallest_crop} is more than --boundary {args.boundary}; lower it")
     side, patch = min(decoding.shape(processor)), patch_size or 1
     large = [sized(view, processor) for view in byol(side)]
     small = max(patch, side // 2 // patch * patch)
     crops = multi_crop(large, small, args.small_views, args.boundary, args.smallest_crop)
-    return Views(crops, processor.image_mean, processor.image_std)
+    return Views(crops, *decoding.normalisation(processor))
 
 
 class Views(nn.Module):

@@ -136,6 +136,7 @@ def _text_files(name: str) -> dict[str, list[str]] | None:
         tables = [f for f in files if f.suffix in sources.READERS and f.suffix != ".txt" and f.stem != "metadata"]
         if tables or not (texts := [file for file in files if _is_text(file)]):
             return None
+        sources.refuse_runs(paths[0], files)
         parts = sources.by_split(paths[0], texts)
         test = next((parts[split] for split in sources.HELD_OUT_NAMES if split in parts), None)
         train = parts.get("train", test)

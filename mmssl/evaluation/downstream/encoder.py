@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+from pathlib import Path
 
 import torch
 import transformers  # its classes are imported on first use
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mmssl import progress
+from mmssl import durable, progress
 from mmssl.data import sources
+from mmssl.data.images.decoding import normalisation
 from mmssl.data.images.views import WHOLE, View, Views
 from mmssl.data.labelled import Labelled
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput, first_line, not_written
 from mmssl.evaluation.finite import finite
 from mmssl.methods.bert import longest
 from mmssl.models import pretrained
 from mmssl.models.image_encoders import to_vit
+from mmssl.plain_text import say
 
 # the class of a processor, and its name as part of a combined one; text last, because models of images and sound often
 # have a tokenizer too
@@ -43,7 +48,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.model, self.processor, self.modality = model, processor, modality
         self.pooling, self.view = pooling, view
-        self.views = Views([view], processor.image_mean, processor.image_std) if modality == "image" else None
+        self.views = Views([view], *normalisation(processor)) if modality == "image" else None
 
     def forward(self, lengths: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """(batch, width); with "concat", (batch, tokens * width). inputs, lengths: as from data.labelled. In training,
@@ -136,9 +141,8 @@ def features(
     model cannot take the inputs, or if a feature is not finite.
     """
     file = sources.home() / "features" / f"{_identity(encoder, data, layers)}.safetensors"
-    if cached and file.exists():
-        found = load_file(file)
-        return [finite(found[str(i)], f"features, layer {i + 1} of {len(found)}") for i in range(len(found))]
+    if cached and (found := _kept(file)):
+        return [finite(layer, f"features, layer {i} of {len(found)}") for i, layer in enumerate(found, start=1)]
     device, inputs = next(encoder.parameters()).device, data.inputs
     batches, rows = data.batches(batch_size), []
     was_training = encoder.training
@@ -159,11 +163,25 @@ def features(
     for i, layer in enumerate(result):
         finite(layer, f"features of a {type(encoder.model).__name__}, layer {i + 1} of {len(result)}")
     if cached:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        save_file({str(i): layer.contiguous() for i, layer in enumerate(result)}, partial)
-        partial.rename(file)
+        _keep(file, result)
     return result
+
+
+def _kept(file: Path) -> list[Tensor]:
+    """The features of each layer that `_keep` wrote; [] if there are none, or if the file is damaged."""
+    try:
+        found = load_file(file)
+        return [found[str(i)] for i in range(len(found))]
+    except (OSError, SafetensorError, KeyError):
+        return []
+
+
+def _keep(file: Path, layers: list[Tensor]) -> None:
+    """A full disk costs the next evaluation some time; this one has its features."""
+    try:
+        durable.replace(file, save({str(i): layer.contiguous() for i, layer in enumerate(layers)}))
+    except OSError as error:
+        say(f"warning: the features are not kept: {not_written(file, error)}", sys.stderr)
 
 
 def _identity(encoder: Encoder, data: Labelled, layers: str) -> str:
