@@ -92,7 +92,7 @@ def test_a_field_that_overrides_another_keeps_its_range_unless_it_has_its_own():
 
 ROOT = RECIPES.parent
 WITHOUT_FLAGS = {"emoji", "voices", "wikipedia", "turns", "kornia_worker", "open_clip_worker", "lightly_worker",
-                 "torchvision_operators"}  # one folder, or none  # fmt: skip
+                 "gradients_worker", "torchvision_operators"}  # fmt: skip  # one folder, or none
 FOLDERS = ("recipes", "data_scripts", "benchmarks")
 SCRIPTS = [f for name in FOLDERS for f in sorted((ROOT / name).glob("*.py")) if f.stem not in WITHOUT_FLAGS]
 

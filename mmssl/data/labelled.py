@@ -162,7 +162,7 @@ def subset(label: Tensor, amount: str, seed: int) -> Tensor:
     for c in label.unique():
         rows = (label == c).nonzero()[:, 0]
         wanted = each if fraction is None else max(1, round(fraction * len(rows)))
-        chosen.append(rows[torch.randperm(len(rows), generator=generator)[: min(wanted, len(rows))]])
+        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:wanted]])
     return torch.cat(chosen).sort()[0]
 
 
