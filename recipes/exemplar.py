@@ -2,9 +2,10 @@
 
 accelerate launch recipes/exemplar.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/exemplar.py --dataset my_folder --encoder resnet18 --image_size 96
-accelerate launch recipes/exemplar.py --dataset my_folder --classes 8000   # learns from 8,000 of its images
+accelerate launch recipes/exemplar.py --dataset my_folder --classes 16000 --num_train_epochs 1000   # a long run
 
-The classifier has a row for each image: 1 KB, and 4 KB in training, with the default --hidden_dim 256.
+A class is met once in an epoch, so more classes take longer to learn: see recipes/README.md. The classifier has a row for
+each image: 1 KB, and 4 KB in training, with the default --hidden_dim 256.
 """
 
 from __future__ import annotations
@@ -23,14 +24,12 @@ from mmssl.training import optim
 @dataclass
 class ExemplarArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/exemplar", "where the encoder, log, figures and checkpoints go")
-    classes: int | None = flag(
-        None, "number of images to learn from, drawn with --seed; default: all", at_least=2, at_most=10**8
-    )
+    classes: int = flag(4000, "largest number of images to learn from, drawn with --seed", at_least=2, at_most=10**8)
     hidden_dim: int = flag(256, "dimension of the layer before the classifier", at_least=1, at_most=16384)
     temperature: float = flag(0.1, "softmax temperature", above=0, at_most=100)
     smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(90, "passes over the data")
+    num_train_epochs: float = flag(320, "passes over the images that are learned from")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
