@@ -4,8 +4,8 @@ accelerate launch recipes/exemplar.py                                    # sciki
 accelerate launch recipes/exemplar.py --dataset my_folder --encoder resnet18 --image_size 96
 accelerate launch recipes/exemplar.py --dataset my_folder --classes 16000 --num_train_epochs 1000   # a long run
 
-A class is met once in an epoch, so more classes take longer to learn: see recipes/README.md. The classifier has a row for
-each image: 1 KB, and 4 KB in training, with the default --hidden_dim 256.
+A class is met once in an epoch, so more classes take longer to learn: see recipes/README.md. The classifier has a row
+for each image: 1 KB, and 4 KB in training, with the default --hidden_dim 256.
 """
 
 from __future__ import annotations
