@@ -17,9 +17,9 @@ def encoder() -> PreTrainedModel:
     return image_encoders._vit(image_encoders.ViTSize(16, 1, 2), 16, 8)
 
 
-def said(method: Method) -> str | None:
+def said(method: Method, learning_rate: float = 5e-3) -> str | None:
     """What the monitor says within 200 steps on 24 images, each time of other views; None where it says nothing."""
-    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=5e-3)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=learning_rate)
     watch, batch = CollapseWatch(), simclr.batch(24)
     method.train()
     for step in range(STEPS):
