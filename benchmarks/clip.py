@@ -86,7 +86,8 @@ class Ours:
 
     def loop(self, steps: int) -> float:
         loader, optimizer = self.parts()
-        settings = vars(self.recipe) | {"output_dir": str(self.place / "run"), "max_steps": steps, "save_steps": 0}
+        place = {"output_dir": str(self.place / "run"), "overwrite_output_dir": True}  # each turn is a run
+        settings = vars(self.recipe) | place | {"max_steps": steps, "save_steps": 0}
         return train(self.method, loader, ClipArgs(**settings), [optimizer]).seconds
 
     def bare(self, steps: int) -> float:

@@ -118,7 +118,7 @@ class Ours:
         self.loader = Loader(recordings, args.batch_size)
 
     def __call__(self, steps: int) -> float:
-        recipe = self.args.recipe(output_dir=self.place, max_steps=steps)
+        recipe = self.args.recipe(output_dir=self.place, overwrite_output_dir=True, max_steps=steps)
         return train(self.method, self.loader, recipe, [optim.from_args(self.method, recipe)]).seconds
 
 

@@ -92,8 +92,12 @@ class DINO(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = DINOProjectionHead(encoder.width, 512, 128, 1024, batch_norm=True)
-        self.teacher, self.teacher_head = (copy.deepcopy(part).requires_grad_(False) for part in (encoder, self.head))
+        self.head, self.teacher_head = (
+            DINOProjectionHead(encoder.width, 512, 128, 1024, batch_norm=True) for _ in range(2)
+        )
+        self.teacher_head.load_state_dict(self.head.state_dict())
+        self.teacher_head.requires_grad_(False)
+        self.teacher = copy.deepcopy(encoder).requires_grad_(False)
         self.criterion = DINOLoss(output_dim=1024)
 
     def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
