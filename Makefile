@@ -1,12 +1,10 @@
 # make demo: install, then train CLIP on captioned emoji.  make test: install, then run the tests.  make lint: ruff.
 PYTHON ?= python3
 RUN = .venv/bin/
-# accelerate would give it one
-CORES = $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 demo: .venv/demo
 	$(RUN)accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		--num_cpu_threads_per_process $(CORES) recipes/clip.py --output_dir runs/clip --overwrite_output_dir
+		recipes/clip.py --output_dir runs/clip --overwrite_output_dir
 
 test: .venv/dev
 	$(RUN)python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
