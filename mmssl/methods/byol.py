@@ -36,7 +36,6 @@ class BYOL(Method):
     norm:           norm of the heads, see models.heads. Without batch statistics in them, BYOL collapses easily.
     """
 
-    couples_samples = True  # by the heads' batch norms
     unit = "images"
     card = Card(
         about="BYOL: from one view of an image, predict the embedding that a moving average of the network gives to "

@@ -154,7 +154,6 @@ class CPCImage(Method):
         with torch.autocast(target.device.type, enabled=False):
             # each column of each image is a sequence of rows: (batch * columns, rows, ...)
             predictions, mine = (x.float().transpose(1, 2).flatten(0, 1) for x in (prediction, target))
-            # gathered in this layout: the backward pass of gather would scramble a transposed gradient
             everyone = gather(mine)
             lengths = torch.full((len(everyone),), mine.shape[1], device=mine.device)
             losses, right = [], []

@@ -96,7 +96,6 @@ class DeepCluster(Method):
     edges:    the encoder sees only the edges of the grey image.
     """
 
-    couples_samples = True  # by the encoder's batch norms, if it has some
     unit = "images"
     card = Card(
         about="DeepCluster: cluster the features of all images, train the network to predict the clusters from "

@@ -39,7 +39,6 @@ class DINO(Method):
                     statistics small networks collapse easily.
     """
 
-    couples_samples = True  # by the batch norms of a ResNet or of the head
     unit = "images"
     card = Card(
         about="DINO: from each view of an image, predict how a teacher that sees a large view assigns the image to "

@@ -44,7 +44,6 @@ class Exemplar(Method):
     Raises BadInput if the classifier does not fit into memory.
     """
 
-    couples_samples = True  # by the encoder's batch norms, if it has some
     unit = "images"
     card = Card(
         about="Exemplar-CNN: each image is a class of its own, and its augmented copies are the samples of that class. "

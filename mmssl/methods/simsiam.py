@@ -39,7 +39,6 @@ class SimSiam(Method):
     norm:           norm of the heads, see models.heads. Without batch statistics in them, SimSiam collapses easily.
     """
 
-    couples_samples = True  # by the heads' batch norms
     unit = "images"
     card = Card(
         about="SimSiam: from one view of an image, predict the network's own embedding of the other view. The encoder "

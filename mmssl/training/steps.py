@@ -37,6 +37,7 @@ def standard(
     samples of a batch, several micro-batches are one batch: see `grad_cache`."""
     if unwrap(method).couples_samples and len(micro_batches) > 1:
         return grad_cache(method, micro_batches, optimizers, accelerator, max_grad_norm)
+    _refuse_batch_norm(method, len(micro_batches))
     outputs = []
     for i, batch in enumerate(micro_batches):
         with no_sync_before_last(method, i, len(micro_batches), accelerator):
@@ -62,12 +63,7 @@ def grad_cache(
     them and to the parameters that the loss itself uses (a temperature).  3. Embed each micro-batch again, with a graph
     and the same random draws, and backpropagate its part of that gradient. Costs one extra forward pass.
     """
-    if len(micro_batches) > 1 and has_batch_norm(method):
-        raise BadInput(
-            f"--gradient_accumulation_steps {len(micro_batches)}: {type(unwrap(method)).__name__} has batch norms, "
-            "which would take their statistics from each micro-batch. Use --gradient_accumulation_steps 1, or networks "
-            "without batch norms."
-        )
+    _refuse_batch_norm(method, len(micro_batches))
     draws, cached = [], []
     with torch.no_grad():
         for batch in micro_batches:
@@ -178,6 +174,15 @@ def update(method: Method, optimizers: Sequence[Optimizer], accelerator: Acceler
     if not skip:
         bare.after_step()
     return norm.detach()
+
+
+def _refuse_batch_norm(method: Method, micro_batches: int) -> None:
+    if micro_batches > 1 and has_batch_norm(method):
+        raise BadInput(
+            f"--gradient_accumulation_steps {micro_batches}: {type(unwrap(method)).__name__} has batch norms, "
+            "which would take their statistics from each micro-batch. Use --gradient_accumulation_steps 1, or networks "
+            "without batch norms."
+        )
 
 
 def no_sync_before_last(method: Method, i: int, n: int, accelerator: Accelerator):
