@@ -155,8 +155,7 @@ class Ours:
         torch.manual_seed(0)
         model = bert.from_scratch(tokenizer, args.architecture, args.size)
         self.method, self.loader = method(model, tokenizer, dropout=dropout), Loader(sequences, args.batch_size)
-        self.settings = {"output_dir": f"{place}/ours", "use_cpu": args.use_cpu, "save_steps": 0}
-        self.settings["overwrite_output_dir"] = True  # each turn is a run
+        self.settings = {"output_dir": f"{place}/ours", "use_cpu": args.use_cpu, **turns.RUN}
 
     def __call__(self, steps: int) -> float:
         recipe = BertArgs(**self.settings, max_steps=steps)

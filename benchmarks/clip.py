@@ -86,8 +86,7 @@ class Ours:
 
     def loop(self, steps: int) -> float:
         loader, optimizer = self.parts()
-        place = {"output_dir": str(self.place / "run"), "overwrite_output_dir": True}  # each turn is a run
-        settings = vars(self.recipe) | place | {"max_steps": steps, "save_steps": 0}
+        settings = vars(self.recipe) | turns.RUN | {"output_dir": str(self.place / "run"), "max_steps": steps}
         return train(self.method, loader, ClipArgs(**settings), [optimizer]).seconds
 
     def bare(self, steps: int) -> float:

@@ -64,7 +64,7 @@ class BenchmarkArgs(Flags):
 
     def recipe(self, **more) -> CpcAudioArgs:
         names = ("sampling_rate", "hidden_size", "context_size", "conv_kernel", "conv_stride", "negatives", "use_cpu")
-        return CpcAudioArgs(**{name: getattr(self, name) for name in names}, save_steps=0, **more)
+        return CpcAudioArgs(**{name: getattr(self, name) for name in names}, **turns.RUN, **more)
 
 
 def main(args: BenchmarkArgs) -> None:
@@ -118,7 +118,7 @@ class Ours:
         self.loader = Loader(recordings, args.batch_size)
 
     def __call__(self, steps: int) -> float:
-        recipe = self.args.recipe(output_dir=self.place, overwrite_output_dir=True, max_steps=steps)
+        recipe = self.args.recipe(output_dir=self.place, max_steps=steps)
         return train(self.method, self.loader, recipe, [optim.from_args(self.method, recipe)]).seconds
 
 

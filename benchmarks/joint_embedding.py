@@ -94,8 +94,7 @@ def build(name: str, args: BenchmarkArgs):
 
 
 def ours(args: BenchmarkArgs, method, place: Path, steps: int) -> float:
-    place = {"output_dir": str(place / "run"), "overwrite_output_dir": True}  # each turn is a run
-    settings = TrainArgs(**place, max_steps=steps, save_steps=0, use_cpu=True)
+    settings = TrainArgs(output_dir=str(place / "run"), max_steps=steps, use_cpu=True, **turns.RUN)
     loader = Loader(Images(photographs(args.images, args.size)), args.batch)
     return train(method, loader, settings, [adamw(method, 1e-3, 1e-4)]).seconds
 

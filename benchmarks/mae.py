@@ -97,9 +97,8 @@ class Ours:
         self.method = mae.MAE(model, view, decode_ratio)
         self.settings = {
             "output_dir": f"{place}/ours{decode_ratio}{torch_compile}",
-            "overwrite_output_dir": True,  # each turn is a run
             "use_cpu": args.use_cpu,
-            "save_steps": 0,
+            **turns.RUN,
             "torch_compile": torch_compile,
         }
 

@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 from mmssl.device import best_device, fast_bf16
 
 OURS = "mmssl loop"  # what the others are compared with
+RUN = {"save_steps": 0, "overwrite_output_dir": True}  # flags of our loop: each turn is a run in the same place
 Sides = dict[str, Callable[[int], float]]  # called with a number of steps; returns the seconds that they took
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssl import figures
+from mmssl.models import vit_tokens
 
 if TYPE_CHECKING:
     from transformers import ViTModel
@@ -31,8 +31,7 @@ def class_attention(vit: ViTModel, pixels: Tensor) -> Tensor:
         last = vit(pixels, output_attentions=True).attentions[-1].float()
     finally:
         vit.set_attn_implementation(before)
-    rows = math.isqrt(last.shape[-1] - 1)
-    return last[:, :, 0, 1:].unflatten(2, (rows, rows))
+    return last[:, :, 0, 1:].unflatten(2, [vit_tokens.side(vit)] * 2)
 
 
 def draw(vit: ViTModel, pixels: Tensor, images: Tensor, file: Path) -> str:
@@ -47,13 +46,3 @@ def draw(vit: ViTModel, pixels: Tensor, images: Tensor, file: Path) -> str:
         columns[name] = F.interpolate(bright[:, None], images.shape[2:], mode="nearest").expand(-1, 3, -1, -1)
     figures.picture_grid(columns, file)
     return "Attention of the class token to the patches of held-out images in the last layer; brighter is more."
-
-
-def is_drawable(encoder) -> bool:
-    """Whether `encoder` is a ViT with a class token and a square grid of patches."""
-    from transformers import ViTModel
-
-    if not isinstance(encoder, ViTModel):
-        return False
-    patches = encoder.embeddings.patch_embeddings.num_patches
-    return math.isqrt(patches) ** 2 == patches

@@ -12,7 +12,7 @@ from mmssl import figures
 from mmssl.data.images.decoding import normalisation
 from mmssl.evaluation import class_attention
 from mmssl.evaluation.held_out import Columns, HeldOut
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, vit_tokens
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -54,7 +54,7 @@ class Neighbours(HeldOut):
         figures.picture_grid(shown, directory / "neighbours.png")
         caption = f"Held-out images and the nearest of {len(rows):,} by the cosine of their features, nearest first."
         drawn = {"neighbours.png": caption}
-        if class_attention.is_drawable(encoder):
+        if vit_tokens.has_square_grid(encoder):
             pixels = ((images[asked].float() / 255 - mean) / std).to(device)
             drawn["attention.png"] = class_attention.draw(encoder, pixels, shown["image"], directory / "attention.png")
         return drawn

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ViTModel
 
 
+def has_square_grid(encoder: PreTrainedModel) -> bool:
+    """Whether `encoder` is a ViTModel with as many rows of patches as columns."""
+    from transformers import ViTModel
+
+    return isinstance(encoder, ViTModel) and side(encoder) ** 2 == encoder.embeddings.patch_embeddings.num_patches
+
+
 def check(encoder: PreTrainedModel, method: str) -> None:
     """Raises BadInput if the encoder is not a ViTModel with a square grid of patches."""
     from transformers import ViTModel
@@ -27,8 +34,8 @@ def check(encoder: PreTrainedModel, method: str) -> None:
             f"{method} masks patches of a ViTModel, and this is a {type(encoder).__name__}; use --encoder vit-micro, "
             "or continue from a ViT"
         )
-    patches = encoder.embeddings.patch_embeddings.num_patches
-    if math.isqrt(patches) ** 2 != patches:
+    if not has_square_grid(encoder):
+        patches = encoder.embeddings.patch_embeddings.num_patches
         raise BadInput(f"{method} needs a square grid of patches, and this ViTModel has {patches} patches an image")
 
 

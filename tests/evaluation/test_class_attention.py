@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny.simclr import resnet, vit
 
-from mmssl.evaluation.class_attention import class_attention, draw, is_drawable
+from mmssl.evaluation.class_attention import class_attention, draw
+from mmssl.models.vit_tokens import has_square_grid
 
 
 @torch.no_grad()
@@ -32,7 +33,7 @@ def test_the_way_attention_is_computed_is_left_as_it_was():
 
 
 def test_only_a_vit_has_it(tmp_path):
-    assert is_drawable(vit()) and not is_drawable(resnet())
+    assert has_square_grid(vit()) and not has_square_grid(resnet())
     images = torch.rand(3, 3, 16, 16)
     assert "class token" in draw(vit().eval(), images, images, tmp_path / "attention.png")
     assert (tmp_path / "attention.png").stat().st_size > 1000
