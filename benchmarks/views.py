@@ -25,7 +25,8 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from mmssl.arguments import Flags, command, flag
-from mmssl.data.images.views import SIMCLR, Views, tensor_form
+from mmssl.data.images.views import SIMCLR, Views
+from mmssl.kernels.views_torch import tensor_form
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SIZES = {32: 256, 64: 128, 96: 64, 224: 16}  # px, and images in a batch

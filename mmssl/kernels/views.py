@@ -2,7 +2,7 @@
 
 An image is resampled, coloured, blurred and normalised before the next one is read, so that its pixels stay in the
 cache, and every inner loop runs over the neighbouring pixels of one colour plane, which LLVM turns into vector
-instructions. `mmssl.data.images.views.tensor_form` is the same mathematics in plain torch, against which this is
+instructions. `kernels.views_torch.tensor_form` is the same mathematics in plain torch, against which this is
 tested; `Views` draws the parameters of both.
 
 Threads come from Python and not from numba: numba's own thread pools either abort when a process forks, as data loader
@@ -21,12 +21,14 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from mmssl.kernels.views_torch import LUMA
+
 # no value here is ever infinite or NaN: sums and products may be reordered and fused
 MATH = {"nnan", "ninf", "nsz", "reassoc", "contract", "arcp"}
 PIXELS_PER_THREAD = 16384  # fewer pixels are done before another thread has woken up
 F = np.float32  # numba computes in float64 where a constant is a Python float
 ZERO, ONE, TWO, FOUR, SIX = F(0), F(1), F(2), F(4), F(6)
-RED, GREEN, BLUE = F(0.299), F(0.587), F(0.114)  # luma of ITU-R BT.601
+RED, GREEN, BLUE = map(F, LUMA)
 
 
 def _on_disk(function):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmssl.data.images.views import LUMA
 from mmssl.errors import BadInput
+from mmssl.kernels.views_torch import LUMA
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -21,9 +21,9 @@ from mmssl.data.images.views import (
     multi_crop,
     multi_crop_from_args,
     simclr,
-    tensor_form,
 )
 from mmssl.errors import BadInput
+from mmssl.kernels.views_torch import tensor_form
 
 UNIT = [0.0] * 3, [1.0] * 3  # mean and deviation that leave [0, 1] as it is
 STILL = View(scale=None, flip=0.0, jitter=0.0, grey=0.0)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmssl.data.images.views import EMOJI, SIMCLR, View, Views, tensor_form
+from mmssl.data.images.views import EMOJI, SIMCLR, View, Views
+from mmssl.kernels.views_torch import tensor_form
 
 kernel = pytest.importorskip("mmssl.kernels.views")
 
