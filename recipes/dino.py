@@ -43,7 +43,7 @@ def main(args: DinoArgs) -> None:
     train, held_out = source.decoded(processor, args)
     crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = {"prototypes": args.prototypes, "hidden_dim": args.hidden_dim, "bottleneck_dim": args.bottleneck_dim}
-    teacher = {"momentum": args.momentum, "last_temperature": args.teacher_temperature}
+    teacher = {"momentum": args.momentum, "teacher_temperature": args.teacher_temperature}
     method = DINO(encoder, crops, **head, **teacher, freeze=args.freeze, norm=args.norm)
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)

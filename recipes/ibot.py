@@ -25,14 +25,12 @@ class IbotArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Picture
     encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.VITS, of_new_model=True)
     small_views: int = flag(2, "views of a small part of the image, at half its side", at_least=0, at_most=64)
     prototypes: int = flag(1024, "outputs of the head", at_least=2, at_most=262144)
-    hidden_dim: int = flag(512, "inner width of the head", at_least=1, at_most=16384)
-    bottleneck_dim: int = flag(128, "width of the head's last layer but one", at_least=1, at_most=16384)
-    momentum: float = flag(
-        0.99, "fraction of itself that the teacher keeps at first; grows to 1", at_least=0, at_most=1
-    )
-    teacher_temperature: float = flag(0.07, "of the teacher's softmax after a warm-up from 0.04", above=0, at_most=100)
+    hidden_dim: int = flag(512, "width of the head's hidden layers", at_least=1, at_most=16384)
+    bottleneck_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)
+    momentum: float = flag(0.99, "momentum of the teacher at the first step; grows to 1", at_least=0, at_most=1)
+    teacher_temperature: float = flag(0.07, "of the teacher, after a warm-up from 0.04", above=0, at_most=100)
     patch_weight: float = flag(1.0, "weight of the loss on masked patches", at_least=0, at_most=1000)
-    freeze: float = flag(0.02, "fraction of the run in which the prototypes do not change", at_least=0, below=1)
+    freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)
 
     num_train_epochs: float = flag(30, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")

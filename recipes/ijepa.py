@@ -26,9 +26,7 @@ class IjepaArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     predictor_width: int = flag(64, "width of the predictor", at_least=4, at_most=16384)
     predictor_layers: int = flag(3, "layers of the predictor", at_least=1, at_most=64)
     predictor_heads: int = flag(2, "attention heads of the predictor", at_least=1, at_most=256)
-    momentum: float = flag(
-        0.996, "fraction of itself that the target keeps at first; grows to 1", at_least=0, at_most=1
-    )
+    momentum: float = flag(0.996, "momentum of the target at the first step; grows to 1", at_least=0, at_most=1)
     context_ratio: float = flag(0.5, "largest fraction of the patches in the context", above=0, at_most=1)
     smallest_crop: float = flag(0.3, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 

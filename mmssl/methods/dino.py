@@ -34,7 +34,7 @@ class DINO(Method):
     prototypes:     number of outputs of the head. hidden_dim, bottleneck_dim: widths of its hidden layers.
     momentum:       of the teacher's moving average at the first step; it grows to 1. 0.996 for long runs.
     freeze:         fraction of the training in which the prototypes are not trained.
-    last_temperature: of the teacher, after its warm-up.
+    teacher_temperature: of the teacher, after its warm-up.
     norm:           norm of the head, see models.heads; "none" in the paper for ViTs and large batches. Without batch
                     statistics small networks collapse easily.
     """
@@ -61,7 +61,7 @@ class DINO(Method):
         bottleneck_dim: int = 128,
         momentum: float = 0.99,
         freeze: float = 0.02,
-        last_temperature: float = LAST_TEMPERATURE,
+        teacher_temperature: float = LAST_TEMPERATURE,
         centre_momentum: float = 0.9,
         norm: str = "batch",
     ) -> None:
@@ -70,7 +70,7 @@ class DINO(Method):
             raise BadInput(f"large_views {large_views} of {len(views.views)} views: DINO compares at least 2 views")
         image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.large_views = encoder, views, large_views
-        self.momentum, self.freeze, self.last_temperature = momentum, freeze, last_temperature
+        self.momentum, self.freeze, self.teacher_temperature = momentum, freeze, teacher_temperature
         self.head = PrototypeHead(image_encoders.width(encoder), hidden_dim, bottleneck_dim, prototypes, norm)
         self.teacher_encoder, self.teacher_head = ema.teacher_of(encoder), ema.teacher_of(self.head)
         self.centre = Centre(prototypes, centre_momentum)
@@ -89,7 +89,7 @@ class DINO(Method):
 
     def loss(self, student: Tensor, teacher: Tensor) -> Output:
         """Equation 3. student: (batch, views, prototypes). teacher: (batch, large views, prototypes)."""
-        temperature = warmed_up(FIRST_TEMPERATURE, self.last_temperature, self.progress, WARMED_UP)
+        temperature = warmed_up(FIRST_TEMPERATURE, self.teacher_temperature, self.progress, WARMED_UP)
         with torch.autocast(student.device.type, enabled=False):
             targets = sharpened(teacher, self.centre, temperature)
             loss = between_views(targets.unbind(1), student.unbind(1), STUDENT_TEMPERATURE)

@@ -71,7 +71,7 @@ class IBOT(Method):
     views:        of each image: the global views, then the local ones, as of views.multi_crop.
     global_views: number of global views; the teacher sees only these.
     prototypes:   outputs of the head. hidden_dim, bottleneck_dim: inner widths of the head.
-    momentum:     of the teacher at the first step, the fraction of itself that it keeps; it grows to 1.
+    momentum:     of the teacher at the first step; it grows to 1.
     patch_weight: of the loss on masked patches; the loss on class tokens has weight 1.
     teacher_temperature: reached after WARMED_UP of the training; it begins at FIRST_TEMPERATURE.
     freeze:       fraction of the training in which the prototypes do not change.

@@ -127,7 +127,7 @@ class IJEPA(Method):
     encoder:       a ViTModel, the context encoder.
     views:         one view of each image, in training.
     width, layers, heads: of the predictor.
-    momentum:      of the target encoder at the first step, the fraction of itself that it keeps; it grows to 1.
+    momentum:      of the target encoder at the first step; it grows to 1.
     context_ratio: largest fraction of the patches that the context encoder sees.
     """
 

@@ -88,7 +88,7 @@ def test_the_teacher_is_exported():
     assert names == {"encoder", "head", "teacher_head", "centre"}
 
 
-def test_a_teacher_that_sees_all_views_and_one_that_sees_none_are_refused():
+def test_one_view_and_a_teacher_that_sees_none_are_refused():
     large = views.View(size=16)
     alone = views.Views([large], image_encoders.MEAN, image_encoders.STD)
     with pytest.raises(BadInput, match="large_views 1 of 1 views"):
@@ -110,7 +110,7 @@ def test_without_centring_one_prototype_takes_all_images_and_the_monitor_says_so
 
 def test_without_sharpening_it_collapses_and_the_monitor_says_so(monkeypatch):
     monkeypatch.setattr("mmssl.methods.dino.FIRST_TEMPERATURE", 0.5)
-    assert "collaps" in collapse.said(method(collapse.encoder, "batch", momentum=0.99, last_temperature=0.5))
+    assert "collaps" in collapse.said(method(collapse.encoder, "batch", momentum=0.99, teacher_temperature=0.5))
 
 
 def test_two_large_views_without_small_ones_are_compared_with_each_other():
