@@ -1,8 +1,8 @@
 """Image encoders by name, all standard classes of transformers, new or from a checkpoint.
 
 ResNet: He et al. 2015, arXiv:1512.03385. BiT, a ResNet with group norms: Kolesnikov et al. 2019, arXiv:1912.11370.
-ViT: Dosovitskiy et al. 2020, arXiv:2010.11929; small sizes from DeiT, arXiv:2012.12877. The
-`micro` sizes are ours, for small images on a CPU.
+ViT: Dosovitskiy et al. 2020, arXiv:2010.11929; small sizes from DeiT, arXiv:2012.12877. The `micro` sizes are ours, for
+small images on a CPU.
 """
 
 from __future__ import annotations

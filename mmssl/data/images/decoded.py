@@ -25,6 +25,7 @@ from mmssl.data import columns, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
 from mmssl.data.images.decoding import undecoded
+from mmssl.device import cores
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
@@ -132,7 +133,7 @@ def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...
         with open(file, "r+b") as f:
             os.posix_fallocate(f.fileno(), 0, file.stat().st_size)
     # processes, not threads: on small images two threads lose more to the interpreter's lock than they gain
-    workers = 0 if len(raw) < ALONE else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    workers = 0 if len(raw) < ALONE else cores()
     decoder = _Decoder(raw, column, processor, file)
     chunks = DataLoader(decoder, batch_size=None, num_workers=workers)
     broken: dict[int, str] = {}
