@@ -155,6 +155,17 @@ def test_a_finished_run_without_its_checkpoints_is_not_trained_again_by_resuming
     refused(finished(tmp_path, save_steps=0), "already holds a finished run", resume_from_checkpoint="auto")
 
 
+def test_a_directory_named_from_where_the_user_stands_resumes_and_keeps_the_newest_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(Path("runs/mae"), save_steps=2, save_total_limit=2)
+    saved = [path.name for path in complete_checkpoints(Path("runs/mae/checkpoints"))]
+    assert saved == ["step_00000008", "step_00000010"]
+    assert all(name.startswith(("checkpoints/", "log")) for name in OutputDir("runs/mae").files())
+    run(Path("runs/mae"), save_steps=2, save_total_limit=2, max_steps=14, resume_from_checkpoint="auto")
+    saved = [path.name for path in complete_checkpoints(Path("runs/mae/checkpoints"))]
+    assert saved == ["step_00000012", "step_00000014"]
+
+
 def test_another_run_is_not_overwritten_by_resuming_into_its_directory(tmp_path):
     run(tmp_path / "a")
     checkpoint = str(tmp_path / "a/checkpoints/step_00000005")

@@ -67,6 +67,7 @@ def save(
     """
     from accelerate.utils import gather_object
 
+    directory = directory.absolute()  # OutputDir takes a relative path as one inside of the run
     for name, parameter in method.named_parameters():
         if not parameter.isfinite().all():
             raise NonFinite(f"{name} is not finite after step {step}; not saved. {last_good(directory)}")
@@ -268,6 +269,7 @@ def prune(directory: Path, step: int, keep: int) -> None:
     """Keep the newest `keep` checkpoints up to `step`, the one just written. Delete older ones, the remains of an
     interrupted save, and later ones: they are damaged, or the run was resumed from an earlier step. Only files that the
     run wrote are deleted."""
+    directory = directory.absolute()  # as in save
     checkpoints = complete_checkpoints(directory)
     later = [path for path in checkpoints if path.name > f"step_{step:08d}"]
     kept = [path for path in checkpoints if path not in later][-keep:]
