@@ -25,14 +25,33 @@ QUERIES, SHOWN = 8, 6  # images, and neighbours of each
 
 
 class Neighbours(HeldOut):
-    """held_out: images. processor: that of the exported encoder. copies: for a task that only training images have, new
-    augmented copies of them; the loss and the metrics are then taken on these."""
+    """
+    held_out:  images.
+    processor: that of the exported encoder.
+    copies:    for a task that only training images have, new augmented copies of them; the loss and the metrics are
+               then taken on these.
+    task:      caption of a figure of the method's own task on held-out images, if it has one. The columns are what
+               `method.shown(pixel_values, key)` returns: title -> (images, 3, height, width) in [0, 1].
+    chance:    metrics of a method that ignores its input.
+    """
 
-    def __init__(self, held_out: Pictures, processor, batch_size: int, copies: Dataset | None = None) -> None:
+    def __init__(
+        self,
+        held_out: Pictures,
+        processor,
+        batch_size: int,
+        copies: Dataset | None = None,
+        task: str = "",
+        chance: dict[str, float] | None = None,
+    ) -> None:
         super().__init__(held_out if copies is None else copies, batch_size)
-        self.pictures, self.processor = held_out, processor
+        self.pictures, self.processor, self.task, self.chance = held_out, processor, task, chance or {}
         if copies is not None:
             self.units = "Loss and metrics of the method's own task, on new augmented copies of training images."
+
+    def baselines(self, method: Method) -> Columns:
+        ignored = super().baselines(method).get("input ignored", {}) | self.chance
+        return {"input ignored": ignored} if ignored else {}
 
     @torch.no_grad()
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
@@ -54,6 +73,11 @@ class Neighbours(HeldOut):
         figures.picture_grid(shown, directory / "neighbours.png")
         caption = f"Held-out images and the nearest of {len(rows):,} by the cosine of their features, nearest first."
         drawn = {"neighbours.png": caption}
+        if self.task:
+            batch = pictures.__getitems__(torch.linspace(0, len(pictures) - 1, len(asked)).long().tolist())
+            columns = method.shown(batch["pixel_values"].to(device), batch["key"].to(device))
+            figures.picture_grid({name: each.float().cpu() for name, each in columns.items()}, directory / "task.png")
+            drawn = {"task.png": self.task} | drawn
         if vit_tokens.has_square_grid(encoder):
             pixels = ((images[asked].float() / 255 - mean) / std).to(device)
             drawn["attention.png"] = class_attention.draw(encoder, pixels, shown["image"], directory / "attention.png")
