@@ -118,6 +118,24 @@ def accuracy_curves(
     _write(figure, file)
 
 
+def ranking(rows: dict[str, dict[str, float]], file: Path) -> None:
+    """A line for each name, with a dot for each of its results in per cent. rows: name -> result -> value."""
+    plt = _pyplot()
+
+    figure, axes = plt.subplots(figsize=(7, 0.28 * len(rows) + 1.4))
+    for result in dict.fromkeys(result for values in rows.values() for result in values):
+        places = [(values[result], i) for i, values in enumerate(rows.values()) if result in values]
+        axes.scatter(*zip(*places, strict=True), label=result, s=22)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.grid(axis="y", linewidth=0.4)
+    axes.set_axisbelow(True)
+    axes.set(xlabel="accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _write(figure, file)
+
+
 def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
     """A row for each picture and a column for each version of it. columns: title -> (pictures, 3, height, width) in
     [0, 1]."""

@@ -35,6 +35,10 @@ class TransferArgs(features.CheckpointArgs):
     mode: list[str] = flag(["knn", "linear"], "evaluations to run, one or several", MODES)
     labels: list[str] = flag(["1%", "10%", "100%"], "percentages of the training labels, or numbers per class")
     seeds: int = flag(3, "number of seeds; each draws its own labels and new weights", at_least=1, at_most=10**6)
+    baselines: list[str] = flag(
+        ["untrained", "raw", "chance"], "columns beside this checkpoint's; untrained and raw take most of the time",
+        ("untrained", "raw", "chance", "none"),
+    )  # fmt: skip
     layers: str = flag("last", "layers to probe: last or all", ("last", "all"))
     pooling: str = flag(
         "auto", "pooling of tokens; auto: the pooler for one tower of an image–text model, else the mean",

@@ -37,7 +37,7 @@ OF_OTHERS = {  # flags without effect on an encoder of this modality
     "text": ("max_seconds", "augmentation"),
     "audio": ("max_length", "augmentation"),
 }
-OURS, UNTRAINED, CHANCE = "this checkpoint", "untrained", "chance"
+OURS, UNTRAINED, RAW, CHANCE = "this checkpoint", "untrained", "raw", "chance"  # the last three: of --baselines
 
 Table = dict[str, dict[str, list[float]]]  # row -> column -> a result for each seed, in per cent
 
@@ -63,7 +63,9 @@ class Transfer:
         self.warnings = self._overlap()
         self.device = best_device(args.use_cpu)
         self.raw_name = NAMES[ours.modality]
-        self.encoders = {OURS: ours.to(self.device), UNTRAINED: ours.untrained().to(self.device)}
+        self.encoders = {OURS: ours.to(self.device)}
+        if UNTRAINED in args.baselines:
+            self.encoders[UNTRAINED] = ours.untrained().to(self.device)
         most_frequent = torch.bincount(self.train.label).argmax()
         self.chance = 100 * (self.test.label == most_frequent).float().mean().item()
 
@@ -82,6 +84,14 @@ class Transfer:
         )
         say(f"warning: {sentence}")
         return [sentence]
+
+    def columns(self) -> list[str]:
+        names = {OURS: True, UNTRAINED: UNTRAINED in self.args.baselines, self.raw_name: self._with_raw}
+        return [name for name, asked in (names | {CHANCE: CHANCE in self.args.baselines}).items() if asked]
+
+    @property
+    def _with_raw(self) -> bool:
+        return RAW in self.args.baselines
 
     def run(self) -> Table:
         table: Table = {}
@@ -104,7 +114,8 @@ class Transfer:
             )
             for layer, (x, z) in enumerate(zip(train, test, strict=True)):
                 yield column, f", layer {layer}" * (self.args.layers == "all"), x.numpy(), z.numpy()
-        yield self.raw_name, "", *self._raw
+        if self._with_raw:
+            yield self.raw_name, "", *self._raw
 
     @cached_property
     def _raw(self) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +133,11 @@ class Transfer:
                 for accuracy in self._raw_linear[amount] if known else self._classify(classify, amount, x, z):
                     yield f"{name}, {_labels(amount)}{layer}", column, accuracy
         for amount in self.subsets:
-            yield f"{name}, {_labels(amount)}", CHANCE, self.chance
+            yield from self._chance(f"{name}, {_labels(amount)}", self.chance)
+
+    def _chance(self, row: str, accuracy: float) -> Iterator[tuple[str, str, float]]:
+        if CHANCE in self.args.baselines:
+            yield row, CHANCE, accuracy
 
     def _classify(self, classify: Callable, amount: str, x: np.ndarray, z: np.ndarray) -> Iterator[float]:
         """Accuracy on the test features z, for each draw of `amount` training examples. x, z: (examples, width)."""
@@ -137,17 +152,19 @@ class Transfer:
         }  # fmt: skip
         for amount, seeds in self.subsets.items():
             for seed, rows in enumerate(seeds):
-                ours, scratch = self.encoders[OURS], self.encoders[OURS].untrained(seed).to(self.device)
-                for column, encoder, options in ((OURS, ours, pretrained), (UNTRAINED, scratch, {})):
+                compared = [(OURS, self.encoders[OURS], pretrained)]
+                if UNTRAINED in args.baselines:
+                    compared.append((UNTRAINED, self.encoders[OURS].untrained(seed).to(self.device), {}))
+                for column, encoder, options in compared:
                     predicted = finetune(
                         encoder, self.train.select(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
                         learning_rate=args.learning_rate, weight_decay=args.weight_decay, seed=seed,
                         use_cpu=args.use_cpu, **options,
                     )  # fmt: skip
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
-            for accuracy in self._raw_linear[amount]:
+            for accuracy in self._raw_linear[amount] if self._with_raw else ():
                 yield f"fine-tuned, {_labels(amount)}", self.raw_name, accuracy
-            yield f"fine-tuned, {_labels(amount)}", CHANCE, self.chance
+            yield from self._chance(f"fine-tuned, {_labels(amount)}", self.chance)
 
     def _few_shot(self) -> Iterator[tuple[str, str, float]]:
         args = self.args
@@ -160,7 +177,7 @@ class Transfer:
                 yield row, column, accuracy
                 yield f"{row}, 95 % confidence ±", column, half
         for shots in args.shots:
-            yield f"{args.ways}-way {shots}-shot", CHANCE, 100 / args.ways
+            yield from self._chance(f"{args.ways}-way {shots}-shot", 100 / args.ways)
 
     def _distinct(self, seeds: list[Tensor]) -> list[Tensor]:
         """The draws that differ: with all labels every seed gives the same probe, so one is enough."""
@@ -178,7 +195,7 @@ def main(args) -> None:
     transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
     OutputDir(directory).register(["results.json"])
     table = transfer.run()
-    columns = [OURS, UNTRAINED, transfer.raw_name, CHANCE]
+    columns = transfer.columns()
     title = (
         f"{args.model_name_or_path} on {len(transfer.test):,} test examples of {args.dataset}, "
         f"{len(transfer.train.names)} classes, {len(transfer.train):,} training labels"
