@@ -63,7 +63,7 @@ def flags_of(name: str) -> type:
 
 
 def train(name: str, directory: Path, args: LeaderboardArgs, batch: int) -> str:
-    """Run the recipe, unless it has finished. Returns what went wrong, in a few words."""
+    """Run the recipe, unless it has finished. Returns "failed" if it did not finish."""
     if (directory / METRICS).exists():
         return ""
     steps = args.images // batch
@@ -72,7 +72,7 @@ def train(name: str, directory: Path, args: LeaderboardArgs, batch: int) -> str:
         if not (speed / METRICS).exists():
             launch(name, args, speed, SPEED_STEPS, "--save_steps=0", "--overwrite_output_dir=True")
         if not (speed / METRICS).exists():
-            return "failed, see above"
+            return "failed"
         steps = int(args.minutes * 60 * float(last(speed, "images_per_second")) / batch)
     return launch(name, args, directory, max(1, steps), "--resume_from_checkpoint=auto")
 
@@ -80,10 +80,9 @@ def train(name: str, directory: Path, args: LeaderboardArgs, batch: int) -> str:
 def launch(name: str, args: LeaderboardArgs, directory: Path, steps: int, *flags: str) -> str:
     flags = (f"--dataset={args.dataset}", f"--output_dir={directory}", f"--max_steps={steps}", *flags)
     flags += ("--use_cpu=True",) if args.use_cpu else ()
-    say(f"\naccelerate launch {RECIPES.name}/{name}.py {shlex.join(flags)}")
+    say(f"accelerate launch {RECIPES.name}/{name}.py {shlex.join(flags)}")
     program = [sys.executable, "-m", "accelerate.commands.launch", str(RECIPES / f"{name}.py")]
-    status = subprocess.run([*program, *flags]).returncode
-    return f"failed with exit status {status}, see above" if status else ""
+    return "failed" if subprocess.run([*program, *flags]).returncode else ""
 
 
 def last(directory: Path, name: str) -> float | str:
