@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl.data import draws
+from mmssl.data.images.patches import one_channel
 from mmssl.data.images.views import STREAMS_PER_VIEW, Views
 from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
@@ -43,8 +44,7 @@ def augmented(patches: Tensor, key: Tensor) -> Tensor:
     streams = STREAMS_PER_VIEW + torch.arange(3 * grid.numel(), device=key.device)  # those before belong to the view
     flip, drop, channel = draws.uniform(key[:, None], streams).view(-1, 3, *grid, 1, 1, 1).unbind(1)
     patches = torch.where(flip < FLIP, patches.flip(-1), patches)
-    kept = patches.gather(3, (3 * channel).long().expand(-1, -1, -1, 1, *patches.shape[4:]))
-    return torch.where(drop < ONE_CHANNEL, kept, patches)
+    return torch.where(drop < ONE_CHANNEL, one_channel(patches, channel.flatten(3).squeeze(3)), patches)
 
 
 class MaskedConvolutions(nn.Module):
@@ -109,11 +109,7 @@ class CPCImage(Method):
         blocks: int = 5,
     ) -> None:
         super().__init__()
-        if getattr(encoder.config, "num_attention_heads", None):
-            raise BadInput(
-                f"a {type(encoder).__name__} takes images of one size, and so not both patches and whole images; use a "
-                "convolutional --encoder"
-            )
+        image_encoders.check_takes_patches(encoder)
         if patch_size % 2:
             raise BadInput(f"--crop_size {patch_size}: patches overlap by half; give an even number")
         self.encoder, self.views, self.patch_size, self.steps = encoder, views, patch_size, steps

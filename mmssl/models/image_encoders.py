@@ -159,6 +159,15 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
     return model, processor
 
 
+def check_takes_patches(model: PreTrainedModel) -> None:
+    """Raise BadInput if the model does not take both small patches and whole images."""
+    if getattr(model.config, "num_attention_heads", None):
+        raise BadInput(
+            f"a {type(model).__name__} takes images of one size, and so not both patches and whole images; use a "
+            "convolutional --encoder"
+        )
+
+
 def check_views(model: PreTrainedModel, views: Views) -> None:
     """Raise BadInput if the model gives no features of a view of such a size: small ones have no room for its patches
     or kernels."""
