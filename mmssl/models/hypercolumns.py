@@ -1,0 +1,85 @@
+"""Predictions at each position of an image, from the feature maps of all stages of an encoder.
+
+Hypercolumns: Hariharan et al. 2015, arXiv:1411.5752; for colorization: Larsson et al. 2016, arXiv:1603.06668.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssl.errors import BadInput
+from mmssl.models import image_encoders, memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def maps(encoder: PreTrainedModel, pixels: Tensor) -> list[Tensor]:
+    """Feature maps, each (batch, channels, rows, columns), and last the pooled features, as a map of one position.
+
+    pixels: (batch, 3, height, width), normalised. A convolutional network has a map for each stage, a ViT one of its
+    last tokens. Raises BadInput if the encoder has no such maps.
+    """
+    patch = image_encoders.patch_size(encoder)
+    output = encoder(pixels, output_hidden_states=patch is None)
+    last, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
+    if patch is None and last.dim() == 4:
+        found = [*output.hidden_states[1:-1], last]
+    elif patch is not None and last.dim() == 3 and last.shape[1] >= (tokens := _tokens(pixels, patch)):
+        rows = pixels.shape[2] // patch
+        # the class token and others without a position come first
+        found = [last[:, last.shape[1] - tokens :].transpose(1, 2).unflatten(2, (rows, tokens // rows))]
+        pooled = last.mean(1) if pooled is None else pooled
+    else:
+        raise BadInput(
+            f"a {type(encoder).__name__} has no feature maps that this method can read: use a ResNet or a ViT"
+        )
+    pooled = last.mean((2, 3)) if pooled is None else pooled.flatten(1)
+    return [*found, pooled[:, :, None, None]]
+
+
+def _tokens(pixels: Tensor, patch: int) -> int:
+    return (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
+
+
+@torch.no_grad()
+def channels(encoder: PreTrainedModel) -> list[int]:
+    """The channels of each of `maps`."""
+    was_training, side = encoder.training, getattr(encoder.config, "image_size", None) or 64
+    size = (side, side) if isinstance(side, int) else tuple(side)
+    found = [each.shape[1] for each in maps(encoder.eval(), torch.zeros(1, 3, *size))]
+    encoder.train(was_training)
+    return found
+
+
+class Hypercolumns(nn.Module):
+    """Two layers over the feature maps joined at each position, as products at the size of each map, which are then
+    enlarged and summed: the same as joining enlarged maps, in less time.
+
+    channels: of each map. dim: of the hidden layer. outputs: numbers predicted at a position.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int, outputs: int) -> None:
+        super().__init__()
+        memory.refuse_too_large(dim * (sum(channels) + outputs), f"--decoder_dim {dim}")
+        # feature maps differ in scale: without a norm the one with the largest values would decide alone
+        self.norms = nn.ModuleList(nn.GroupNorm(1, each) for each in channels)
+        self.joined = nn.ModuleList(
+            nn.Conv2d(each, dim, 1, bias=i == len(channels) - 1) for i, each in enumerate(channels)
+        )
+        self.classify = nn.Linear(dim, outputs)
+        nn.init.zeros_(self.classify.weight)  # the first prediction is that of the bias
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """(batch, rows, columns, outputs). maps: see the function of that name. size: (rows, columns)."""
+        total = 0.0
+        for norm, layer, each in zip(self.norms, self.joined, maps, strict=True):
+            product = layer(norm(each))
+            same = product.shape[2:] == size or product.shape[2:] == (1, 1)
+            total = total + (product if same else F.interpolate(product, size, mode="bilinear"))
+        return self.classify(F.relu(total).expand(-1, -1, *size).permute(0, 2, 3, 1))
