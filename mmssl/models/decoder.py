@@ -22,7 +22,7 @@ class Decoder(nn.Module):
     Raises BadInput if it does not fit into memory.
     """
 
-    def __init__(self, dim: int, size: tuple[int, int], width: int = 64, channels: int = 3) -> None:
+    def __init__(self, dim: int, size: tuple[int, int], width: int = 32, channels: int = 3) -> None:
         super().__init__()
         self.size = size
         doublings = max(1, round(math.log2(min(size) / SMALLEST)))
