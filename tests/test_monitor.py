@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from mmssl.training.monitor import PATIENCE, CollapseWatch, effective_rank, no_better_than_trivial, normalised_std
+from mmssl.training.monitor import (
+    FAILING,
+    FAILURES,
+    PATIENCE,
+    CollapseWatch,
+    FailureWatch,
+    effective_rank,
+    no_better_than_trivial,
+    normalised_std,
+)
 
 torch.manual_seed(0)
 SPREAD = torch.randn(128, 32)
@@ -64,3 +73,19 @@ def test_loss_within_one_per_cent_of_trivial_is_no_better():
     assert no_better_than_trivial(math.log(64), math.log(64))
     assert no_better_than_trivial(0.995 * math.log(64), math.log(64))
     assert no_better_than_trivial(0.9 * math.log(64), math.log(64)) is None
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_metric_that_shows_a_failure_is_named_once_after_enough_steps_in_a_row(name):
+    watch, failing, healthy = FailureWatch(), [{name: FAILURES[name][0] / 2}] * 50, [{name: FAILURES[name][0]}]
+    windows = FAILING // 50
+    assert not any(watch.look(failing, progress=0.05) for _ in range(2 * windows))  # at the start
+    assert not any(watch.look(rows, 0.5) for rows in [*[failing] * (windows - 1), healthy] * 3)
+    said = [watch.look(failing, 0.5) for _ in range(3 * windows)]
+    (sentence,) = said.pop(windows - 1)
+    assert not any(said) and f"for {FAILING} steps" in sentence and "Likely cause" in sentence
+    assert f"{FAILURES[name][0] / 2:.3f}" in sentence
+
+
+def test_other_metrics_show_no_failure():
+    assert not FailureWatch().look([{"loss": 0.0}] * 2 * FAILING, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from itertools import accumulate
 
 import pytest
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 from small import Numbers, Small, sgd
 from tiny import bert, clip, mae
 from tiny.clip import VARIANTS, Pairs
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import default_collate
 from transformers import CLIPConfig, CLIPModel
@@ -20,6 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mmssl.data.images import views
 from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
+from mmssl.method import Method, Output
 from mmssl.methods.clip import CLIP
 from mmssl.training import steps
 
@@ -143,3 +146,77 @@ def test_memory_of_gradient_cache_follows_the_chunk_not_the_batch(chunk):
     assert grown[4 * chunk, 4 * chunk] > 3 * grown[chunk, chunk]  # a whole batch costs in proportion
     # of the batch there remain the embeddings and the similarities of all pairs, of which the loss holds a few copies
     assert grown[16 * chunk, chunk] < 0.75 * grown[4 * chunk, 4 * chunk]
+
+
+class Duel(Method):
+    """Two players: one lowers a product, the other raises it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.steps_done = nn.Linear(6, 3), nn.Linear(4, 3), 0
+        self.scale = 1.0  # of the second player's loss
+
+    def forward(self, x, y, phase=0):
+        product = (self.first(x) * self.second(y)).mean()
+        loss = (product, -self.scale * product)[phase]
+        return Output(loss, {f"loss_{phase}": loss.detach()}, features=x * (phase + 1))
+
+    def after_step(self) -> None:
+        self.steps_done += 1
+
+
+def duel(method: Duel, parts: int = 1, step=steps.alternating, max_grad_norm: float = 0.0) -> Output:
+    players = [sgd(method.first, lr=0.5), sgd(method.second, lr=0.5)]
+    return step(method, micro_batches(Numbers(), 20, parts), players, Accelerator(cpu=True), max_grad_norm)
+
+
+def test_players_take_turns_and_the_second_answers_the_first_after_its_move():
+    method, (batch,) = Duel(), micro_batches(Numbers(), 20, 1)
+    expected = copy.deepcopy(method)
+    for phase, player in enumerate((expected.first, expected.second)):
+        gradients = torch.autograd.grad(expected(**batch, phase=phase).loss, list(player.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(player.parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
+    output = duel(method)
+    for mine, theirs in zip(method.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert all(p.requires_grad and p.grad is None for p in method.parameters()) and method.steps_done == 1
+    assert output.loss == output.metrics["loss_0"] and output.metrics["loss_1"] > output.metrics["loss_0"]
+
+
+def test_the_player_to_report_is_chosen():
+    output = duel(Duel(), step=partial(steps.alternating, reported=1))
+    assert output.loss == output.metrics["loss_1"] and torch.equal(output.features, 2 * Numbers().x[:20])
+
+
+def test_alternating_steps_in_micro_batches_are_those_of_the_whole_batch():
+    whole, parts = Duel(), Duel()
+    duel(whole)
+    duel(parts, parts=4)
+    for mine, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_each_player_is_clipped_by_its_own_norm():
+    method, plain = Duel(), Duel()
+    method.scale = plain.scale = 1e3  # must not shrink the first player's step
+    start = copy.deepcopy(method)
+    duel(plain)
+    norm = duel(method, max_grad_norm=0.1).metrics["grad_norm"]
+    pairs = zip(method.second.parameters(), start.second.parameters(), strict=True)
+    moved = torch.cat([(a - b).flatten() for a, b in pairs])
+    assert norm > 10 and moved.norm().item() == pytest.approx(0.5 * 0.1, rel=1e-3)
+    again = Duel()
+    duel(again, max_grad_norm=0.1)
+    assert all(torch.equal(a, b) for a, b in zip(again.first.parameters(), method.first.parameters(), strict=True))
+
+
+def test_a_player_with_a_non_finite_gradient_does_not_move():
+    method = Duel()
+    before, method.scale = copy.deepcopy(method), float("nan")
+    output = duel(method, step=steps.skip_non_finite(steps.alternating))
+    pairs = list(zip(method.second.parameters(), before.second.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs) and not output.metrics["grad_norm"].isfinite()
+    assert not torch.equal(method.first.weight, before.first.weight) and method.steps_done == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,12 @@ def uniform(key: Tensor, stream: Tensor) -> Tensor:
     mixed = _mix(key.long() + _mix(key >> 32, 0, 1), 0, 0)
     # the upper 24 bits: every multiple of 2**-24 is a float32, so that none is rounded up to 1
     return (_mix(mixed + stream.int(), 0, 2) >> 8 & 0xFFFFFF).float() / 2.0**24
+
+
+def normal(key: Tensor, stream: Tensor) -> Tensor:
+    """A number from N(0, 1), float32, for each pair of a key and a stream, as in `uniform`; at most 5.5 in size."""
+    centred = 2 * uniform(key, stream) - (1 - 2.0**-24)  # strictly between -1 and 1, where erfinv is finite
+    return math.sqrt(2) * torch.erfinv(centred)
 
 
 def _mix(x: Tensor, seed: int, epoch: int) -> Tensor:

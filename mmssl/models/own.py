@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification,
 from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
+from mmssl.models.linear_image import LinearImageConfig, LinearImageModel
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 
 AutoConfig.register(CharRNNConfig.model_type, CharRNNConfig)
@@ -17,6 +18,9 @@ AutoModelForAudioClassification.register(CpcAudioConfig, CpcAudioForAudioClassif
 
 AutoConfig.register(CpcTextConfig.model_type, CpcTextConfig)
 AutoModel.register(CpcTextConfig, CpcTextModel)
+
+AutoConfig.register(LinearImageConfig.model_type, LinearImageConfig)
+AutoModel.register(LinearImageConfig, LinearImageModel)
 
 AutoConfig.register(Word2VecConfig.model_type, Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)

@@ -51,7 +51,7 @@ class Log:
         self.window: list[tuple[list[Tensor | None], dict[str, Tensor]]] = []
         self.recent: deque[dict[str, float]] = deque(maxlen=args.logging_steps)
         self.features: Tensor | None = None
-        self.watch = monitor.CollapseWatch()
+        self.watch, self.failures = monitor.CollapseWatch(), monitor.FailureWatch()
         self.started, self.samples_before = 0.0, run.samples_seen
         self.resumed_at, self.is_open, self.held_back = run.step, False, []
         shown = {"desc": "training", "unit": "step", "disable": not accelerator.is_main_process}
@@ -133,6 +133,8 @@ class Log:
         values = self.accelerator.reduce(torch.nn.functional.pad(values, (0, 1), value=float(received)), "mean")
         rows = [dict(zip([*names, "signal"], row, strict=True)) for row in values.tolist()]
         self._refuse_non_finite(rows)
+        for sentence in self.failures.look(rows, run.step / self.total):
+            self.warn(sentence)
         self.window.clear()
 
         now = time.perf_counter()

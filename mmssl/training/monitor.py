@@ -1,8 +1,10 @@
-"""Detects a run that is not learning (collapsed features, a loss no better than trivial) and words the warning."""
+"""Detects a run that is not learning (collapsed features, a metric that shows a failure, a loss no better than trivial)
+and words the warning."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,6 +37,47 @@ def normalised_std(features: Tensor) -> float:
     """
     unit = torch.nn.functional.normalize(features.float(), dim=-1)
     return (unit.std(0).mean() * math.sqrt(features.shape[1])).item()
+
+
+# metric of a method -> (the method has failed while the metric is below this number, a sentence with its value)
+FAILURES = {
+    "discriminator_loss": (
+        0.05,
+        "the discriminator has won: its loss is {:.3f}, it tells every generated image from real ones, and the "
+        "generator no longer learns from it. Likely causes: a discriminator that learns faster than the generator "
+        "(lower its learning rate), too few training images, which it knows by heart.",
+    ),
+    "sample_spread": (
+        0.1,
+        "mode collapse: generated images differ from each other {:.3f} times as much as real ones: the generator makes "
+        "nearly the same image of all noise. Likely causes: a generator that learns faster than the discriminator "
+        "(lower its learning rate), too small batches.",
+    ),
+    "kl": (
+        0.1,
+        "posterior collapse: the code says {:.3f} nats about an image: the decoder ignores it. Likely causes: --beta "
+        "too high, learning rate too high at the start, inputs all alike.",
+    ),
+}
+FAILING = 200  # steps in a row
+
+
+class FailureWatch:
+    """Checks the metrics of every step; warns once of each failure that lasts."""
+
+    def __init__(self) -> None:
+        self.streaks, self.warned = dict.fromkeys(FAILURES, 0), set()
+
+    def look(self, rows: Sequence[dict[str, float]], progress: float) -> list[str]:
+        """The warnings. rows: the metrics of the steps since the last call. progress: fraction of the run done."""
+        sentences = []
+        for name, (limit, sentence) in FAILURES.items():
+            for row in rows if progress > SETTLED else ():
+                self.streaks[name] = self.streaks[name] + 1 if row.get(name, limit) < limit else 0
+                if self.streaks[name] == FAILING and name not in self.warned:
+                    self.warned.add(name)
+                    sentences.append(f"for {FAILING} steps {sentence.format(row[name])}")
+        return sentences
 
 
 class CollapseWatch:

@@ -6,12 +6,12 @@ Each returns one Output for the whole step: mean loss and metrics, and the featu
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmssl.distributed import has_batch_norm, unwrap
@@ -100,6 +100,75 @@ def grad_cache(
     return output
 
 
+def alternating(
+    method: Method,
+    micro_batches: Sequence[Batch],
+    optimizers: Sequence[Optimizer],
+    accelerator: Accelerator,
+    max_grad_norm: float,
+    reported: int = 0,
+) -> Output:
+    """Players with an optimizer each take turns, in the order of `optimizers`: the discriminator, then the generator
+    against the new discriminator (Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1).
+
+    `method(phase=i, **batch)` returns player i's Output; the parameters of the other players get no gradient. Each
+    player's gradient is averaged over processes, clipped and, if not finite, skipped on its own: a player that has
+    moved before is not moved back. reported: the player whose loss and features the step returns, with the metrics of
+    all.
+    """
+    n = len(micro_batches)
+    _refuse_batch_norm(method, n)
+    players = [[p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
+    bare, outputs, norms = unwrap(method), [], []
+    for phase, optimizer in enumerate(optimizers):
+        with _only(players, phase):
+            parts = []
+            for batch in micro_batches:
+                # DDP would wait for gradients of every player
+                with accelerator.no_sync(method):
+                    output = method(phase=phase, **batch)
+                    accelerator.backward(output.loss / n)
+                output.loss = output.loss.detach()
+                parts.append(output)
+        outputs.append(_mean(parts))
+        _average_gradients(players[phase], accelerator)
+        bare.after_backward()
+        own = Skippable([optimizer]) if isinstance(optimizers, Skippable) else [optimizer]
+        norm, skipped = _move(players[phase], own, accelerator, max_grad_norm)
+        norms.append(norm)
+        if skipped:
+            break
+    else:
+        bare.after_step()
+    output = outputs[min(reported, len(outputs) - 1)]
+    output.metrics = {name: value for each in outputs for name, value in each.metrics.items()}
+    output.metrics["grad_norm"] = torch.stack(norms).norm()
+    return output
+
+
+@contextmanager
+def _only(players: Sequence[Sequence[nn.Parameter]], phase: int) -> Iterator[None]:
+    """Inside, no player but one has gradients."""
+    others = [p for i, player in enumerate(players) if i != phase for p in player]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def _average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+    """Replace each gradient by its mean over processes, in one exchange."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if accelerator.num_processes == 1 or not gradients:
+        return
+    mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
 def in_place(
     method: Method,
     micro_batches: Sequence[Batch],
@@ -162,18 +231,29 @@ def skip_non_finite(step: Callable[..., Output]) -> Callable[..., Output]:
 
 
 def update(method: Method, optimizers: Sequence[Optimizer], accelerator: Accelerator, max_grad_norm: float) -> Tensor:
-    """Clip, step, clear. Returns the gradient's norm before clipping."""
+    """Clip, step, clear, between the method's two hooks. Returns the gradient's norm before clipping."""
     bare = unwrap(method)
     bare.after_backward()
-    norm = accelerator.clip_grad_norm_(method.parameters(), max_grad_norm if max_grad_norm > 0 else float("inf"))
-    skip = isinstance(optimizers, Skippable) and not norm.isfinite()
+    norm, skipped = _move(method.parameters(), optimizers, accelerator, max_grad_norm)
+    if not skipped:
+        bare.after_step()
+    return norm
+
+
+def _move(
+    parameters: Iterable[nn.Parameter],
+    optimizers: Sequence[Optimizer],
+    accelerator: Accelerator,
+    max_grad_norm: float,
+) -> tuple[Tensor, bool]:
+    """Clip, step, clear. (the gradient's norm before clipping, whether the step was skipped)."""
+    norm = accelerator.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm > 0 else float("inf"))
+    skip = isinstance(optimizers, Skippable) and not bool(norm.isfinite())
     for optimizer in optimizers:
         if not skip:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    if not skip:
-        bare.after_step()
-    return norm.detach()
+    return norm.detach(), skip
 
 
 def _refuse_batch_norm(method: Method, micro_batches: int) -> None:

@@ -28,6 +28,19 @@ def test_each_key_and_stream_has_an_even_draw_of_its_own():
     assert len(drawn.flatten().unique()) > 0.99 * drawn.numel()
 
 
+def test_normal_draws_are_normal_and_finite():
+    drawn = draws.normal(torch.arange(20_000)[:, None], torch.arange(20))
+    assert drawn.isfinite().all() and abs(drawn.mean()) < 0.01 and abs(drawn.std() - 1) < 0.01
+    assert (drawn.abs() < 1).float().mean().item() == pytest.approx(0.6827, abs=0.005)
+    assert (torch.corrcoef(drawn.T) - torch.eye(20)).abs().max() < 0.04
+
+
+def test_normal_draws_of_the_smallest_and_largest_uniform_are_finite(monkeypatch):
+    monkeypatch.setattr(draws, "uniform", lambda key, stream: torch.tensor([0.0, 0.5, 1 - 2.0**-24]))
+    low, middle, high = draws.normal(torch.tensor(0), torch.tensor(0)).tolist()
+    assert low == -high and 5 < high < 6 and abs(middle) < 1e-6
+
+
 def test_no_constant_is_beyond_int32():
     # torch.compile writes constants into a GPU's kernel as literals of 32 bits
     def all_draws(x):

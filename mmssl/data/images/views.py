@@ -128,6 +128,7 @@ class View:
 
 
 WHOLE = View(scale=None, flip=0.0, jitter=0.0, grey=0.0)
+FLIP = View(scale=None, jitter=0.0, grey=0.0)
 CROP = View(flip=0.0, jitter=0.0, grey=0.0)  # for images that a flip changes into others: digits, letters
 CROP_FLIP = View(jitter=0.0, grey=0.0)  # MAE, arXiv:2111.06377, appendix A.1
 SIMCLR = View()  # for 32 to 64 px: arXiv:2002.05709, appendix B.9, colour strength 0.5, no blur

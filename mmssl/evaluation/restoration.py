@@ -1,0 +1,92 @@
+"""How well a method reconstructs held-out images, compared with the mean image, with principal components and with the
+input as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmssl.evaluation.held_out import Columns
+from mmssl.evaluation.neighbours import Neighbours
+
+if TYPE_CHECKING:
+    from mmssl.data.images.pictures import Pictures
+    from mmssl.method import Method
+
+BATCH = 128
+FITTED = 10_000  # training images, at most, that the mean and the components are computed from
+FITTED_BYTES = 2**28  # of these images as floats, at most
+ERROR = "squared_error"
+
+
+class Restoration(Neighbours):
+    """For methods that define
+
+        given(pixels, key) -> (batch, 3, height, width)     what the encoder gets of an image
+        errors(predicted, pixels, key) -> (batch,)          the error of a reconstruction, where it counts
+
+    for normalised pixels, and whose metric `squared_error` is the mean of these errors.
+
+    train:      training images. components: their number, that of the method's code; 0: no comparison with them.
+    processor, batch_size, task, chance: see Neighbours.
+    """
+
+    def __init__(
+        self,
+        train: Pictures,
+        held_out: Pictures,
+        processor,
+        batch_size: int,
+        components: int = 0,
+        task: str = "",
+        chance: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(held_out, processor, batch_size, task=task, chance=chance)
+        self.train, self.components = train, components
+        if components:
+            self.units = f"{self.units} PCA: {components} principal components of the training images."
+
+    @torch.no_grad()
+    def baselines(self, method: Method) -> Columns:
+        columns, device = super().baselines(method), next(method.parameters()).device
+        fitted = self._fitted(method, device)
+        mean = fitted.mean(0)
+        columns["mean image"] = {ERROR: self._error(method, device, lambda given: mean.expand_as(given))}
+        if self.components:
+            columns["PCA"] = {ERROR: self._error(method, device, projection(fitted, self.components))}
+        as_it_is = self._error(method, device, lambda given: given)
+        if as_it_is > 0:
+            columns["input as it is"] = {ERROR: as_it_is}
+        return columns
+
+    def _fitted(self, method: Method, device: torch.device) -> Tensor:
+        """(images, 3, height, width), normalised, on the CPU."""
+        one = method.views.whole(self.train.pixels[self.train.rows[:1]].to(device))
+        count = min(len(self.train), FITTED, max(2, FITTED_BYTES // (one.numel() * one.element_size())))
+        rows = self.train.rows[torch.linspace(0, len(self.train) - 1, count).long()]
+        return torch.cat([method.views.whole(self.train.pixels[r].to(device)).cpu() for r in rows.split(BATCH)])
+
+    def _error(self, method: Method, device: torch.device, restore) -> float:
+        """The mean error over all held-out images. restore: given images -> reconstructions, on the CPU."""
+        errors = []
+        for rows in torch.arange(len(self.held_out)).split(BATCH):
+            batch = self.held_out.__getitems__(rows.tolist())
+            pixels, key = method.views.whole(batch["pixel_values"].to(device)), batch["key"].to(device)
+            predicted = restore(method.given(pixels, key).cpu()).to(device)
+            errors.append(method.errors(predicted, pixels, key))
+        return torch.cat(errors).mean().item()
+
+
+def projection(images: Tensor, components: int):
+    """The function that projects images on the principal components of `images`, (n, ...), and back."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(min(components, len(images) - 1, images[0].numel()), random_state=0).fit(images.flatten(1).numpy())
+
+    def restore(given: Tensor) -> Tensor:
+        table = given.flatten(1).numpy()
+        return torch.from_numpy(pca.inverse_transform(pca.transform(table))).float().view_as(given)
+
+    return restore

@@ -1,0 +1,128 @@
+"""DCGAN: a generator makes images from noise, and a discriminator learns to tell them from real ones.
+
+Goodfellow et al. 2014, arXiv:1406.2661: the players take turns (algorithm 1, with one step of each), and the generator
+maximises log D(G(z)) (section 3, "non-saturating"). Radford et al. 2015, arXiv:1511.06434: convolutions, and the
+discriminator's features as a representation (section 5). Differs: the discriminator's trunk is a standard encoder;
+group norms by default, so that an image does not depend on the others of its batch; noise from N(0, I), a function of
+seed, epoch and image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssl.data import draws
+from mmssl.data.images.views import Views
+from mmssl.method import Card, Method, Output
+from mmssl.models import image_encoders
+from mmssl.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NOISE = 1 << 16  # first stream of the noise's draws, far after those of the image's view
+COLUMNS = 8  # of generated images in the figure
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """-log D(x) - log(1 - D(G(z))), the negative of equation 1. real, fake: (batch,) logits."""
+    return (F.softplus(-real) + F.softplus(fake)).mean()
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """-log D(G(z)). fake: (batch,) logits."""
+    return F.softplus(-fake).mean()
+
+
+def spread(images: Tensor) -> Tensor:
+    """The deviation of a pixel over the images, averaged. images: (batch, 3, height, width)."""
+    return images.std(0).mean()
+
+
+class DCGAN(Method):
+    """Trained by `steps.alternating`: phase 0 is the discriminator's, phase 1 the generator's.
+
+    encoder:         the discriminator's trunk, an image encoder, see models.image_encoders.
+    views:           one view of each image.
+    size:            (height, width) of the images.
+    noise_dim:       numbers that an image is generated from; 100 in section 4 of 1511.06434.
+    generator_width: channels of the generator at half the image's side.
+    """
+
+    unit = "images"
+    card = Card(
+        about="DCGAN: a generator makes images from noise, and a discriminator learns to tell them from real ones. The "
+        "discriminator's trunk is exported; the generator and the discriminator's last layer are in `pretraining/`.",
+        task="image-feature-extraction",
+        limits="The model was trained to tell real images from generated ones, and may look at little else: evaluate "
+        "it on your task before you rely on it.",
+        trivial="a discriminator that always says 1/2: log 4",
+        snippets=image_encoders.SNIPPETS,
+        tags=("dcgan", "gan"),
+    )
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        views: Views,
+        size: tuple[int, int],
+        noise_dim: int = 100,
+        generator_width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.views, self.noise_dim = encoder, views, noise_dim
+        self.head = nn.Linear(image_encoders.width(encoder), 1)
+        self.generator = Decoder(noise_dim, size, generator_width)
+
+    def players(self) -> list[nn.Module]:
+        """The discriminator and the generator: each needs an optimizer, in this order."""
+        return [nn.ModuleList([self.encoder, self.head]), self.generator]
+
+    def forward(self, pixel_values: Tensor, key: Tensor, phase: int = 0) -> Output:
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view of each image, and
+        the noise of a generated one, are drawn; each phase has its own noise."""
+        fake = self.generate(self.noise(key, phase))
+        if phase == 1:
+            loss = generator_loss(self.discriminate(fake))
+            return Output(loss, {"generator_loss": loss.detach()})
+        fake = fake.detach()
+        real = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
+        of_real, of_fake = self.discriminate(real), self.discriminate(fake)
+        loss = discriminator_loss(of_real, of_fake)
+        metrics = {
+            "discriminator_loss": loss,
+            "real_probability": of_real.sigmoid().mean(),
+            "fake_probability": of_fake.sigmoid().mean(),
+            "sample_spread": spread(fake) / spread(real).clamp(min=1e-6),
+        }
+        # the monitor watches the generated images: they are what collapses
+        return Output(loss, {k: v.detach() for k, v in metrics.items()}, fake.flatten(1), math.log(4))
+
+    def noise(self, key: Tensor, phase: int = 0) -> Tensor:
+        """(batch, noise_dim) from N(0, 1)."""
+        first = NOISE + phase * self.noise_dim
+        return draws.normal(key[:, None], first + torch.arange(self.noise_dim, device=key.device))
+
+    def generate(self, noise: Tensor) -> Tensor:
+        """(batch, 3, height, width), normalised like real images. noise: (batch, noise_dim)."""
+        unit = self.generator(noise).float().sigmoid()
+        return (unit - self.views.mean.view(3, 1, 1)) / self.views.std.view(3, 1, 1)
+
+    def discriminate(self, images: Tensor) -> Tensor:
+        """(batch,) logits: how real the images look. images: (batch, 3, height, width), normalised."""
+        return self.head(image_encoders.features(self.encoder, images)).float()[:, 0]
+
+    def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
+        columns = {"real": self.views.whole(pixel_values)}
+        for i in range(COLUMNS):  # the same noise in every run
+            rows = torch.arange(len(key), device=key.device) * COLUMNS + i
+            columns["generated" if i == 0 else " " * i] = self.generate(self.noise(rows))
+        return {title: self.views.to_unit_range(images) for title, images in columns.items()}
+
+    def exported(self) -> PreTrainedModel:
+        return self.encoder

@@ -1,0 +1,43 @@
+"""A convolutional decoder: from a vector to an image. The generator of DCGAN (Radford et al. 2015, arXiv:1511.06434,
+figure 1), with group norms, so that an image does not depend on the others of its batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.models import memory
+
+SMALLEST = 4  # px: side of the map that the vector becomes, as in the paper
+GROUPS = 8
+
+
+class Decoder(nn.Module):
+    """(batch, dim) -> (batch, channels, height, width), of any real values.
+
+    size: (height, width). width: channels at half the image's side; twice as many at each halving before, at most 512.
+
+    Raises BadInput if it does not fit into memory.
+    """
+
+    def __init__(self, dim: int, size: tuple[int, int], width: int = 32, channels: int = 3) -> None:
+        super().__init__()
+        self.size = size
+        doublings = max(1, round(math.log2(min(size) / SMALLEST)))
+        self.grid = tuple(math.ceil(side / 2**doublings) for side in size)
+        widths = [min(512, width * 2**i) for i in reversed(range(doublings))]
+        first = widths[0] * math.prod(self.grid)
+        weights = dim * first + sum(16 * a * b for a, b in zip(widths, widths[1:], strict=False))
+        memory.refuse_too_large(weights, f"a decoder of {dim} numbers to {size[0]} x {size[1]} pixels")
+        self.project = nn.Linear(dim, first)
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, [*widths[1:], channels], strict=True):
+            layers += [nn.GroupNorm(math.gcd(GROUPS, before), before), nn.ReLU()]
+            layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+    def forward(self, code: Tensor) -> Tensor:
+        maps = self.project(code).view(len(code), -1, *self.grid).contiguous(memory_format=torch.channels_last)
+        return self.layers(maps)[..., : self.size[0], : self.size[1]]

@@ -1,0 +1,54 @@
+"""DCGAN: trains on unlabelled images, leaves the discriminator's trunk as an image encoder (BitModel, ResNetModel).
+
+accelerate launch recipes/dcgan.py                                        # scikit-learn's digits, built in
+accelerate launch recipes/dcgan.py --dataset my_folder --image_size 64 --flip True
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import decoding, pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.dcgan import DCGAN
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim, steps
+
+SHOWN = "Held-out images, and images that are generated from the same noise in every run."
+
+
+@dataclass
+class DcganArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/dcgan", "where the encoder, log, figures and checkpoints go")
+    encoder: str = flag("bit-micro", "the discriminator's trunk", image_encoders.NAMES, of_new_model=True)
+    noise_dim: int = flag(100, "numbers that an image is generated from", at_least=1, at_most=16384)
+    generator_width: int = flag(64, "channels of the generator at half the side", at_least=1, at_most=1024)
+    flip: bool = flag(False, "flip half of the training images: not for digits and letters")
+
+    num_train_epochs: float = flag(40, "passes over the data")
+    learning_rate: float = flag(2e-4, "peak learning rate of the discriminator")
+    generator_learning_rate: float = flag(1e-3, "peak learning rate of the generator", above=0, at_most=1e4)
+    adam_beta1: float = flag(0.5, "AdamW's beta1")  # section 4 of the paper
+    lr_scheduler_type: str = flag("constant", "schedule after the warm-up", ("cosine", "linear", "constant"))
+
+
+def main(args: DcganArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    trunk, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    view = views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
+    method = DCGAN(trunk, view, decoding.shape(processor), args.noise_dim, args.generator_width)
+    optimizer = partial(optim.adamw, weight_decay=args.weight_decay, betas=(args.adam_beta1, args.adam_beta2))
+    rates = args.learning_rate, args.generator_learning_rate
+    optimizers = [optimizer(player, rate) for player, rate in zip(method.players(), rates, strict=True)]
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)
+    described = pictures.described(train, held_out) | {"base_model": args.model_name_or_path}
+    pretrain(args, method, processor, train, optimizers, evaluation, step=steps.alternating, **described)
+
+
+if __name__ == "__main__":
+    command(main, DcganArgs, __doc__)
