@@ -19,8 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl import bounded_json
 from mmssl.arguments import check_text
-from mmssl.data import regular_files
-from mmssl.data.atomic import once
+from mmssl.data import contents, regular_files
+from mmssl.data.atomic import once, whole
 from mmssl.data.built_in import BUILT_IN, build
 from mmssl.data.images.decoding import undecoded
 from mmssl.errors import BadInput, first_line
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 READERS = {
     ".parquet": "parquet",
     ".csv": "csv",
+    ".tsv": "csv",
     ".jsonl": "json",
+    ".ndjson": "json",
     ".json": "json",
     ".txt": "text",
     ".tar": "webdataset",
@@ -46,6 +48,7 @@ HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
 RUN = (".mmssl", "manifest.json")  # in the directory of every run, see training.output_dir
 HUB_TIMEOUT = 10  # seconds
 MAX_TABLE = 1 << 30  # bytes of a table of captions; it is held in memory as Python strings
+BLOCK = 1 << 24  # bytes
 MAX_MEMBER = 1 << 30  # bytes of a member of a tar file; each is held in memory whole
 
 
@@ -61,9 +64,9 @@ def home() -> Path:
 def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
     """{"train": ..., "test": ... if the source has held-out data}.
 
-    name: a built-in name (made on first use); a file (.parquet .csv .jsonl .txt .tar); a folder of such files, named
-    after their split, of recordings (WAV, FLAC, OGG, MP3), or of images with captions; else a Hub id, "user/name" or
-    "user/name:configuration".
+    name: a built-in name (made on first use); a file (.parquet .csv .tsv .jsonl .txt .tar; text also packed, as .gz .xz
+    .bz2 .zst); a folder of such files, named after their split, of recordings (WAV, FLAC, OGG, MP3), or of images with
+    captions; else a Hub id, "user/name" or "user/name:configuration".
 
     Images with captions, in a folder: `metadata.csv` or `metadata.jsonl` with a `file_name` column (imagefolder); or a
     text file beside each image, one caption per line (cat.jpg, cat.txt); or `captions.csv` / `captions.txt` with a
@@ -73,14 +76,21 @@ def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
     if name in BUILT_IN:
         path = _built(name)
     if path.is_file():
-        if path.suffix.lower() not in READERS:
+        if (found := reader(path)) is None:
+            contents.refuse(f"--dataset {name}", contents.kind_of(path))
             raise BadInput(f"--dataset {name}: a {path.suffix or 'nameless'} file; can read {', '.join(READERS)}")
-        return _named(_read(READERS[path.suffix.lower()], {"train": [str(path)]}, streaming))
+        return _named(_read(found, {"train": [str(path)]}, streaming))
     if path.is_dir():
         return _named(_folder(path, streaming))
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.suffix.lower() in READERS:
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or contents.suffix(path) in READERS:
         raise BadInput(f"--dataset {name}: no such file or folder")
     return _named(_from_hub(name, streaming))
+
+
+def reader(file: Path) -> str | None:
+    """The builder of `datasets` for a file, by its first bytes, else by its name; None if neither tells."""
+    readers = {"parquet": "parquet", "tar": "webdataset"}
+    return readers.get(contents.kind_of(file)) or READERS.get(contents.suffix(file))
 
 
 def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | None = None) -> tuple[Data, Dataset]:
@@ -179,7 +189,7 @@ def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | 
     for file in files:
         check_text("--dataset: the name", str(file.relative_to(path)))
     for suffix in (".parquet", ".tar"):
-        if found := [f for f in files if f.suffix.lower() == suffix and f.stem != "metadata"]:
+        if found := [f for f in files if contents.suffix(f) == suffix and f.stem != "metadata"]:
             return _read(READERS[suffix], by_split(path, found), streaming)
     refuse_runs(path, files)
     images = [f for f in files if f.suffix.lower() in IMAGES]
@@ -192,11 +202,11 @@ def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | 
     if sounds := [f for f in files if f.suffix.lower() in SOUNDS]:
         parts = {part: _sounds(found) for part, found in by_split(path, sounds).items()}
         return {part: rows.to_iterable_dataset() for part, rows in parts.items()} if streaming else parts
-    tables = [f for f in files if f.suffix.lower() in READERS]
+    tables = [f for f in files if contents.suffix(f) in READERS]
     if not tables:
         raise BadInput(f"--dataset {path}: no image, no recording and none of {', '.join(READERS)} in this folder")
-    suffix = tables[0].suffix.lower()
-    return _read(READERS[suffix], by_split(path, [f for f in tables if f.suffix.lower() == suffix]), streaming)
+    suffix = contents.suffix(tables[0])
+    return _read(READERS[suffix], by_split(path, [f for f in tables if contents.suffix(f) == suffix]), streaming)
 
 
 def refuse_runs(root: Path, files: list[Path]) -> None:
@@ -267,7 +277,7 @@ def _captioned(captions: dict[Path, list[str]]) -> Dataset:
 
 def _text(file: Path) -> str:
     try:
-        return regular_files.read(file, MAX_TABLE).decode("utf-8-sig")
+        return contents.decoded(regular_files.read(file, MAX_TABLE))
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is not UTF-8 text: {error}") from error
     except BadInput as error:
@@ -294,6 +304,8 @@ def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
 def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kwargs):
     from datasets import load_dataset
 
+    if reader in ("csv", "json", "text"):
+        files = {part: [str(_plain(Path(file))) for file in given] for part, given in files.items()}
     tables = [Path(file) for part in (files or {}).values() for file in part] if reader == "json" else []
     if reader == "imagefolder":
         tables = [table for table in Path(kwargs["data_dir"]).rglob("metadata.jsonl") if table.is_file()]
@@ -302,6 +314,8 @@ def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kw
             bounded_json.check(table)
     except bounded_json.NotJson as error:
         raise BadInput(f"--dataset {table}: {error}") from error
+    if reader == "csv":  # only an empty field is missing: pandas drops the words null, None, NA and nan, too
+        kwargs |= {"sep": _separator(files), "keep_default_na": False, "na_values": [""]}
     if reader == "webdataset" and not streaming:
         for file in (file for part in files.values() for file in part):
             _check_members(file)
@@ -311,6 +325,31 @@ def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kw
         where = kwargs.get("data_dir") or ", ".join(f for part in (files or {}).values() for f in part[:3])
         cause = error.__cause__ or error
         raise BadInput(f"{where} could not be read as {reader}: {type(cause).__name__}: {cause}") from error
+
+
+def _plain(file: Path) -> Path:
+    """The file, or its content as UTF-8 in the folder of caches where it is packed or has a byte order mark."""
+    if not file.is_file() or contents.is_plain(file):
+        return file
+    state = f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}"
+
+    def write(directory: Path) -> None:
+        with whole(directory) as place, open(place / name, "wb") as plain:
+            for block in contents.text(file, BLOCK):
+                plain.write(block)
+
+    name = file.name
+    while Path(name).suffix.lower() in contents.PACKED:
+        name = Path(name).stem
+    return once(home() / "unpacked" / hashlib.sha256(state.encode()).hexdigest()[:24], write) / name
+
+
+def _separator(files: dict[str, list[str]]) -> str:
+    """Of the columns: a tab if the first line of the first file holds one, else a comma, else a semicolon (as Excel
+    writes where the comma is the decimal mark)."""
+    with open(next(file for part in files.values() for file in part), "rb") as file:
+        header = file.readline(BLOCK)
+    return next((separator for separator in "\t,;" if separator.encode() in header), ",")
 
 
 def _check_members(file: str) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.data import columns, sources
+from mmssl.data import columns, contents, sources
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -22,10 +20,10 @@ if TYPE_CHECKING:
 
 
 BLOCK = 1 << 24  # bytes
+READ_HERE = ("parquet", "text", None)  # readers of `sources.reader`; a file of an unknown kind counts as text
 SPACE = re.compile(  # the white space of str.split(), in UTF-8
     rb"[\t-\r\x1c- ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
 )
-TABLES = (".csv", ".json", ".jsonl")  # read by `datasets`
 
 
 def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, bytes]]]:
@@ -43,11 +41,13 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
         )
     files = [source] if isinstance(source, (str, Path)) else list(source)
     paths = [Path(file).expanduser() for file in files]
-    if len(files) > 1 or (paths and paths[0].is_file() and paths[0].suffix not in TABLES):
+    if len(files) > 1 or (paths and paths[0].is_file() and sources.reader(paths[0]) in READ_HERE):
         for path in paths:
             if not path.is_file():
                 raise BadInput(f"{path}: no such file")
-            if column and path.suffix != ".parquet":
+            if (reader := sources.reader(path)) not in READ_HERE:
+                raise BadInput(f"{path}: a list of files takes only text and Parquet, not {reader}")
+            if column and reader != "parquet":
                 raise BadInput(f"--text_column {column}: {path} is read as plain text, which has no columns")
         states = [path.stat() for path in paths]
         name = [[str(p.resolve()), s.st_size, s.st_mtime_ns] for p, s in zip(paths, states, strict=True)]
@@ -61,24 +61,23 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
 def file_blocks(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:
     import pyarrow.parquet as pq
 
-    if path.suffix == ".parquet":
+    if contents.kind_of(path) == "parquet":
         with pq.ParquetFile(path) as file:
             column = text_column(str(path), file.schema_arrow, column)
             batches = (batch.column(0) for batch in file.iter_batches(1 << 14, columns=[column]))
             yield from ((str(path), block) for block in in_blocks(_as_lines(path, batch) for batch in batches))
         return
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        lines, rest, ended = 0, b"", True
-        while read := _read(path, file):
-            block = rest + read
-            cut = _last_break(block)
-            block, rest = block[:cut], block[cut:]
-            _check_utf8(path, block, lines)
-            lines, ended = lines + block.count(b"\n"), block.endswith(b"\n")
-            yield str(path), block
-        if rest or not ended:
-            _check_utf8(path, rest, lines)
-            yield str(path), rest + b"\n"
+    lines, rest, ended = 0, b"", True
+    for read in contents.text(path, BLOCK):
+        block = rest + read
+        cut = _last_break(block)
+        block, rest = block[:cut], block[cut:]
+        _check_utf8(path, block, lines)
+        lines, ended = lines + block.count(b"\n"), block.endswith(b"\n")
+        yield str(path), block
+    if rest or not ended:
+        _check_utf8(path, rest, lines)
+        yield str(path), rest + b"\n"
 
 
 def _last_break(block: bytes) -> int:
@@ -102,21 +101,14 @@ def _begun_character(block: bytes) -> int:
     return 0
 
 
-def _read(path: Path, file) -> bytes:
-    try:
-        return file.read(BLOCK)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadInput(f"{path} is not a complete gzip file: {error}") from error
-
-
 def _check_utf8(path: Path, block: bytes, lines: int) -> None:
     try:
         block.decode()
     except UnicodeDecodeError as error:
         line = lines + block.count(b"\n", 0, error.start) + 1
         raise BadInput(
-            f"{path}, line {line}: byte 0x{block[error.start]:02x} is not UTF-8. Convert the file first, for example "
-            f"with: iconv -f latin1 -t utf-8 {path.name}"
+            f"{path}, line {line}: byte 0x{block[error.start]:02x} is not UTF-8. Convert the file from its encoding: "
+            f"iconv -f cp1252 -t utf-8 {path.name} (cp1252: Western European, cp1251: Cyrillic, gb18030: Chinese)"
         ) from error
 
 

@@ -88,7 +88,7 @@ def load(
 ) -> Corpus:
     """The corpus of a text, from the cache if it is there.
 
-    source:    a text file, also .gz; a Parquet file; a list of such files; a folder, a built-in name or a Hub id (see
+    source:    a text, also packed; a Parquet file; a list of such files; a folder, a built-in name or a Hub id (see
                `sources.load`); a datasets.Dataset or IterableDataset.
     column:    the text column of a table. Default: "text", else the only column of strings.
     min_count: rarer words are left out. max_words: largest vocabulary; the most frequent words are kept.

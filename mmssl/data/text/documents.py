@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.data import sources
+from mmssl.data import contents, sources
 from mmssl.data.text.blocks import file_blocks, text_column
 from mmssl.errors import BadInput
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, Features
 
-TEXT_FILES = (".txt", ".text", ".md")  # each also with .gz after it
-BYTE_ORDER_MARK = "\ufeff"
+TEXT_FILES = (".txt", ".text", ".md")  # in a folder; each also packed, as .txt.gz
 AT_ONCE = 256  # documents, of which one at a time is held as a Python string
 FEW = 10  # documents: with fewer, the last tenth of each is held out instead of whole documents
 
@@ -39,8 +38,8 @@ def load(
 ) -> tuple[sources.Data, Dataset]:
     """(train, held out), each with one column, "text", and no blank documents. Kept on disk for the next run.
 
-    name:      text files (.txt, also .gz; several separated by commas), a folder of them, or whatever `sources.load`
-               takes: a built-in name, Parquet, CSV, JSON lines, a Hub id.
+    name:      text files (also packed as .gz .xz .bz2 .zst, also UTF-16 with its mark; several separated by commas), a
+               folder of them, or whatever `sources.load` takes: a built-in name, Parquet, CSV, JSON lines, a Hub id.
     column:    the text column of a table. Default: "text", else the only column of strings.
     held_out:  documents to hold out if the data has no test part: at most a tenth, always the same ones. With fewer
                than ten documents, the last tenth of the characters of each is held out.
@@ -133,26 +132,28 @@ def _text_files(name: str) -> dict[str, list[str]] | None:
     paths = [Path(part).expanduser() for part in name.split(",")]
     if len(paths) == 1 and paths[0].is_dir():
         files = sorted(file for file in paths[0].rglob("*") if file.is_file())
-        tables = [f for f in files if f.suffix in sources.READERS and f.suffix != ".txt" and f.stem != "metadata"]
-        if tables or not (texts := [file for file in files if _is_text(file)]):
+        tables = [f for f in files if contents.suffix(f) in sources.READERS and not _is_text(f)]
+        if any(f.stem != "metadata" for f in tables) or not (texts := [file for file in files if _is_text(file)]):
             return None
         sources.refuse_runs(paths[0], files)
         parts = sources.by_split(paths[0], texts)
         test = next((parts[split] for split in sources.HELD_OUT_NAMES if split in parts), None)
         train = parts.get("train", test)
         return {"train": train} | ({"test": test} if test and test is not train else {})
-    if len(paths) == 1 and not _is_text(paths[0]):
-        return None
     for path in paths:
-        if not path.is_file():
+        if path.is_file():
+            text = sources.reader(path) in ("text", None)  # a file of an unknown kind counts as text
+        elif text := _is_text(path) or len(paths) > 1:
             raise BadInput(f"--dataset {path}: no such file")
-        if not _is_text(path):
-            raise BadInput(f"--dataset {path}: a list with commas takes only text files ({', '.join(TEXT_FILES)}, .gz)")
+        if not text and len(paths) == 1:
+            return None
+        if not text:
+            raise BadInput(f"--dataset {path}: a list with commas takes only text files")
     return {"train": list(map(str, paths))}
 
 
 def _is_text(path: Path) -> bool:
-    return Path(path.name.lower().removesuffix(".gz")).suffix in TEXT_FILES
+    return contents.suffix(path) in TEXT_FILES
 
 
 def _read(files: list[str], whole: bool, streaming: bool) -> sources.Data:
@@ -176,9 +177,8 @@ def _documents(files: list[str], states: list[str], whole: bool) -> Iterator[dic
     found = False
     for file in files:
         gathered: list[str] = []
-        for number, (_, block) in enumerate(file_blocks(Path(file), None)):
-            text = block.decode().replace("\r\n", "\n")
-            for line in StringIO(text.removeprefix(BYTE_ORDER_MARK) if number == 0 else text):
+        for _, block in file_blocks(Path(file), None):
+            for line in StringIO(block.decode().replace("\r\n", "\n")):
                 if whole or not line.isspace() or not line.endswith("\n"):
                     gathered.append(line)
                 elif gathered:
