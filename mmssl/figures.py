@@ -126,7 +126,7 @@ def ranking(rows: dict[str, dict[str, float]], file: Path) -> None:
     for result in dict.fromkeys(result for values in rows.values() for result in values):
         places = [(values[result], i) for i, values in enumerate(rows.values()) if result in values]
         axes.scatter(*zip(*places, strict=True), label=result, s=22)
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_yticks(range(len(rows)), [name[-40:] for name in rows])  # of a long path its end
     axes.invert_yaxis()
     axes.grid(axis="y", linewidth=0.4)
     axes.set_axisbelow(True)

@@ -2,6 +2,9 @@ import os
 
 import pytest
 
+# before torch is imported: two workers with a thread for each core take several times as long as with one thread each
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARE = {
     "test_two_processes_train_like_one_on_the_whole_batch",
     "test_micro_batches_train_like_the_whole_batch_or_are_refused_for_a_batch_norm",

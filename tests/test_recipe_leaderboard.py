@@ -55,5 +55,5 @@ def test_a_method_that_fails_is_named_and_the_others_are_not_lost(recipe, tmp_pa
 
 
 def test_it_refuses_before_it_trains(recipe, tmp_path):
-    with pytest.raises(BadInput, match="--methods clip: no recipe of that name learns from images alone; barlow_twins"):
+    with pytest.raises(BadInput, match="--methods clip: no recipe of that name learns from images alone; .*simclr"):
         ran(recipe, "digits", tmp_path, methods=["clip"])
