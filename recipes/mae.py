@@ -16,7 +16,7 @@ raw pixels are the linear probe:
                                          100%         53.3          42.4          41.0
     CIFAR-10, --mode finetune              1%   39.2 ± 2.0    25.6 ± 1.7    27.4 ± 1.4
       --augmentation crop_flip            10%   49.6 ± 0.8    26.9 ± 1.5    35.8 ± 0.3
-      --batch_size 32 (300 steps)        100%   51.0 ± 0.2    25.9 ± 0.6          41.0
+      --batch_size 32 --max_steps 300     100%   51.0 ± 0.2    25.9 ± 0.6          41.0
     Fashion-MNIST, --mode linear           1%   69.4 ± 4.9    39.4 ± 2.4    64.6 ± 3.8      9.9
                                           10%   81.1 ± 0.4    66.1 ± 1.4    80.0 ± 0.9
                                          100%         84.6          75.3          84.0

@@ -24,7 +24,9 @@ from mmssl.evaluation import features
 from mmssl.evaluation.downstream import transfer
 
 MODES = ("knn", "linear", "finetune", "few_shot")
-OF_FINE_TUNING = ("max_steps", "learning_rate", "layer_decay", "freeze_layers", "weight_decay", "augmentation")
+OF_FINE_TUNING = (
+    "num_train_epochs", "max_steps", "learning_rate", "layer_decay", "freeze_layers", "weight_decay", "augmentation",
+)  # fmt: skip
 
 
 @dataclass
@@ -53,7 +55,8 @@ class TransferArgs(features.CheckpointArgs):
     ways: int = flag(5, "classes per few-shot episode", at_least=2)
     shots: list[int] = flag([1, 5], "labels per class in a few-shot episode", at_least=1)
     episodes: int = flag(600, "number of few-shot episodes", at_least=1)
-    max_steps: int = flag(300, "fine-tuning steps, for any number of labels", at_least=1)
+    num_train_epochs: float = flag(10.0, "passes over the labels in fine-tuning", above=0, at_most=10**6)
+    max_steps: int = flag(-1, "fine-tuning steps instead; default: the passes, at least 300 steps", at_least=-1)
     learning_rate: float = flag(1e-3, "learning rate of the head in fine-tuning", above=0, at_most=1e4)
     layer_decay: float = flag(
         0.75, "learning rate of each layer as a fraction of the layer above, in fine-tuning", above=0, at_most=1

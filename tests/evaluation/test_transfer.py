@@ -127,6 +127,21 @@ def test_all_labels_are_probed_once_whatever_the_seeds():
     assert len(transfer._distinct([whole, whole])) == 1 and len(transfer._distinct([part, part])) == 2
 
 
+def test_fine_tuning_passes_ten_times_over_the_labels_but_takes_no_fewer_than_300_steps(recipe):
+    transfer = object.__new__(judging.Transfer)
+    transfer.args = recipe["TransferArgs"](mode=["finetune"])
+    assert [transfer._steps(labels) for labels in (3, 1920, 6400, 20_000)] == [300, 300, 1000, 3125]
+    transfer.args = recipe["TransferArgs"](mode=["finetune"], num_train_epochs=1, max_steps=7)
+    assert transfer._steps(6400) == 7
+
+
+def test_baselines_are_left_out_on_request(recipe, tmp_path):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    flags = {"mode": ["knn", "linear", "finetune"], "labels": ["5"], "seeds": 1, "max_steps": 2}
+    results = judge(recipe, directory, data, tmp_path / "out", *flags.items(), ("baselines", ["none"]))
+    assert len(results) == 3 and all(set(values) == {judging.OURS} for values in results.values())
+
+
 def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
     (tmp_path / "README.md").write_text(CARD)
     picture = tmp_path / "drawn.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -38,6 +39,8 @@ OF_OTHERS = {  # flags without effect on an encoder of this modality
     "audio": ("max_length", "augmentation"),
 }
 OURS, UNTRAINED, RAW, CHANCE = "this checkpoint", "untrained", "raw", "chance"  # the last three: of --baselines
+
+FEWEST_STEPS = 300  # of fine-tuning, however few the labels
 
 Table = dict[str, dict[str, list[float]]]  # row -> column -> a result for each seed, in per cent
 
@@ -157,14 +160,19 @@ class Transfer:
                     compared.append((UNTRAINED, self.encoders[OURS].untrained(seed).to(self.device), {}))
                 for column, encoder, options in compared:
                     predicted = finetune(
-                        encoder, self.train.select(rows), self.test, steps=args.max_steps, batch_size=args.batch_size,
-                        learning_rate=args.learning_rate, weight_decay=args.weight_decay, seed=seed,
-                        use_cpu=args.use_cpu, **options,
+                        encoder, self.train.select(rows), self.test, steps=self._steps(len(rows)),
+                        batch_size=args.batch_size, learning_rate=args.learning_rate, weight_decay=args.weight_decay,
+                        seed=seed, use_cpu=args.use_cpu, **options,
                     )  # fmt: skip
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
             for accuracy in self._raw_linear[amount] if self._with_raw else ():
                 yield f"fine-tuned, {_labels(amount)}", self.raw_name, accuracy
             yield from self._chance(f"fine-tuned, {_labels(amount)}", self.chance)
+
+    def _steps(self, labels: int) -> int:
+        """Of fine-tuning. A few labels need many passes: a pass is then only a few steps."""
+        passes = math.ceil(self.args.num_train_epochs * labels / self.args.batch_size)
+        return self.args.max_steps if self.args.max_steps > 0 else max(FEWEST_STEPS, passes)
 
     def _few_shot(self) -> Iterator[tuple[str, str, float]]:
         args = self.args
