@@ -109,11 +109,7 @@ class CPCImage(Method):
         blocks: int = 5,
     ) -> None:
         super().__init__()
-        if getattr(encoder.config, "num_attention_heads", None):
-            raise BadInput(
-                f"a {type(encoder).__name__} takes images of one size, and so not both patches and whole images; use a "
-                "convolutional --encoder"
-            )
+        image_encoders.check_any_size(encoder)
         if patch_size % 2:
             raise BadInput(f"--crop_size {patch_size}: patches overlap by half; give an even number")
         self.encoder, self.views, self.patch_size, self.steps = encoder, views, patch_size, steps
