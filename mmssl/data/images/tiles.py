@@ -58,7 +58,7 @@ def cut(pixels: Tensor, key: Tensor, grid: int, side: int) -> Tensor:
 def standardised(tiles: Tensor) -> Tensor:
     """Each tile and channel with a mean of zero and a deviation of one. tiles: (..., side, side)."""
     mean, variance = tiles.mean((-2, -1), keepdim=True), tiles.var((-2, -1), keepdim=True, correction=0)
-    return (tiles - mean) / (variance + 1e-5).sqrt()
+    return (tiles - mean) / (variance + 1e-6).sqrt()
 
 
 def together(tiles: Tensor) -> Tensor:
