@@ -1,0 +1,59 @@
+"""Jigsaw puzzles: trains on unlabelled images, leaves an encoder of tiles that takes whole images (ResNetModel).
+
+accelerate launch recipes/jigsaw.py                                      # scikit-learn's digits, built in
+accelerate launch recipes/jigsaw.py --dataset my_folder --encoder resnet18 --image_size 96 --decode_size 128
+accelerate launch recipes/jigsaw.py --dataset my_folder --permutations 1000 --hidden_dim 4096      # as in the paper
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import decoding, pictures, tiles, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.jigsaw import GRID, Jigsaw
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+FIGURE = "Held-out images, their tiles as the network gets them, and the tiles in the order of its prediction."
+
+
+@dataclass
+class JigsawArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/jigsaw", "where the encoder, log, figures and checkpoints go")
+    tile_size: int | None = flag(
+        None, "side of a tile in pixels; default: half of the image's", at_least=2, at_most=1024
+    )
+    permutations: int = flag(64, "number of permutations to tell apart", at_least=2, at_most=1000)
+    tile_dim: int = flag(128, "features of each tile that the classifier sees", at_least=1, at_most=16384)
+    hidden_dim: int = flag(512, "width of the classifier", at_least=1, at_most=16384)
+    smallest_crop: float = flag(0.4, "smallest fraction of an image's area in a view", above=0, at_most=1)
+    flip: float = flag(0.5, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
+
+    num_train_epochs: float = flag(60, "passes over the data")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: JigsawArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    side = args.tile_size or min(decoding.shape(processor)) // 2
+    scale = (args.smallest_crop, 1.0)
+    view = views.View(GRID * tiles.cell(side), scale, flip=args.flip, jitter=0.0, grey=0.0)
+    view = views.Views([view], *decoding.normalisation(processor))
+    method = Jigsaw(encoder, view, side, args.permutations, args.tile_dim, args.hidden_dim)
+    optimizer = optim.from_args(method, args)
+    chance = {"accuracy": 1 / args.permutations}
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=FIGURE, chance=chance)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, JigsawArgs, __doc__)
