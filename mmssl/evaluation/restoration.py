@@ -3,6 +3,7 @@ input as it is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ BATCH = 128
 FITTED = 10_000  # training images, at most, that the mean and the components are computed from
 FITTED_BYTES = 2**28  # of these images as floats, at most
 ERROR = "squared_error"
+Restore = Callable[[Tensor], Tensor]  # images that the encoder gets -> reconstructions, both normalised
 
 
 class Restoration(Neighbours):
@@ -30,6 +32,7 @@ class Restoration(Neighbours):
     for normalised pixels, and whose metric `squared_error` is the mean of these errors.
 
     train:      training images. components: their number, that of the method's code; 0: no comparison with them.
+    others:     further baselines, name -> function from given images to reconstructions, on the CPU.
     processor, batch_size, task, chance: see Neighbours.
     """
 
@@ -42,9 +45,10 @@ class Restoration(Neighbours):
         components: int = 0,
         task: str = "",
         chance: dict[str, float] | None = None,
+        others: dict[str, Restore] | None = None,
     ) -> None:
         super().__init__(held_out, processor, batch_size, task=task, chance=chance)
-        self.train, self.components = train, components
+        self.train, self.components, self.others = train, components, others or {}
         if components:
             self.units = f"{self.units} PCA: {components} principal components of the training images."
 
@@ -59,6 +63,8 @@ class Restoration(Neighbours):
         as_it_is = self._error(method, device, lambda given: given)
         if as_it_is > 0:
             columns["input as it is"] = {ERROR: as_it_is}
+        for name, restore in self.others.items():
+            columns[name] = {ERROR: self._error(method, device, restore)}
         return columns
 
     def _fitted(self, method: Method, device: torch.device) -> Tensor:
@@ -68,7 +74,7 @@ class Restoration(Neighbours):
         rows = self.train.rows[torch.linspace(0, len(self.train) - 1, count).long()]
         return torch.cat([method.views.whole(self.train.pixels[r].to(device)).cpu() for r in rows.split(BATCH)])
 
-    def _error(self, method: Method, device: torch.device, restore) -> float:
+    def _error(self, method: Method, device: torch.device, restore: Restore) -> float:
         """The mean error over all held-out images. restore: given images -> reconstructions, on the CPU."""
         errors = []
         for rows in torch.arange(len(self.held_out)).split(BATCH):
@@ -79,7 +85,7 @@ class Restoration(Neighbours):
         return torch.cat(errors).mean().item()
 
 
-def projection(images: Tensor, components: int):
+def projection(images: Tensor, components: int) -> Restore:
     """The function that projects images on the principal components of `images`, (n, ...), and back."""
     from sklearn.decomposition import PCA
 
@@ -90,3 +96,16 @@ def projection(images: Tensor, components: int):
         return torch.from_numpy(pca.inverse_transform(pca.transform(table))).float().view_as(given)
 
     return restore
+
+
+def nearest_pixel(given: Tensor) -> Tensor:
+    """Each hidden pixel becomes a copy of the nearest one that is not: a hole is filled from its border. given: (batch,
+    3, height, width), normalised, exactly 0 where hidden."""
+    from scipy.ndimage import distance_transform_edt
+
+    filled = given.clone()
+    for image in filled:
+        hidden = (image == 0).all(0)
+        y, x = torch.from_numpy(distance_transform_edt(hidden.numpy(), return_distances=False, return_indices=True))
+        image.copy_(image[:, y.long(), x.long()])
+    return filled

@@ -12,21 +12,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.method import Card, Method, Output
 from mmssl.models import image_encoders
-from mmssl.models.decoder import Decoder
+from mmssl.models.decoder import Generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-NOISE = 1 << 16  # first stream of the noise's draws, far after those of the image's view
-COLUMNS = 8  # of generated images in the figure
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -75,9 +70,9 @@ class DCGAN(Method):
         generator_width: int = 64,
     ) -> None:
         super().__init__()
-        self.encoder, self.views, self.noise_dim = encoder, views, noise_dim
+        self.encoder, self.views = encoder, views
         self.head = nn.Linear(image_encoders.width(encoder), 1)
-        self.generator = Decoder(noise_dim, size, generator_width)
+        self.generator = Generator(noise_dim, size, generator_width)
 
     def players(self) -> list[nn.Module]:
         """The discriminator and the generator: each needs an optimizer, in this order."""
@@ -86,7 +81,7 @@ class DCGAN(Method):
     def forward(self, pixel_values: Tensor, key: Tensor, phase: int = 0) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view of each image, and
         the noise of a generated one, are drawn; each phase has its own noise."""
-        fake = self.generate(self.noise(key, phase))
+        fake = self.views.normalised(self.generator(self.generator.noise(key, phase)))
         if phase == 1:
             loss = generator_loss(self.discriminate(fake))
             return Output(loss, {"generator_loss": loss.detach()})
@@ -103,26 +98,13 @@ class DCGAN(Method):
         # the monitor watches the generated images: they are what collapses
         return Output(loss, {k: v.detach() for k, v in metrics.items()}, fake.flatten(1), math.log(4))
 
-    def noise(self, key: Tensor, phase: int = 0) -> Tensor:
-        """(batch, noise_dim) from N(0, 1)."""
-        first = NOISE + phase * self.noise_dim
-        return draws.normal(key[:, None], first + torch.arange(self.noise_dim, device=key.device))
-
-    def generate(self, noise: Tensor) -> Tensor:
-        """(batch, 3, height, width), normalised like real images. noise: (batch, noise_dim)."""
-        unit = self.generator(noise).float().sigmoid()
-        return (unit - self.views.mean.view(3, 1, 1)) / self.views.std.view(3, 1, 1)
-
     def discriminate(self, images: Tensor) -> Tensor:
         """(batch,) logits: how real the images look. images: (batch, 3, height, width), normalised."""
         return self.head(image_encoders.features(self.encoder, images)).float()[:, 0]
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
-        columns = {"real": self.views.whole(pixel_values)}
-        for i in range(COLUMNS):  # the same noise in every run
-            rows = torch.arange(len(key), device=key.device) * COLUMNS + i
-            columns["generated" if i == 0 else " " * i] = self.generate(self.noise(rows))
-        return {title: self.views.to_unit_range(images) for title, images in columns.items()}
+        real = self.views.to_unit_range(self.views.whole(pixel_values))
+        return {"real": real} | self.generator.shown(len(real))
 
     def exported(self) -> PreTrainedModel:
         return self.encoder

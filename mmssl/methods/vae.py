@@ -106,7 +106,7 @@ class VAE(Method):
                 "bits_per_dim": (negative + kl).mean() / nats,
                 "kl": kl.mean(),
                 "active_units": (mean.var(0) > ACTIVE).sum().float(),
-                "squared_error": self.errors(self.normalised(logits), pixels, key).mean(),
+                "squared_error": self.errors(self.views.normalised(logits.sigmoid()), pixels, key).mean(),
             }
             trivial = self.of_each_pixel(values)
         return Output(loss, {k: v.detach() for k, v in metrics.items()}, mean.detach(), trivial)
@@ -135,10 +135,6 @@ class VAE(Method):
             return F.binary_cross_entropy(mean.expand_as(values), values) / math.log(2)
         scale = values.std(0, correction=0) * math.sqrt(3) / math.pi  # of the logistic distribution of this deviation
         return -discretised_logistic(values, mean, scale.clamp(min=0.1 / 255)).mean() / math.log(2)
-
-    def normalised(self, logits: Tensor) -> Tensor:
-        """The mean image, in units of normalised pixels."""
-        return (logits.sigmoid() - self.views.mean.view(3, 1, 1)) / self.views.std.view(3, 1, 1)
 
     def given(self, pixels: Tensor, key: Tensor) -> Tensor:
         """What the encoder gets of normalised pixels: all."""

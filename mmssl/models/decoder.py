@@ -1,5 +1,5 @@
-"""A convolutional decoder: from a vector to an image. The generator of DCGAN (Radford et al. 2015, arXiv:1511.06434,
-figure 1), with group norms, so that an image does not depend on the others of its batch."""
+"""A convolutional decoder, from a vector to an image, and a generator, from noise. The generator of DCGAN (Radford et
+al. 2015, arXiv:1511.06434, figure 1), with group norms, so that an image does not depend on the others of its batch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mmssl.data import draws
 from mmssl.models import memory
 
 SMALLEST = 4  # px: side of the map that the vector becomes, as in the paper
 GROUPS = 8
+NOISE = 1 << 16  # first stream of the noise's draws, far after those of an image's view
 
 
 class Decoder(nn.Module):
@@ -41,3 +43,21 @@ class Decoder(nn.Module):
     def forward(self, code: Tensor) -> Tensor:
         maps = self.project(code).view(len(code), -1, *self.grid).contiguous(memory_format=torch.channels_last)
         return self.layers(maps)[..., : self.size[0], : self.size[1]]
+
+
+class Generator(Decoder):
+    """(batch, dim) -> (batch, 3, height, width) in [0, 1], fp32."""
+
+    def noise(self, key: Tensor, phase: int = 0) -> Tensor:
+        """(batch, dim) from N(0, 1), a function of the key: (batch,) int64. Each phase of a step has its own."""
+        dim = self.project.in_features
+        return draws.normal(key[:, None], NOISE + phase * dim + torch.arange(dim, device=key.device))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return super().forward(noise).float().sigmoid()
+
+    def shown(self, rows: int, columns: int = 8) -> dict[str, Tensor]:
+        """Columns of a figure: images from the same noise in every run, each (rows, 3, height, width)."""
+        device = self.project.weight.device
+        keys = torch.arange(rows * columns, device=device).view(columns, rows)
+        return {"generated" if i == 0 else " " * i: self(self.noise(keys[i])) for i in range(columns)}

@@ -243,6 +243,10 @@ class Views(nn.Module):
         """(..., 3, height, width) float32: undo the normalisation, giving values in [0, 1] for figures."""
         return (pixels * self.std.view(3, 1, 1) + self.mean.view(3, 1, 1)).clamp(0, 1)
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """(..., 3, height, width) in [0, 1], normalised like a view."""
+        return (images - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+
     def parameters_of(self, key: Tensor, height: int, width: int) -> Tensor:
         """(views, batch, 14) float32: the changes of each view of each image of (height, width).
 
