@@ -109,11 +109,7 @@ class CPCImage(Method):
         blocks: int = 5,
     ) -> None:
         super().__init__()
-<<<<<<< HEAD
         image_encoders.check_takes_patches(encoder)
-=======
-        image_encoders.check_any_size(encoder)
->>>>>>> pretext2
         if patch_size % 2:
             raise BadInput(f"--crop_size {patch_size}: patches overlap by half; give an even number")
         self.encoder, self.views, self.patch_size, self.steps = encoder, views, patch_size, steps

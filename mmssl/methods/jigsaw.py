@@ -96,7 +96,7 @@ class Jigsaw(Method):
         hidden: int = 512,
     ) -> None:
         super().__init__()
-        image_encoders.check_any_size(encoder)
+        image_encoders.check_takes_patches(encoder)
         self.encoder, self.views, self.tile_size = encoder, views, tile_size
         self.tile = nn.Sequential(heads.mlp([image_encoders.width(encoder), dim], "none"), nn.ReLU())
         self.classifier = heads.mlp([TILES * dim, hidden, permutations], "none")

@@ -248,15 +248,6 @@ def patch_size(model: PreTrainedModel) -> int | None:
     return max(size) if isinstance(size, (list, tuple)) else size
 
 
-def check_any_size(model: PreTrainedModel) -> None:
-    """Raises BadInput if the model cannot take patches of an image as well as whole images: a ViT has one size."""
-    if getattr(model.config, "num_attention_heads", None):
-        raise BadInput(
-            f"a {type(model).__name__} takes images of one size, and so not both patches and whole images; use a "
-            "convolutional --encoder"
-        )
-
-
 def freeze_patches(model: PreTrainedModel) -> None:
     """A ViT's patch projection stays as it is (MoCo v3, arXiv:2104.02057, section 4.2). Other encoders have none."""
     if patch_size(model):
