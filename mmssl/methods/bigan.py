@@ -1,0 +1,108 @@
+"""BiGAN: a GAN whose discriminator sees an image together with its code, so that an encoder learns the inverse of the
+generator.
+
+Donahue et al. 2016, arXiv:1605.09782, and ALI (Dumoulin et al. 2016, arXiv:1606.00704): a discriminator tells the pair
+(x, E(x)) from (G(z), z); encoder and generator learn as one to make the pairs alike (equation 3), with the labels
+exchanged (section 3.4). At the optimum E inverts G (theorem 2). Differs: the networks are those of methods/dcgan.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssl.data.images.views import Views
+from mmssl.method import Card, Method, Output
+from mmssl.methods.dcgan import discriminator_loss, spread
+from mmssl.models import heads, image_encoders
+from mmssl.models.decoder import Generator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class BiGAN(Method):
+    """Trained by `steps.alternating`: phase 0 is the discriminator's, phase 1 that of generator and encoder.
+
+    encoder:         an image encoder, see models.image_encoders.
+    trunk:           another one, of the discriminator; not exported.
+    views:           one view of each image.
+    size:            (height, width) of the images.
+    noise_dim:       numbers in a code; 200 in appendix C.1.
+    generator_width: channels of the generator at half the image's side.
+    hidden_dim:      of the discriminator's layers that join image and code; 1024 in appendix C.1.
+    """
+
+    unit = "images"
+    card = Card(
+        about="BiGAN: a GAN whose discriminator sees an image together with its code, so that an encoder learns the "
+        "inverse of the generator. The encoder is exported; the rest, to continue from, is in `pretraining/`.",
+        task="image-feature-extraction",
+        limits="The model was trained without labels: evaluate it on your task before you rely on it.",
+        trivial="a discriminator that always says 1/2: log 4",
+        snippets=image_encoders.SNIPPETS,
+        tags=("bigan", "gan"),
+    )
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        trunk: PreTrainedModel,
+        views: Views,
+        size: tuple[int, int],
+        noise_dim: int = 100,
+        generator_width: int = 64,
+        hidden_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.trunk, self.views = encoder, trunk, views
+        self.code = nn.Linear(image_encoders.width(encoder), noise_dim)
+        self.generator = Generator(noise_dim, size, generator_width)
+        self.head = heads.mlp([image_encoders.width(trunk) + noise_dim, hidden_dim, hidden_dim, 1], norm="none")
+
+    def players(self) -> list[nn.Module]:
+        """The discriminator, and generator and encoder: each needs an optimizer, in this order."""
+        return [nn.ModuleList([self.trunk, self.head]), nn.ModuleList([self.encoder, self.code, self.generator])]
+
+    def forward(self, pixel_values: Tensor, key: Tensor, phase: int = 0) -> Output:
+        """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view of each image, and
+        the code of a generated one, are drawn; each phase has its own codes."""
+        real = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
+        noise = self.generator.noise(key, phase)
+        fake, features = self.views.normalised(self.generator(noise)), image_encoders.features(self.encoder, real)
+        code = self.code(features).float()
+        if phase == 0:
+            fake, code = fake.detach(), code.detach()
+        of_real, of_fake = self.judge(real, code), self.judge(fake, noise)
+        if phase == 1:
+            loss = discriminator_loss(of_fake, of_real)  # labels exchanged
+            return Output(loss, {"generator_loss": loss.detach()})
+        loss = discriminator_loss(of_real, of_fake)
+        metrics = {
+            "discriminator_loss": loss,
+            "real_probability": of_real.sigmoid().mean(),
+            "fake_probability": of_fake.sigmoid().mean(),
+            "sample_spread": spread(fake) / spread(real).clamp(min=1e-6),
+        }
+        if not self.training:  # 1: E inverts G; chance: 0
+            again = self.code(image_encoders.features(self.encoder, fake)).float()
+            metrics["code_recovered"] = F.cosine_similarity(again, noise).mean()
+        return Output(loss, {k: v.detach() for k, v in metrics.items()}, features.detach().float(), math.log(4))
+
+    def judge(self, images: Tensor, codes: Tensor) -> Tensor:
+        """(batch,) logits: how much a pair looks like an image and what the encoder makes of it."""
+        features = image_encoders.features(self.trunk, images)
+        return self.head(torch.cat([features, codes.to(features.dtype)], 1)).float()[:, 0]
+
+    def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
+        pixels = self.views.whole(pixel_values)
+        code = self.code(image_encoders.features(self.encoder, pixels)).float()
+        columns = {"real": self.views.to_unit_range(pixels), "G(E(x))": self.generator(code)}
+        return columns | self.generator.shown(len(pixels))
+
+    def exported(self) -> PreTrainedModel:
+        return self.encoder

@@ -1,0 +1,63 @@
+"""BiGAN: trains on unlabelled images, leaves an encoder that inverts a generator (ResNetModel or ViTModel).
+
+accelerate launch recipes/bigan.py                                        # scikit-learn's digits, built in
+accelerate launch recipes/bigan.py --dataset my_folder --image_size 64 --flip True
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import decoding, pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods.bigan import BiGAN
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim, steps
+
+DISCRIMINATOR = "bit-micro"
+SHOWN = (
+    "Held-out images, what the generator makes of their codes, and images generated from the same noise in every run."
+)
+
+
+@dataclass
+class BiganArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/bigan", "where the encoder, log, figures and checkpoints go")
+    noise_dim: int = flag(64, "numbers in a code", at_least=1, at_most=16384)
+    hidden_dim: int = flag(512, "width of the discriminator's last layers", at_least=1, at_most=16384)
+    generator_width: int = flag(64, "channels of the generator at half the side", at_least=1, at_most=1024)
+    flip: bool = flag(False, "flip half of the training images: not for digits and letters")
+
+    num_train_epochs: float = flag(40, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate of encoder and generator")
+    discriminator_learning_rate: float = flag(2e-4, "peak learning rate of the discriminator", above=0, at_most=1e4)
+    adam_beta1: float = flag(0.5, "AdamW's beta1")  # appendix C.1
+    lr_scheduler_type: str = flag("constant", "schedule after the warm-up", ("cosine", "linear", "constant"))
+
+
+def main(args: BiganArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    shape, augmented = decoding.shape(processor), views.FLIP if args.flip else views.WHOLE
+    trunk, _ = image_encoders.from_scratch(DISCRIMINATOR, max(shape))
+    sizes = args.noise_dim, args.generator_width, args.hidden_dim
+    method = BiGAN(encoder, trunk, views.made_for(processor, [augmented]), shape, *sizes)
+    discriminator, others = method.players()
+    betas = args.adam_beta1, args.adam_beta2
+    optimizers = [
+        optim.adamw(discriminator, args.discriminator_learning_rate, args.weight_decay, betas),
+        optim.from_args(others, args),
+    ]
+    batch, unused = args.per_device_train_batch_size, {"code_recovered": 0.0}
+    evaluation = Neighbours(held_out, processor, batch, task=SHOWN, chance=unused)
+    data = pictures.described(train, held_out)
+    name = args.model_name_or_path
+    pretrain(args, method, processor, train, optimizers, evaluation, step=steps.alternating, base_model=name, **data)
+
+
+if __name__ == "__main__":
+    command(main, BiganArgs, __doc__)

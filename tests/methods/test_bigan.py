@@ -1,0 +1,69 @@
+"""BiGAN: both pairs, exchanged labels, and an encoder that comes to invert the generator."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny.bigan import method
+from tiny.simclr import batch
+
+from mmssl.methods.dcgan import discriminator_loss
+
+
+def test_at_one_half_both_players_have_log_4():
+    one = method()
+    torch.nn.init.zeros_(one.head[-1].weight)
+    torch.nn.init.zeros_(one.head[-1].bias)
+    for phase in (0, 1):
+        torch.testing.assert_close(one(**batch(), phase=phase).loss, torch.tensor(math.log(4)))
+
+
+def test_encoder_and_generator_have_the_discriminator_s_loss_with_the_labels_exchanged():
+    real, fake = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    swapped = -(torch.sigmoid(fake).log() + (1 - torch.sigmoid(real)).log()).mean()
+    torch.testing.assert_close(discriminator_loss(fake, real), swapped)
+
+
+def test_each_player_s_loss_reaches_its_own_parameters_through_both_pairs():
+    one = method()
+    discriminator, others = one.players()
+    one(**batch(), phase=0).loss.backward()
+    assert all(p.grad is None for p in others.parameters())
+    assert all(p.grad is not None for p in discriminator.parameters())
+    one(**batch(), phase=1).loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in (one.code.weight, one.generator.project.weight))
+
+
+def test_the_discriminator_sees_the_code():
+    one = method()
+    images, codes = torch.zeros(4, 3, 16, 16), one.generator.noise(torch.arange(4))
+    assert one.judge(images, codes).std() > 0 and one.judge(images, 0 * codes).std() == 0
+
+
+def test_the_recovered_code_is_1_for_an_encoder_that_inverts_the_generator():
+    one, given = method().eval(), batch(4)
+    noise = one.generator.noise(given["key"])
+    one.code = Constant(noise)
+    with torch.no_grad():
+        assert one(**given).metrics["code_recovered"].item() == pytest.approx(1)
+        one.code = Constant(-noise)
+        assert one(**given).metrics["code_recovered"].item() == pytest.approx(-1)
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.value
+
+
+def test_the_figure_shows_images_and_what_is_made_of_their_codes():
+    one, given = method().eval(), batch(3)
+    with torch.no_grad():
+        columns = one.shown(given["pixel_values"], given["key"])
+    assert list(columns)[:3] == ["real", "G(E(x))", "generated"]
+    assert all(images.shape == (3, 3, 16, 16) for images in columns.values())
