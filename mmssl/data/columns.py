@@ -12,9 +12,9 @@ from mmssl.plain_text import one_line
 logger = logging.getLogger(__name__)
 
 IMAGE = ("image", "img", "jpg", "png", "webp", "jpeg", "picture", "photo")
-CAPTION = ("captions", "caption", "text", "txt", "sentences", "sentence", "title", "description")
+CAPTION = ("captions", "caption", "text", "txt", "sentences", "sentence", "title", "description", "comment")
 TEXT = ("text", "sentence", "content", "review", "document", "question")
-AUDIO = ("audio", "speech", "sound", "recording", "file")
+AUDIO = ("audio", "speech", "sound", "recording", "file", "wav", "flac", "mp3", "ogg", "opus")
 LABEL = ("label", "labels", "class", "category", "digit", "target", "intent", "kind", "fine_label")
 
 MAX_UNUSABLE = 0.1  # share of the rows; beyond it the data set itself must be wrong
@@ -28,7 +28,10 @@ def find(names: Sequence[str], given: str | None, usual: Sequence[str], what: st
         raise BadInput(f"{source}--{what}_column {given}: the data has no such column, only {', '.join(names)}")
     found = given or next((name for name in usual if name in names), None)
     if found is None:
-        raise BadInput(f"{source}no {what} column among {', '.join(names)}: name it with --{what}_column")
+        remedy = f"name it with --{what}_column"
+        if what in ("image", "audio") and any(name.lower().endswith("url") or "://" in name for name in names):
+            remedy = "it names files of the web; download them first, for example with img2dataset"
+        raise BadInput(f"{source}no {what} column among {', '.join(names)}: {remedy}")
     return found
 
 

@@ -33,7 +33,7 @@ BEGINNINGS = {
     b"OggS": "an Ogg recording",
     b"ID3": "an MP3 recording",
     b"%PDF-": "a PDF file",
-    b"PK\x03\x04": "a ZIP archive, as .docx, .xlsx, .odt and .epub are",
+    b"PK\x03\x04": "a ZIP archive",
     b"\xd0\xcf\x11\xe0": "an old Office file (.doc, .xls)",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a RAR archive",
@@ -45,7 +45,7 @@ BEGINNINGS = {
 FORMS = {b"WAVE": "a WAV recording", b"WEBP": "a WebP image", b"AVI ": "an AVI video"}  # of b"RIFF", at byte 8
 REMEDIES = {
     "a PDF file": "extract its text first: pdftotext",
-    "a ZIP archive, as .docx, .xlsx, .odt and .epub are": "save the document as plain text, or unpack the archive",
+    "a ZIP archive": "unpack it and give the folder; save a document (.docx, .epub) as plain text",
     "an old Office file (.doc, .xls)": "save the document as plain text",
     "a 7z archive": "unpack it and give the folder",
     "a RAR archive": "unpack it and give the folder",

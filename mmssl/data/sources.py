@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import re
-import tarfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +16,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl import bounded_json
 from mmssl.arguments import check_text
-from mmssl.data import contents, regular_files
+from mmssl.data import columns, contents, file_tables, webdataset
 from mmssl.data.atomic import once, whole
 from mmssl.data.built_in import BUILT_IN, build
+from mmssl.data.file_tables import media
 from mmssl.data.images.decoding import undecoded
+from mmssl.distributed import rank
 from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import say
 
@@ -42,14 +41,12 @@ READERS = {
     ".txt": "text",
     ".tar": "webdataset",
 }
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus")
+SIDECARS = (".caption", ".txt")  # texts about an image of the same name
+ARCHIVES = (".zip", ".tgz", ".gz", ".7z", ".rar")
 HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
 RUN = (".mmssl", "manifest.json")  # in the directory of every run, see training.output_dir
 HUB_TIMEOUT = 10  # seconds
-MAX_TABLE = 1 << 30  # bytes of a table of captions; it is held in memory as Python strings
 BLOCK = 1 << 24  # bytes
-MAX_MEMBER = 1 << 30  # bytes of a member of a tar file; each is held in memory whole
 
 
 def home() -> Path:
@@ -64,18 +61,19 @@ def home() -> Path:
 def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
     """{"train": ..., "test": ... if the source has held-out data}.
 
-    name: a built-in name (made on first use); a file (.parquet .csv .tsv .jsonl .txt .tar; text also packed, as .gz .xz
-    .bz2 .zst); a folder of such files, named after their split, of recordings (WAV, FLAC, OGG, MP3), or of images with
-    captions; else a Hub id, "user/name" or "user/name:configuration".
+    name: a built-in name (made on first use); a file (.parquet .csv .tsv .jsonl .json .txt .tar; text also packed, as
+    .gz .xz .bz2 .zst); a folder of such files, named after their split, of recordings (WAV, FLAC, OGG, MP3), or of
+    images; what `save_to_disk` wrote; else a Hub id, "user/name" or "user/name:configuration".
 
-    Images with captions, in a folder: `metadata.csv` or `metadata.jsonl` with a `file_name` column (imagefolder); or a
-    text file beside each image, one caption per line (cat.jpg, cat.txt); or `captions.csv` / `captions.txt` with a
-    header and one file name and caption per row, one row for each caption (the format of Flickr8k).
+    What is said of images and recordings is taken from a table that names them (see file_tables), or from a file of the
+    same name beside an image: cat.jpg and cat.txt, one caption per line, or cat.json with a caption.
     """
     path = Path(name).expanduser()
     if name in BUILT_IN:
         path = _built(name)
     if path.is_file():
+        if parts := file_tables.read(path, file_tables.Files(near=path), _rows):
+            return _named(_streamed({part or "train": rows for part, rows in parts.items()}, streaming))
         if (found := reader(path)) is None:
             contents.refuse(f"--dataset {name}", contents.kind_of(path))
             raise BadInput(f"--dataset {name}: a {path.suffix or 'nameless'} file; can read {', '.join(READERS)}")
@@ -188,25 +186,105 @@ def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | 
     files = sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
         check_text("--dataset: the name", str(file.relative_to(path)))
-    for suffix in (".parquet", ".tar"):
-        if found := [f for f in files if contents.suffix(f) == suffix and f.stem != "metadata"]:
+    if {"dataset_dict.json", "state.json"} & {file.name for file in files if file.parent == path}:
+        return _streamed(_saved(path), streaming)
+    named = [f for f in files if media(f.name)]
+    for suffix in (".tar", ".parquet"):  # img2dataset writes a Parquet file about each tar file
+        found = [f for f in files if contents.suffix(f) == suffix and f.stem != "metadata"]
+        if found and not (named and suffix == ".parquet" and file_tables.is_about(found[0], named)):
             return _read(READERS[suffix], by_split(path, found), streaming)
     refuse_runs(path, files)
-    images = [f for f in files if f.suffix.lower() in IMAGES]
-    if images:
-        table = next((path / t for t in ("captions.csv", "captions.txt") if (path / t).is_file()), None)
-        if table is None and not any(p.with_suffix(".txt").exists() for p in images):
-            return _read("imagefolder", None, streaming, data_dir=str(path))
-        rows = _sidecars(images) if table is None else _caption_table(path, table, images)
-        return {"train": rows.to_iterable_dataset() if streaming else rows}
-    if sounds := [f for f in files if f.suffix.lower() in SOUNDS]:
-        parts = {part: _sounds(found) for part, found in by_split(path, sounds).items()}
-        return {part: rows.to_iterable_dataset() for part, rows in parts.items()} if streaming else parts
+    if parts := _tables(path, files, named) or _captioned(path, files, named):
+        return _streamed(parts, streaming)
+    if any(media(f.name) == "image" for f in named):
+        return _read("imagefolder", None, streaming, data_dir=str(path))
+    if named:
+        return _streamed({part: _sounds(found) for part, found in by_split(path, named).items()}, streaming)
     tables = [f for f in files if contents.suffix(f) in READERS]
     if not tables:
-        raise BadInput(f"--dataset {path}: no image, no recording and none of {', '.join(READERS)} in this folder")
+        archive = next((f"; unpack {f.name}" for f in files if f.suffix.lower() in ARCHIVES), "")
+        raise BadInput(
+            f"--dataset {path}: no image, no recording and none of {', '.join(READERS)} in this folder{archive}"
+        )
     suffix = contents.suffix(tables[0])
     return _read(READERS[suffix], by_split(path, [f for f in tables if contents.suffix(f) == suffix]), streaming)
+
+
+def _streamed(parts: dict[str, Dataset], streaming: bool) -> dict[str, Data]:
+    return {part: rows.to_iterable_dataset() for part, rows in parts.items()} if streaming else dict(parts)
+
+
+def _saved(path: Path) -> dict[str, Dataset]:
+    """What `save_to_disk` wrote."""
+    from datasets import Dataset, load_from_disk
+
+    try:
+        found = load_from_disk(str(path))
+    except Exception as error:
+        raise BadInput(f"--dataset {path} could not be read: {type(error).__name__}: {first_line(error)}") from error
+    return {"train": found} if isinstance(found, Dataset) else found
+
+
+def _tables(root: Path, files: list[Path], named: list[Path]) -> dict[str, Dataset]:
+    """The rows of the tables that name the images or recordings of a folder, by split; empty if there are none."""
+    from datasets import concatenate_datasets
+
+    if not named:
+        return {}
+    beside = {(file.parent, file.stem) for file in named}  # a text beside an image is about that image alone
+    tables = [f for f in files if contents.suffix(f) in file_tables.SUFFIXES and (f.parent, f.stem) not in beside]
+    tables = [f for f in tables if "caption" in f.stem.lower()] or tables  # COCO has others, of the same images
+    known, parts, seen, train = file_tables.Files(named), {}, {}, False
+    # tables that name their split come first: Common Voice's "validated" holds the rows of its other tables, too
+    for table in sorted(tables, key=lambda f: (_split_word(f) is None, len(f.name), f)):
+        word = _split_word(table)
+        if word is None and train:
+            break
+        for split, rows in (file_tables.read(table, known, _rows) or {}).items():
+            part = split or word or "train"
+            train = train or word == "train"
+            kind = "image" if "image" in rows.column_names else "audio"
+            paths = set(_paths(rows, kind))
+            if 2 * len(paths & seen.setdefault(part, set())) > len(paths):
+                if rank() == 0:
+                    say(f"left out {table}: it names the same files as another table")
+                continue
+            seen[part] |= paths
+            parts.setdefault(part, []).append(rows)
+    together = {}
+    for part, several in parts.items():
+        common = [c for c in several[0].column_names if all(c in rows.column_names for rows in several)]
+        common = [c for c in common if len({repr(rows.features[c]) for rows in several}) == 1]
+        together[part] = concatenate_datasets([rows.select_columns(common) for rows in several])
+    return _by_place(root, together["train"]) if list(together) == ["train"] and not train else together
+
+
+def _paths(rows: Dataset, kind: str) -> list[str | None]:
+    import pyarrow.compute as pc
+
+    column = rows.data.column(kind)
+    return (column if kind == "audio" else pc.struct_field(column, "path")).to_pylist()
+
+
+def _by_place(root: Path, rows: Dataset) -> dict[str, Dataset]:
+    """The rows of one table by the folders of their files: train/, test/."""
+    kind = "image" if "image" in rows.column_names else "audio"
+    places: dict[str, list[int]] = {}
+    for row, path in enumerate(_paths(rows, kind)):
+        inside = path is not None and Path(path).is_relative_to(root)
+        (split,) = by_split(root, [Path(path)]) if inside else ("train",)
+        places.setdefault(split, []).append(row)
+    return {split: rows.select(chosen) for split, chosen in places.items()}
+
+
+def _split_word(file: Path) -> str | None:
+    """The split that is a word of a file's name: captions_val2017.json, wiki.train.tokens."""
+    words = re.split(r"[\W\d_]+", file.name.lower())
+    return next((name for name in ("train", *HELD_OUT_NAMES) if name in words), None)
+
+
+def _rows(reader: str, table: Path) -> Dataset:
+    return _read(reader, {"train": [str(table)]}, False)["train"]
 
 
 def refuse_runs(root: Path, files: list[Path]) -> None:
@@ -217,21 +295,50 @@ def refuse_runs(root: Path, files: list[Path]) -> None:
 
 
 def by_split(root: Path, files: list[Path]) -> dict[str, list[str]]:
-    """Files by split: a held-out name with which the file or a folder above it begins, otherwise "train"."""
+    """Files by split: a held-out name with which the file or a folder above it begins, otherwise "train". Where a file
+    has "train" in the midst of its name, a held-out name there counts, too."""
     splits: dict[str, list[str]] = {}
+    anywhere = any(_split_word(file) == "train" for file in files)
     for file in files:
         words = [re.split(r"[\W\d_]", part.lower())[0] for part in file.relative_to(root).parts]  # dev-00.tar: dev
+        words += [_split_word(file)] if anywhere else []
         name = next((n for n in HELD_OUT_NAMES if n in words), "train")
         splits.setdefault(name, []).append(str(file))
     return splits
 
 
-def _sidecars(images: list[Path]) -> Dataset:
-    captions = {}
-    for image in images:
-        text = image.with_suffix(".txt")
-        captions[image] = _text(text).splitlines() if text.is_file() else []
-    return _captioned(captions)
+def _captioned(root: Path, files: list[Path], named: list[Path]) -> dict[str, Dataset]:
+    """Images with a text of the same name beside them or in a folder of texts (cat.jpg, cat.txt), or with a JSON file
+    that holds a caption; empty if no image has one."""
+    from datasets import Dataset, Image
+
+    images = [f for f in named if media(f.name) == "image"]
+    texts = {(f.parent, f.stem): f for suffix in (".json", *SIDECARS) for f in files if f.suffix.lower() == suffix}
+    found = {image: texts.get((image.parent, image.stem)) for image in images}
+    if not any(found.values()):  # images/cat.jpg, texts/cat.txt
+        by_stem = {stem: file for (_, stem), file in texts.items() if file.suffix.lower() != ".json"}
+        found = {image: by_stem.get(image.stem) for image in images}
+        if len({image.stem for image in images}) < len(images) or 2 * sum(map(bool, found.values())) < len(images):
+            return {}
+    captions = {image: _captions(text) if text else [] for image, text in found.items()}
+    if not any(captions.values()):
+        return {}
+    parts = {}
+    for part, chosen in by_split(root, images).items():
+        rows = {"image": chosen, "captions": [captions[Path(image)] for image in chosen]}
+        parts[part] = Dataset.from_dict(rows).cast_column("image", Image())
+    return parts
+
+
+def _captions(file: Path) -> list[str]:
+    if file.suffix.lower() != ".json":
+        return file_tables.text_of(file).splitlines()
+    try:
+        value = bounded_json.read(file)
+    except bounded_json.NotJson:
+        return []
+    caption = next((value[c] for c in columns.CAPTION if c in value), None) if isinstance(value, dict) else None
+    return [caption] if isinstance(caption, str) else []
 
 
 def _sounds(files: list[str]) -> Dataset:
@@ -239,49 +346,6 @@ def _sounds(files: list[str]) -> Dataset:
     from datasets import Dataset
 
     return Dataset.from_dict({"audio": files, "label": [Path(file).parent.name for file in files]})
-
-
-def _caption_table(root: Path, table: Path, images: list[Path]) -> Dataset:
-    by_name = {p.name: p for p in images} | {p.relative_to(root).as_posix(): p for p in images}
-    lines = _text(table).splitlines()
-    delimiter = "\t" if lines and "\t" in lines[0] else ","
-    captions: dict[Path, list[str]] = {}
-    for number, row in enumerate(_csv_rows(table, csv.reader(lines, delimiter=delimiter)), start=1):
-        if not row or (number == 1 and row[0] not in by_name):  # a header
-            continue
-        if len(row) < 2:
-            raise BadInput(f"{table}, line {number}: no {delimiter!r} between a file name and its caption: {row[0]!r}")
-        # a missing file is reported later, with the images that cannot be decoded. An unquoted comma is text
-        image = by_name.get(row[0], root / row[0])
-        captions.setdefault(image, []).append(delimiter.join(row[1:]).strip())
-    if not captions:
-        raise BadInput(f"{table} has no row under its header")
-    return _captioned(captions)
-
-
-def _csv_rows(table: Path, rows: Iterator[list[str]]) -> Iterator[list[str]]:
-    try:
-        yield from rows
-    except csv.Error as error:  # a field of more than 131,072 characters
-        raise BadInput(
-            f"{table}, up to line {rows.line_num}: {error}; is a quotation mark before it not closed?"
-        ) from error
-
-
-def _captioned(captions: dict[Path, list[str]]) -> Dataset:
-    from datasets import Dataset, Image
-
-    rows = {"image": [str(p) for p in captions], "captions": list(captions.values())}
-    return Dataset.from_dict(rows).cast_column("image", Image())
-
-
-def _text(file: Path) -> str:
-    try:
-        return contents.decoded(regular_files.read(file, MAX_TABLE))
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{file} is not UTF-8 text: {error}") from error
-    except BadInput as error:
-        raise BadInput(f"{file} {error}") from error
 
 
 def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
@@ -314,13 +378,17 @@ def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kw
             bounded_json.check(table)
     except bounded_json.NotJson as error:
         raise BadInput(f"--dataset {table}: {error}") from error
+    if reader == "json" and (field := file_tables.field(tables[0])):
+        kwargs["field"] = field
     if reader == "csv":  # only an empty field is missing: pandas drops the words null, None, NA and nan, too
         kwargs |= {"sep": _separator(files), "keep_default_na": False, "na_values": [""]}
-    if reader == "webdataset" and not streaming:
-        for file in (file for part in files.values() for file in part):
-            _check_members(file)
+    if reader == "webdataset":
+        kwargs["features"] = webdataset.features(
+            webdataset.members([file for part in files.values() for file in part], streaming)
+        )
     try:
-        return load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
+        found = load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
+        return {part: webdataset.named(rows) for part, rows in found.items()} if reader == "webdataset" else found
     except Exception as error:
         where = kwargs.get("data_dir") or ", ".join(f for part in (files or {}).values() for f in part[:3])
         cause = error.__cause__ or error
@@ -350,17 +418,3 @@ def _separator(files: dict[str, list[str]]) -> str:
     with open(next(file for part in files.values() for file in part), "rb") as file:
         header = file.readline(BLOCK)
     return next((separator for separator in "\t,;" if separator.encode() in header), ",")
-
-
-def _check_members(file: str) -> None:
-    """Raises BadInput where a member is larger than MAX_MEMBER: a sparse one takes no space in the tar file."""
-    try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                if member.size > MAX_MEMBER:
-                    raise BadInput(
-                        f"--dataset {file}: {member.name} holds {member.size / 1e6:,.0f} MB, more than the "
-                        f"{MAX_MEMBER / 1e6:,.0f} MB that are read; remove it"
-                    )
-    except tarfile.TarError:
-        return  # what is wrong with it is said when it is read

@@ -112,7 +112,7 @@ def document(path):
     ("write", "said"),
     [
         (png, "is a PNG image, not text"),
-        (document, "is a ZIP archive, .* not text: save the document as plain text"),
+        (document, "is a ZIP archive, not text: unpack it .*; save a document .* as plain text"),
         (lambda path: path.write_bytes(b"%PDF-1.4\n%\xe2\xe3"), "is a PDF file, not text: extract its text first"),
         (
             lambda path: path.write_bytes(TEXT.encode("utf-16-le")),

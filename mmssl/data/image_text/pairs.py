@@ -35,7 +35,13 @@ TOO_LONG = f": longer than {LONGEST_CAPTION:,} characters"
 
 def columns(data: Data, image: str | None, caption: str | None) -> tuple[str, str]:
     """The names of the image and the caption column: those given, else the first with a usual name."""
-    return image_column(data, image), table.find(_names(data), caption, table.CAPTION, "caption")
+    found = image_column(data, image)
+    if caption is None and set(_names(data)) <= {found, "label"}:
+        raise BadInput(
+            "the images have no captions: put a text file beside each (cat.jpg, cat.txt), or a table metadata.csv with "
+            "the columns file_name and caption into the folder"
+        )
+    return found, table.find(_names(data), caption, table.CAPTION, "caption")
 
 
 def image_column(data: Data, given: str | None) -> str:

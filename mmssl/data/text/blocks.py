@@ -130,7 +130,7 @@ def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
     import pyarrow as pa
 
     strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    usual = ("text", *strings) if len(strings) == 1 else ("text",)
+    usual = (*columns.TEXT, *strings) if len(strings) == 1 else columns.TEXT
     if not strings:
         raise BadInput(f"{name}: no column of strings among {', '.join(schema.names)}")
     return columns.find(strings, column, usual, "text", f"{name}: ")

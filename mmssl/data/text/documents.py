@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, Features
 
-TEXT_FILES = (".txt", ".text", ".md")  # in a folder; each also packed, as .txt.gz
+TEXT_FILES = (".txt", ".text", ".md", ".tokens", ".raw")  # in a folder; each also packed, as .txt.gz
 AT_ONCE = 256  # documents, of which one at a time is held as a Python string
 FEW = 10  # documents: with fewer, the last tenth of each is held out instead of whole documents
 
@@ -40,7 +40,7 @@ def load(
 
     name:      text files (also packed as .gz .xz .bz2 .zst, also UTF-16 with its mark; several separated by commas), a
                folder of them, or whatever `sources.load` takes: a built-in name, Parquet, CSV, JSON lines, a Hub id.
-    column:    the text column of a table. Default: "text", else the only column of strings.
+    column:    the text column of a table. Default: the first with a usual name, else the only one of strings.
     held_out:  documents to hold out if the data has no test part: at most a tenth, always the same ones. With fewer
                than ten documents, the last tenth of the characters of each is held out.
     whole:     text files are not cut at blank lines.

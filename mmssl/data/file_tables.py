@@ -1,0 +1,354 @@
+"""Tables that name images or recordings, however a tool wrote them: which column does, and where the files are.
+
+Read are CSV and TSV with or without a header, JSON lines, JSON and Parquet. Examples: open_clip's training file,
+imagefolder's metadata, the manifests of NeMo and wav2vec, the captions of COCO, Flickr8k and Flickr30k, Karpathy's
+splits of them, Common Voice, ESC-50. A file is found by what the table calls it: counted from the table, from the
+working directory, or as the end of a path in the table's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmssl import bounded_json
+from mmssl.data import columns, contents, regular_files
+from mmssl.errors import BadInput
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus")
+DELIMITED = (".csv", ".tsv", ".txt", ".token")
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (*DELIMITED, *JSON_LINES, ".parquet")
+SEPARATORS = r"[\t|,;]"
+NUMBER = re.compile(r"#\d+$")  # Flickr8k and Flickr30k: "cat.jpg#0" is the first caption of cat.jpg
+MAX_TABLE = 1 << 30  # bytes; a table is held in memory as Python strings
+LOOKED_AT = 20  # rows
+HEAD = 1 << 20  # bytes: the first rows of a table lie within them
+TITLE = "captions"  # a table of this name must hold captions
+
+
+def media(name: object) -> str | None:
+    """ "image" or "audio" if it is called like one; None for URLs and all else."""
+    if not isinstance(name, str) or "://" in name:
+        return None
+    suffix = Path(NUMBER.sub("", name.strip())).suffix.lower()
+    return "image" if suffix in IMAGES else "audio" if suffix in SOUNDS else None
+
+
+class Files:
+    """Images and recordings: those of a folder that have been listed, or those near a table, in its folder or below
+    the folder above (COCO: annotations/captions.json, images/cat.jpg)."""
+
+    def __init__(self, listed: Sequence[Path] | None = None, near: Path | None = None) -> None:
+        self.listed, self.near = listed, near
+
+    @cached_property
+    def by_name(self) -> dict[str, list[Path]]:
+        if self.listed is None:
+            return self._of(self.near.parent.rglob("*")) or self._of(self._above().rglob("*"))
+        return self._of(self.listed)
+
+    def _above(self) -> Path:
+        above = self.near.absolute().parent.parent
+        alone = len(above.parts) > 2 and above != Path.home()  # not all that a user has
+        return above if alone else self.near.parent
+
+    def _of(self, files: Iterable[Path]) -> dict[str, list[Path]]:
+        named: dict[str, list[Path]] = {}
+        for file in files:
+            if media(file.name):
+                named.setdefault(file.name, []).append(file)
+        return named
+
+    def paths(self, names: Sequence[str | None], folder: Path) -> list[str | None]:
+        """The files that a table in `folder` names; where there is none, what would be it, to be named as missing."""
+        return [str(self._path(_cleaned(name), folder)) if name else None for name in names]
+
+    def _path(self, name: str, folder: Path) -> Path:
+        if (folder / name).is_file():  # an absolute name stays as it is
+            return folder / name
+        return self._by_end(Path(name).parts) or (Path.cwd() / name if Path(name).is_file() else folder / name)
+
+    def _by_end(self, name: tuple[str, ...]) -> Path | None:
+        """The only file whose path ends with most of the name, at least with its last folder."""
+        same = [file for file in self.by_name.get(name[-1], ()) if file.parts[-2:][-len(name) :] == name[-2:]]
+        ends = [_common_end(file.parts, name) for file in same]
+        best = max(ends, default=0)
+        return same[ends.index(best)] if ends.count(best) == 1 else None
+
+
+def _cleaned(name: str) -> str:
+    name = NUMBER.sub("", name.strip())
+    return name.replace("\\", "/") if "/" not in name else name  # written on Windows
+
+
+def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
+    pairs = enumerate(zip(reversed(one), reversed(other), strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+# ---------------------------------------------------------------- which column names files
+
+
+def column(rows: Sequence[dict]) -> tuple[str, str] | None:
+    """(name, "image" or "audio") of the column whose values are called like images or recordings. rows: the first."""
+    for kind, usual in (("image", columns.IMAGE), ("audio", columns.AUDIO)):
+        names = dict.fromkeys(name for row in rows for name in row)
+        found = [name for name in names if 2 * sum(media(row.get(name)) == kind for row in rows) > len(rows)]
+        if found:
+            return next((name for name in usual if name in found), found[0]), kind
+    return None
+
+
+def read(table: Path, files: Files, read_rows: Callable[[str, Path], Dataset]) -> dict[str, Dataset] | None:
+    """{split: rows with the column "image" or "audio"}, or None if the table names no files. The split is "" unless a
+    column of that name says it; the captions of an image in several rows are one row.
+
+    read_rows: reads all rows of a Parquet or JSON lines file. Raises BadInput if a row of the table is malformed.
+    """
+    from datasets import Dataset
+
+    suffix, folder = contents.suffix(table), table.parent
+    if not table.is_file() or suffix not in SUFFIXES:
+        return None  # a named pipe, or another kind of file
+    if suffix in DELIMITED:
+        delimited = _delimited(table)
+        rows, folder = delimited if delimited else ([], folder)
+        found = column(rows[:LOOKED_AT])
+    elif suffix == ".parquet":
+        found = column(_first_of_parquet(table))
+        rows = read_rows("parquet", table) if found else []
+    elif (first := _first_lines(table)) is not None:
+        found = column(first)
+        rows = read_rows("json", table) if found else []
+    else:
+        rows = _json(table)
+        found = column(rows[:LOOKED_AT])
+    if found is None:
+        return None
+    rows = rows if isinstance(rows, Dataset) else Dataset.from_dict(_columns(rows))
+    return _by_split(_with_files(rows, *found, files, folder))
+
+
+def is_about(table: Path, files: Sequence[Path]) -> bool:
+    """Whether a Parquet file describes images or recordings, whose names it holds without their suffix, or with it."""
+    first, stems = _first_of_parquet(table), {file.stem for file in files}
+    return column(first) is not None or any(value in stems for row in first for value in row.values())
+
+
+def _with_files(rows: Dataset, name: str, kind: str, files: Files, folder: Path) -> Dataset:
+    """The rows with the files in a column `kind`; the captions of one image together, if several rows name it."""
+    from datasets import Dataset, Features, Image, List, Value
+
+    paths = files.paths(rows[name][:], folder)
+    caption = next((c for c in columns.CAPTION if c in rows.column_names), None)
+    if kind == "image" and caption and rows.features[caption] == Value("string") and len(set(paths)) < len(paths):
+        together: dict[str | None, int] = {}  # the first row of each image
+        captions: dict[str | None, list[str]] = {}
+        for row, (path, text) in enumerate(zip(paths, rows[caption][:], strict=True)):
+            together.setdefault(path, row)
+            captions.setdefault(path, []).append(text)
+        rows, paths = rows.select(list(together.values())).remove_columns(caption), list(together)
+        rows = rows.add_column("captions", list(captions.values()), feature=List(Value("string")))
+    others = rows.remove_columns([c for c in rows.column_names if c in (name, kind)])
+    taken = {kind: paths} | {other: others[other][:] for other in others.column_names}
+    features = {kind: Image() if kind == "image" else Value("string")} | dict(others.features)
+    return Dataset.from_dict(taken, features=Features(features))
+
+
+def _by_split(rows: Dataset) -> dict[str, Dataset]:
+    words = rows["split"][:] if "split" in rows.column_names else []
+    if "train" not in words:
+        return {"": rows}
+    parts: dict[str, list[int]] = {}
+    for row, word in enumerate(words):  # "restval" of Karpathy's split of COCO is trained on
+        parts.setdefault("train" if word == "restval" else str(word), []).append(row)
+    return {part: rows.select(chosen) for part, chosen in parts.items()}
+
+
+def _columns(rows: list[dict]) -> dict[str, list]:
+    """The columns whose values are of one simple kind, or lists of strings."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row.get(name) for row in rows] for name in names}
+    return {name: column for name, column in values.items() if len({_kind(v) for v in column} - {None}) == 1}
+
+
+def _kind(value: object) -> str | None:
+    if isinstance(value, list):
+        return "strings" if all(isinstance(part, str) for part in value) else "other"
+    if isinstance(value, dict):
+        return "other"
+    return None if value is None else "number" if isinstance(value, (int, float)) else type(value).__name__
+
+
+# ---------------------------------------------------------------- the formats
+
+
+def text_of(file: Path) -> str:
+    """Raises BadInput if it is not text, or larger than MAX_TABLE."""
+    try:
+        regular_files.check(file, MAX_TABLE)
+        return contents.decoded(b"".join(contents.text(file, HEAD)))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is not UTF-8 text: {error}") from error
+    except BadInput as error:
+        raise error if str(error).startswith(str(file)) else BadInput(f"{file} {error}") from error
+
+
+def _head(file: Path) -> str:
+    """Its first lines; "" if it is not text."""
+    try:
+        first = next(contents.text(file, HEAD), b"")
+        return first[: first.rfind(b"\n") + 1 or len(first)].decode()
+    except (BadInput, UnicodeDecodeError):
+        return ""
+
+
+def _delimited(table: Path) -> tuple[list[dict], Path] | None:
+    """(the rows, the folder that their files count from); None if its first rows name no files, or nothing else."""
+    titled = table.stem.lower() == TITLE
+    head = [line.rstrip("\r") for line in (text_of(table) if titled else _head(table)).split("\n")[: LOOKED_AT + 1]]
+    naming = [any(map(media, re.split(SEPARATORS, line))) for line in head if line.strip()]
+    if 2 * sum(naming[1:] or naming) <= len(naming[1:] or naming):
+        if titled:
+            raise BadInput(f"{table} has no row under its header")
+        return None
+    folder, first = table.parent, head[0].strip()
+    header = None if naming[0] else first
+    if header and Path(header).is_absolute():  # wav2vec: the first line is the folder
+        folder, header, delimiter = Path(header), None, "\t"
+    else:
+        delimiter = next((d for d in "\t|,;" if d in first), None)
+    if delimiter is None:
+        return None
+    if naming[0] and media(first.split(delimiter)[1]):  # a table of pairs of files
+        return None
+    lines = _checked(table, _fields(text_of(table), delimiter))
+    begins = [] if naming[0] else [field.strip() for field in next(lines)]
+    names = begins if header else None
+    rows = [_row(table, number, names, row, delimiter) for number, row in enumerate(lines, 2 - naming[0]) if any(row)]
+    return rows, folder
+
+
+def _fields(text: str, delimiter: str) -> Iterator[list[str]]:
+    if delimiter != "\t":
+        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # between tabs, quotation marks are often part of a text, and never hold a line end
+    return ([_unquoted(field) for field in line.rstrip("\r").split("\t")] for line in text.split("\n"))
+
+
+def _unquoted(field: str) -> str:
+    quoted = len(field) > 1 and field[0] == field[-1] == '"'
+    inside = field[1:-1].replace('""', "\0") if quoted else '"'
+    return field if '"' in inside else inside.replace("\0", '"')
+
+
+def _checked(table: Path, lines: Iterator[list[str]]) -> Iterator[list[str]]:
+    try:
+        yield from lines
+    except csv.Error as error:  # a field of more than 131,072 characters
+        raise BadInput(
+            f"{table}, up to line {lines.line_num}: {error}; is a quotation mark before it not closed?"
+        ) from error
+
+
+def _row(table: Path, number: int, header: list[str] | None, fields: list[str], delimiter: str) -> dict[str, str]:
+    if len(fields) < 2:
+        raise BadInput(f"{table}, line {number}: no {delimiter!r} between a file name and its caption: {fields[0]!r}")
+    if header is None:  # the file, then what is said of it
+        said = "caption" if media(fields[0]) == "image" else "note"
+        return {"file": fields[0], said: delimiter.join(fields[1:]).strip()}
+    last = len(header) - 1  # an unquoted delimiter is text
+    row = dict(zip(header, [*fields[:last], delimiter.join(fields[last:]).strip()], strict=False))
+    row.pop("", None)  # the numbers of the rows, as pandas writes them
+    return row
+
+
+def _first_of_parquet(table: Path) -> list[dict]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(table) as file:
+            strings = [
+                f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+            ]
+            held = [f for f in file.schema_arrow if pa.types.is_binary(f.type) or pa.types.is_struct(f.type)]
+            if held:  # the images or recordings themselves
+                return []
+            return next((batch.to_pylist() for batch in file.iter_batches(LOOKED_AT, columns=strings)), [])
+    except (OSError, pa.ArrowException):  # what is wrong with it is said when it is read
+        return []
+
+
+def _first_lines(table: Path) -> list[dict] | None:
+    """The first objects of JSON lines; None if it is one JSON text."""
+    lines = _head(table).split("\n")[:LOOKED_AT]
+    try:
+        rows = [bounded_json.loads(line) for line in lines if line.strip()]
+    except ValueError:
+        return None
+    one = len(rows) == 1 and contents.suffix(table) == ".json" and not _is_row(rows[0])
+    return None if one or not all(isinstance(row, dict) for row in rows) else rows
+
+
+def field(table: Path) -> str | None:
+    """The name of the only list of objects in a JSON file that is one object, {"version": 1, "data": [...]}."""
+    if contents.suffix(table) != ".json" or not _head(table).lstrip().startswith("{") or _first_lines(table):
+        return None
+    value = _parsed(table)
+    lists = [name for name, rows in value.items() if _are_rows(rows)] if isinstance(value, dict) else []
+    return lists[0] if len(lists) == 1 else None
+
+
+def _are_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _parsed(table: Path) -> object:
+    """None if it is not JSON: that is said where it is read."""
+    try:
+        return bounded_json.loads(text_of(table))
+    except (ValueError, BadInput):
+        return None
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, dict) and any(map(media, value.values()))
+
+
+def _json(table: Path) -> list[dict]:
+    """The rows of a list of objects, or of an object with a list "images" (COCO, Karpathy)."""
+    value = _parsed(table)
+    rows = value.get("images") if isinstance(value, dict) else value
+    if not _are_rows(rows):
+        return []
+    if rows is value:
+        return rows
+    said: dict[object, list[str]] = {}
+    for note in value.get("annotations") or ():
+        if isinstance(note, dict) and isinstance(note.get("caption"), str):
+            said.setdefault(note.get("image_id"), []).append(note["caption"])
+    return [_captioned(row, said) for row in rows if not said or row.get("id") in said]
+
+
+def _captioned(image: dict, said: dict[object, list[str]]) -> dict:
+    name = next((image[key] for key in ("file_name", "filename") if isinstance(image.get(key), str)), None)
+    if name and isinstance(image.get("filepath"), str):  # a folder, in Karpathy's split of COCO
+        name = f"{image['filepath']}/{name}"
+    sentences = [s.get("raw") for s in image.get("sentences") or () if isinstance(s, dict)]
+    captions = said.get(image.get("id")) or [text for text in sentences if isinstance(text, str)]
+    return (
+        {"file": name}
+        | ({"captions": captions} if captions else {})
+        | {key: image[key] for key in ("split",) if key in image}
+    )

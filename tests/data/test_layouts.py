@@ -1,0 +1,454 @@
+"""The layouts that tools and data sets write: each is read without a flag, with the right text beside each image."""
+
+import csv
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from datasets import Dataset, DatasetDict, Image
+from PIL import Image as PILImage
+
+from mmssl.data import sources
+from mmssl.data.audio import recordings, waves
+from mmssl.data.image_text.pairs import clean, columns
+from mmssl.data.images.decoding import as_rgb, undecoded
+from mmssl.data.text import documents
+from mmssl.errors import BadInput
+
+N = 20
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
+
+
+def pixels(i: int) -> bytes:
+    content = io.BytesIO()
+    PILImage.fromarray(np.full((12, 10, 3), 10 * i, np.uint8)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def sound(i: int, kind: str = "WAV") -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, 0.3 * np.sin(np.arange(4000) * (i + 1) / 20), 8000, format=kind)
+    return content.getvalue()
+
+
+def put(file: Path, content: str | bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def say(i: int, k: int = 0) -> str:
+    return f'the "red" cat, number {i}' + f" once more {k}" * bool(k)
+
+
+def lines(rows) -> str:
+    return "".join(f"{row}\n" for row in rows)
+
+
+def tar(file: Path, members) -> None:
+    with tarfile.open(file, "w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def table(file: Path, rows: list[dict], delimiter: str) -> None:
+    content = io.StringIO()
+    writer = csv.DictWriter(content, rows[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    put(file, content.getvalue())
+
+
+def downloads(root: Path) -> None:
+    """What img2dataset writes beside each shard."""
+    for shard in ("00000", "00001"):
+        rows = [{"url": "http://x/a.jpg", "key": f"{shard}{i:04}", "status": "success"} for i in range(10)]
+        pq.write_table(pa.Table.from_pylist(rows), root / f"{shard}.parquet")
+        put(root / f"{shard}_stats.json", json.dumps({"count": 10, "successes": 10}, indent=4))
+
+
+def img2dataset_files(root: Path) -> None:
+    for i in range(N):
+        stem = root / f"{i // 10:05}" / f"{i // 10:05}{i % 10:04}"
+        put(stem.with_suffix(".jpg"), pixels(i))
+        put(stem.with_suffix(".txt"), say(i))
+        put(stem.with_suffix(".json"), json.dumps({"caption": say(i), "error_message": None}))
+    downloads(root)
+
+
+def img2dataset_tar(root: Path) -> None:
+    for shard in range(2):
+        members = []
+        for i in range(10 * shard, 10 * shard + 10):
+            key, about = f"{shard:05}{i % 10:04}", json.dumps({"caption": say(i)}).encode()
+            members += [(f"{key}.jpg", pixels(i)), (f"{key}.txt", say(i).encode()), (f"{key}.json", about)]
+        tar(root / f"{shard:05}.tar", members)
+    downloads(root)
+
+
+def tar_in_upper_case(root: Path) -> None:
+    tar(root / "0.tar", [pair for i in range(N) for pair in ((f"{i}.JPG", pixels(i)), (f"{i}.TXT", say(i).encode()))])
+
+
+def tar_in_mixed_case(root: Path) -> None:
+    names = ["JPG" if i % 2 else "jpg" for i in range(N)]
+    members = [((f"{i}.{name}", pixels(i)), (f"{i}.txt", say(i).encode())) for i, name in enumerate(names)]
+    tar(root / "0.tar", [member for pair in members for member in pair])
+
+
+def tar_with_captions_in_json(root: Path) -> None:
+    about = [json.dumps({"caption": say(i), "score": None if i < 10 else 0.5}).encode() for i in range(N)]
+    tar(root / "0.tar", [pair for i in range(N) for pair in ((f"{i}.jpg", pixels(i)), (f"{i}.json", about[i]))])
+
+
+def images(root: Path, name: str = "images/{}.jpg", rows=range(N)) -> None:
+    for i in rows:
+        put(root / name.format(i), pixels(i))
+
+
+def open_clip_tsv(root: Path) -> None:
+    images(root)
+    table(root / "train.tsv", [{"filepath": f"images/{i}.jpg", "title": say(i)} for i in range(N)], "\t")
+
+
+def open_clip_csv(root: Path) -> None:
+    images(root)
+    table(root / "train.csv", [{"filepath": f"images/{i}.jpg", "title": say(i)} for i in range(N)], "\t")
+
+
+def pandas_csv(root: Path) -> None:
+    images(root)
+    rows = [{"": i, "image_path": f"images\\{i}.jpg", "caption": say(i), "width": 10} for i in range(N)]  # on Windows
+    table(root / "data.csv", rows, ",")
+
+
+def coco(root: Path) -> None:
+    for part, rows in (("train2017", range(15)), ("val2017", range(15, N))):
+        images(root / part, "{:012}.jpg", rows)
+        said = [{"image_id": i, "id": 9 * i + k, "caption": say(i, k)} for i in rows for k in range(2)]
+        listed = [{"file_name": f"{i:012}.jpg", "id": i, "coco_url": "http://x/a.jpg"} for i in rows]
+        about = {"info": {}, "images": listed, "annotations": said}
+        put(root / "annotations" / f"captions_{part}.json", json.dumps(about))
+        put(root / "annotations" / f"instances_{part}.json", json.dumps(about | {"annotations": [{"image_id": 1}]}))
+
+
+def flickr8k(root: Path) -> None:
+    images(root, "Flicker8k_Dataset/{}_a.jpg")
+    texts = root / "Flickr8k_text"
+    put(texts / "Flickr8k.token.txt", lines(f"{i}_a.jpg#{k}\t{say(i, k)}" for i in range(N) for k in range(2)))
+    put(texts / "Flickr8k.lemma.token.txt", lines(f"{i}_a.jpg#0\tlemma {say(i)}" for i in range(N)))
+    put(texts / "ExpertAnnotations.txt", lines(f"{i}_a.jpg\t{(i + 1) % N}_a.jpg#2\t1\t1\t2" for i in range(N)))
+    put(texts / "Flickr_8k.trainImages.txt", lines(f"{i}_a.jpg" for i in range(15)))
+    put(texts / "readme.txt", "If you publish, cite the work.\nSee the images, such as 1_a.jpg.\n")
+
+
+def flickr8k_of_kaggle(root: Path) -> None:
+    images(root, "Images/{}.jpg")
+    put(
+        root / "captions.txt", lines(["image,caption", *(f"{i}.jpg,{say(i, k)} ." for i in range(N) for k in range(2))])
+    )
+
+
+def flickr30k(root: Path) -> None:
+    images(root, "flickr30k-images/{}.jpg")
+    put(root / "results_20130124.token", lines(f"{i}.jpg#{k}\t{say(i, k)}" for i in range(N) for k in range(2)))
+
+
+def flickr30k_of_kaggle(root: Path) -> None:
+    images(root, "flickr30k_images/{}.jpg")
+    rows = (f"{i}.jpg| {k}| {say(i, k)}" for i in range(N) for k in range(2))
+    put(root / "results.csv", lines(["image_name| comment_number| comment", *rows]))
+
+
+def karpathy(root: Path, folder: str = "", parts: tuple[str, ...] = ("train", "val", "test", "train")) -> None:
+    images(root, "val2014/{}.jpg")
+    rows = []
+    for i in range(N):
+        sentences = [{"tokens": say(i, k).split(), "raw": say(i, k), "imgid": i, "sentid": k} for k in range(2)]
+        rows.append({"filename": f"{i}.jpg", "imgid": i, "sentences": sentences, "split": parts[i % 4]})
+        rows[-1] |= {"filepath": folder} if folder else {}
+    put(root / "dataset.json", json.dumps({"images": rows, "dataset": "coco"}))
+
+
+def karpathy_coco(root: Path) -> None:
+    karpathy(root, "val2014", ("train", "restval", "val", "test"))
+
+
+def json_list(root: Path) -> None:
+    images(root)
+    rows = [{"image": f"images/{i}.jpg", "caption": say(i), "image_id": i} for i in range(N)]
+    put(root / "train.json", json.dumps(rows))
+
+
+def json_lines(root: Path) -> None:
+    images(root)
+    put(root / "a.jsonl", lines(json.dumps({"path": f"images/{i}.jpg", "captions": [say(i)]}) for i in range(N)))
+
+
+def parquet_of_paths(root: Path) -> None:
+    images(root)
+    pq.write_table(
+        pa.table({"image": [f"images/{i}.jpg" for i in range(N)], "text": list(map(say, range(N)))}), root / "a.parquet"
+    )
+
+
+def metadata_above_the_images(root: Path) -> None:
+    images(root, "train/{}.jpg", range(15))
+    images(root, "test/{}.jpg", range(15, N))
+    rows = [{"file_name": f"{'train' if i < 15 else 'test'}/{i}.jpg", "text": say(i)} for i in range(N)]
+    table(root / "metadata.csv", rows, ",")
+
+
+def caption_files(root: Path) -> None:
+    images(root)
+    for i in range(N):
+        put(root / "images" / f"{i}.caption", say(i))
+
+
+def json_files(root: Path) -> None:
+    images(root)
+    for i in range(N):
+        put(root / "images" / f"{i}.json", json.dumps({"caption": say(i)}))
+
+
+def texts_in_another_folder(root: Path) -> None:
+    images(root)
+    for i in range(N):
+        put(root / "texts" / f"{i}.txt", say(i))
+
+
+def rows_of_images(numbers) -> Dataset:
+    rows = {"image": [{"bytes": pixels(i), "path": None} for i in numbers], "caption": [say(i) for i in numbers]}
+    return Dataset.from_dict(rows).cast_column("image", Image())
+
+
+def saved_to_disk(root: Path) -> None:
+    rows_of_images(range(N)).save_to_disk(str(root))
+
+
+def saved_splits(root: Path) -> None:
+    DatasetDict(train=rows_of_images(range(15)), test=rows_of_images(range(15, N))).save_to_disk(str(root))
+
+
+ONE_SPLIT = [
+    img2dataset_files, img2dataset_tar, tar_in_upper_case, tar_in_mixed_case, tar_with_captions_in_json, open_clip_tsv,
+    open_clip_csv, pandas_csv, flickr8k, flickr8k_of_kaggle, flickr30k, flickr30k_of_kaggle, json_list, json_lines,
+    parquet_of_paths, caption_files, json_files, texts_in_another_folder, saved_to_disk,
+]  # fmt: skip
+SPLITS = {
+    **{layout: {"train": N} for layout in ONE_SPLIT},
+    **{layout: {"train": 15, "test": 5} for layout in (coco, metadata_above_the_images, saved_splits)},
+    **{layout: {"train": 10, "test": 5} for layout in (karpathy, karpathy_coco)},  # and 5 for validation
+}
+
+
+def check_images(name: Path, streaming: bool = False) -> dict[str, int]:
+    """The rows of each split; asserts that each image has its own captions, and each caption an image."""
+    counts, seen = {}, []
+    for part, rows in sources.load(str(name), streaming=streaming).items():
+        image, caption = columns(rows, None, None)
+        counts[part] = 0
+        for row in undecoded(rows, image) if rows.features else rows:
+            number = round(np.asarray(as_rgb(row[image])).mean() / 10)
+            captions = clean(row[caption])
+            assert captions and all(re.search(rf"^the .red. cat, number {number}\b", text) for text in captions)
+            seen.append(number)
+            counts[part] += 1
+    assert len(set(seen)) == len(seen)
+    return counts
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
+@pytest.mark.parametrize("layout", SPLITS, ids=lambda layout: layout.__name__)
+def test_every_layout_of_images_is_read_without_a_flag(layout, streaming, tmp_path):
+    (tmp_path / "data").mkdir()
+    layout(tmp_path / "data")
+    assert check_images(tmp_path / "data", streaming) == SPLITS[layout]
+
+
+@pytest.mark.parametrize(
+    ("layout", "file", "rows"),
+    [
+        (open_clip_tsv, "train.tsv", N),
+        (open_clip_csv, "train.csv", N),
+        (pandas_csv, "data.csv", N),
+        (flickr30k, "results_20130124.token", N),
+        (json_list, "train.json", N),
+        (json_lines, "a.jsonl", N),
+        (parquet_of_paths, "a.parquet", N),
+        (coco, "annotations/captions_train2017.json", 15),
+    ],
+)
+def test_paths_in_a_table_count_from_the_table(layout, file, rows, tmp_path, monkeypatch):
+    layout(tmp_path)
+    monkeypatch.chdir("/")
+    assert check_images(tmp_path / file) == {"train": rows}
+
+
+def test_all_captions_of_an_image_are_one_row(tmp_path):
+    flickr8k(tmp_path)
+    rows = sources.load(str(tmp_path))["train"]
+    assert len(rows) == N and rows[3]["captions"] == [say(3), say(3, 1)]
+
+
+def test_quotation_marks_between_tabs_are_text_unless_they_enclose_it(tmp_path):
+    images(tmp_path, "{}.jpg", range(3))
+    put(tmp_path / "a.tsv", 'filepath\ttitle\n0.jpg\t"open\n1.jpg\t"a ""quoted"" one"\n2.jpg\t"Hello", he said\n')
+    assert sources.load(str(tmp_path / "a.tsv"))["train"]["title"][:] == ['"open', 'a "quoted" one', '"Hello", he said']
+
+
+def test_a_missing_image_is_not_replaced_by_one_of_the_same_name(tmp_path):
+    images(tmp_path, "a/{}.jpg", range(2))
+    images(tmp_path, "b/{}.jpg", range(2))
+    table(tmp_path / "a.csv", [{"image": "a/0.jpg", "text": "0"}, {"image": "c/1.jpg", "text": "1"}], ",")
+    paths = [row["image"]["path"] for row in undecoded(sources.load(str(tmp_path))["train"], "image")]
+    assert paths == [str(tmp_path / "a" / "0.jpg"), str(tmp_path / "c" / "1.jpg")]
+
+
+@pytest.mark.parametrize("name", ["url", "URL", "image_url"])
+def test_a_table_of_urls_is_to_be_downloaded_first(name, tmp_path):
+    table(tmp_path / "a.csv", [{name: f"http://x/{i}.jpg", "text": say(i)} for i in range(N)], ",")
+    with pytest.raises(BadInput, match=f"no image column among {name}, text: .* download them first.* img2dataset"):
+        columns(sources.load(str(tmp_path / "a.csv"))["train"], None, None)
+
+
+def test_images_without_captions_are_told_how_to_get_some(tmp_path):
+    images(tmp_path, "cats/{}.jpg")
+    images(tmp_path, "dogs/{}.jpg")
+    with pytest.raises(BadInput, match="the images have no captions: put a text file beside each"):
+        columns(sources.load(str(tmp_path))["train"], None, None)
+
+
+def test_an_archive_alone_in_a_folder_is_to_be_unpacked(tmp_path):
+    put(tmp_path / "images.zip", b"PK\x03\x04")
+    with pytest.raises(BadInput, match=r"none of .* in this folder; unpack images\.zip"):
+        sources.load(str(tmp_path))
+    with pytest.raises(BadInput, match=r"images\.zip is a ZIP archive, not text: unpack it and give the folder"):
+        sources.load(str(tmp_path / "images.zip"))
+
+
+def sounds(root: Path, name: str = "wavs/{}.wav", rows=range(N), kind: str = "WAV") -> None:
+    for i in rows:
+        put(root / name.format(i), sound(i, kind))
+
+
+def nemo(root: Path) -> None:
+    sounds(root)
+    for part, rows in (("train_manifest", range(15)), ("dev_manifest", range(15, N))):
+        made_elsewhere = ({"audio_filepath": f"/home/ann/wavs/{i}.wav", "duration": 0.5, "text": "a"} for i in rows)
+        put(root / f"{part}.json", lines(map(json.dumps, made_elsewhere)))
+
+
+def wav2vec(root: Path) -> None:
+    sounds(root, "audio/{}.flac", kind="FLAC")
+    for part, rows in (("train", range(15)), ("valid", range(15, N))):
+        put(root / f"{part}.tsv", lines([root.absolute() / "audio", *(f"{i}.flac\t4000" for i in rows)]))
+
+
+def common_voice(root: Path) -> None:
+    sounds(root, "en/clips/common_voice_{}.mp3", range(N + 5), "MP3")
+    parts = {"train": range(15), "dev": range(15, N), "validated": range(N), "other": range(N, N + 5)}
+    for part, rows in parts.items():
+        said = (f'c{i}\tcommon_voice_{i}.mp3\t"Open quote\t2' for i in rows)
+        put(root / "en" / f"{part}.tsv", lines(["client_id\tpath\tsentence\tup_votes", *said]))
+
+
+def librispeech(root: Path) -> None:
+    for i in range(N):
+        folder = root / "LibriSpeech" / ("train-clean-100" if i < 15 else "dev-clean") / str(i % 3) / "77"
+        put(folder / f"{i % 3}-77-{i:04}.flac", sound(i, "FLAC"))
+        put(folder / f"{i % 3}-77.trans.txt", "0-77-0000 HELLO THERE\n")
+    put(root / "LibriSpeech" / "SPEAKERS.TXT", "; ID | SEX\n14 | F\n")
+
+
+def esc50(root: Path) -> None:
+    sounds(root, "audio/1-{}-A.wav")
+    rows = [{"filename": f"1-{i}-A.wav", "fold": i % 5, "category": "dog" if i % 2 else "cat"} for i in range(N)]
+    table(root / "meta" / "esc50.csv", rows, ",")
+
+
+def audiofolder(root: Path) -> None:
+    sounds(root)
+    table(root / "metadata.csv", [{"file_name": f"wavs/{i}.wav", "transcription": "a"} for i in range(N)], ",")
+
+
+def ljspeech(root: Path) -> None:
+    sounds(root, "wavs/LJ{}.wav")
+    put(root / "metadata.csv", lines(f"LJ{i}|Hello, there|Hello, there" for i in range(N)))
+
+
+def tar_of_sounds(root: Path) -> None:
+    tar(
+        root / "0.tar",
+        [m for i in range(N) for m in ((f"{i}.FLAC", sound(i, "FLAC")), (f"{i}.json", b'{"text": "a"}'))],
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "test"),
+    [(nemo, 5), (wav2vec, 5), (common_voice, 5), (librispeech, 5), (esc50, 0), (audiofolder, 0), (ljspeech, 0),
+     (tar_of_sounds, 0)],
+)  # fmt: skip
+def test_every_layout_of_recordings_is_read_without_a_flag(layout, test, tmp_path):
+    (tmp_path / "data").mkdir()
+    layout(tmp_path / "data")
+    data = recordings.load(str(tmp_path / "data"))
+    assert {part: len(rows) for part, rows in data.items()} == {"train": N - test} | ({"test": test} if test else {})
+    for rows in data.values():
+        assert all(len(wave) == 4000 for wave in waves.read(rows, "audio", 8000, 5.0))
+
+
+def test_a_table_gives_its_recordings_their_labels(tmp_path):
+    esc50(tmp_path)
+    rows = sources.load(str(tmp_path))["train"]
+    assert [(Path(row["audio"]).name, row["category"]) for row in rows.select([0, 1])] == [
+        ("1-0-A.wav", "cat"), ("1-1-A.wav", "dog"),
+    ]  # fmt: skip
+
+
+def poem(i: int) -> str:
+    return f"Poem {i}\nhas lines."
+
+
+def text_in_a_field(root: Path) -> None:
+    put(root / "a.json", json.dumps({"version": "1", "data": [{"text": poem(i)} for i in range(N)]}))
+
+
+def text_called_content(root: Path) -> None:
+    pq.write_table(pa.table({"id": list(map(str, range(N))), "content": list(map(poem, range(N)))}), root / "a.parquet")
+
+
+def ragged_lines(root: Path) -> None:
+    rows = [{"text": poem(i), "meta": {"source": "x"} if i % 2 else {"n": i}} for i in range(N)]
+    put(root / "a.jsonl", lines(map(json.dumps, rows)))
+
+
+def saved_texts(root: Path) -> None:
+    Dataset.from_dict({"text": list(map(poem, range(N)))}).save_to_disk(str(root))
+
+
+@pytest.mark.parametrize("layout", [text_in_a_field, text_called_content, ragged_lines, saved_texts])
+def test_every_layout_of_texts_is_read_without_a_flag(layout, tmp_path):
+    (tmp_path / "data").mkdir()
+    layout(tmp_path / "data")
+    parts = documents.load(str(tmp_path / "data"))
+    assert sorted(text for part in parts for text in part["text"]) == sorted(map(poem, range(N)))
+
+
+def test_the_parts_of_wikitext_are_told_apart(tmp_path):
+    for part in ("train", "valid", "test"):
+        put(tmp_path / f"wiki.{part}.tokens", f" = {part} = \n")
+    train, held_out = documents.load(str(tmp_path), whole=True)
+    assert (train["text"][0], held_out["text"][0]) == (" = train = \n", " = test = \n")
