@@ -44,6 +44,7 @@ from mmssl.arguments import Flags, TrainArgs, explained, flag
 from mmssl.data.loader import Loader
 from mmssl.data.text import corpus
 from mmssl.data.text.skip_grams import Pieces, windows
+from mmssl.device import cores
 from mmssl.evaluation import word_similarity
 from mmssl.methods.word2vec import Word2Vec
 from mmssl.training import steps
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "raw", "quality", "ours", "peak"))
     parser.add_argument("--text", required=True)
     parser.add_argument("--dimension", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--results", help="append each pair here")

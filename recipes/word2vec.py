@@ -10,7 +10,6 @@ The first command trains for half a minute on two cores: WordSim-353 .48 (60 % o
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ import torch
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.text import corpus
 from mmssl.data.text.skip_grams import Pieces
+from mmssl.device import cores
 from mmssl.evaluation.word_similarity import WordVectors
 from mmssl.methods import word2vec
 from mmssl.models import word_vectors
@@ -46,7 +46,7 @@ class Word2VecArgs(TrainArgs):
     sample: float = flag(1e-3, "subsample words with a higher frequency than this; 0: none", at_least=0, at_most=1)
     init_vectors: str | None = flag(None, "continue from these vectors: a run, its Hub id, or a word2vec file")
     threads: int = flag(
-        os.cpu_count() or 1, "threads; 1: the same flags give the same vectors; more: lock-free, not repeatable",
+        cores(), "threads; 1: the same flags give the same vectors; more: lock-free, not repeatable",
         at_least=1, at_most=1024,
     )  # fmt: skip
     batched: bool = flag(False, "use the batched form for GPUs (row-wise Adagrad); always on with a GPU")

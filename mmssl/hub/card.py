@@ -20,7 +20,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 import mmssl
 from mmssl import bounded_json, durable
 from mmssl.arguments import TrainArgs
-from mmssl.device import best_device, precision
+from mmssl.device import best_device, cores, precision
 from mmssl.errors import not_written
 from mmssl.hub.table import number, readable, results_table
 from mmssl.plain_text import fenced, markdown, one_line, python_string
@@ -235,7 +235,7 @@ def _hardware(args: TrainArgs) -> str:
         return f"{processes} x {torch.cuda.get_device_name()}, {kind}"
     if (device := best_device(args.use_cpu).type) != "cpu":
         return f"{device} ({platform.machine()}), {kind}"
-    return f"{os.cpu_count() or UNKNOWN} CPU cores ({platform.machine() or UNKNOWN}), {kind}"
+    return f"{cores()} CPU cores ({platform.machine() or UNKNOWN}), {kind}"
 
 
 def _metadata(record: Record) -> ModelCardData:

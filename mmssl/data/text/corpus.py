@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,7 @@ from mmssl import bounded_json
 from mmssl.data import sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.text.blocks import in_blocks, open_blocks
+from mmssl.device import cores
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def build(
     from mmssl.kernels.word_table import LONGEST_WORD
 
     with whole(directory) as place:
-        tables, pieces, longest = _number(blocks, place / "provisional.int32", plain, threads or os.cpu_count() or 1)
+        tables, pieces, longest = _number(blocks, place / "provisional.int32", plain, threads or cores())
         words, counts, renumber = _vocabulary(tables, min_count, max_words)
         total = int(sum(table.counts[: table.size].sum() for table in tables))
         if cut := sum(table.cut for table in tables):
