@@ -39,11 +39,14 @@ def loads(text: str):
 
 
 def dumps(value, indent: int | None = None) -> str:
-    """`json.dumps`, with null for NaN and infinite numbers, and a string for what JSON cannot represent."""
+    """`json.dumps`, with null for NaN and infinite numbers, NumPy's included, and a string for what JSON cannot
+    represent."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False, default=str)
 
 
 def _finite(value):
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

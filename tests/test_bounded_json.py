@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny_clip
 from PIL import Image
@@ -74,3 +75,9 @@ def test_where_the_file_is_cut_into_blocks_makes_no_difference(block, tmp_path, 
     file.write_text('{"a": "\\\\\\" [[", "b": "\\\\"}' + "\n" + "[" * 101)
     with pytest.raises(bounded_json.NotJson):
         bounded_json.check(file)
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64])
+def test_what_is_written_is_json_without_nan(kind):
+    written = bounded_json.dumps({"a": [kind("nan"), kind("inf")], "b": kind(0.5)})
+    assert json.loads(written, parse_constant=pytest.fail) == {"a": [None, None], "b": 0.5}

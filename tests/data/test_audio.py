@@ -162,6 +162,15 @@ def unusable(place: Path) -> str:
     return str(place)
 
 
+def test_channels_that_cancel_are_not_called_a_silent_recording(tmp_path):
+    source = folder(tmp_path / "folder", n=20)
+    soundfile.write(tmp_path / "folder" / "x.wav", np.stack([tone(300), -tone(300)], 1), 8000)
+    (why,) = recordings(source).unusable.values()
+    assert why.endswith(
+        "x.wav is silent after its channels were mixed: they cancel each other; store one of them alone"
+    )
+
+
 def test_what_cannot_be_used_is_named_and_counted_and_left_out(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data = recordings(unusable(tmp_path / "folder"))

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import datasets
 
 
-SILENCE = 1e-4  # peak, relative to full scale; below it a 16-bit recording holds only quantisation noise
 CHUNK = 256  # rows decoded at a time
 ALONE = 2000  # rows: with fewer, no progress bar is shown
 
@@ -162,7 +161,7 @@ def _decode(data: datasets.Dataset, sampling_rate: int, directory: Path, what: s
         for first in range(0, len(data), CHUNK):
             chunk = data.select(range(first, min(first + CHUNK, len(data))))
             for row, wave in enumerate(waves.read(chunk, "audio", sampling_rate, float("inf")), start=first):
-                if not isinstance(wave, str) and np.abs(wave).max() < SILENCE:
+                if not isinstance(wave, str) and np.abs(wave).max() < waves.SILENCE:
                     wave = f"{_path(data, row)} is silent"
                 if isinstance(wave, str):
                     unusable[row], wave = wave, np.empty(0, np.float32)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 32  # of a recording's file; a WAV file cannot be larger
 MAX_SAMPLES = 1 << 28  # 1.1 GB as float32, before or after resampling: 1.7 hours at 44.1 kHz
 RATES = 1_000, 768_000  # Hz: from the lowest that speech is kept at to the highest that converters have
+SILENCE = 1e-4  # peak, relative to full scale; below it a 16-bit recording holds only quantisation noise
 BLOCK = 1 << 20  # samples of all channels that are decoded at a time
 FINEST = 10_000  # largest term of the ratio of two rates: 767,999 to 16,000 Hz, to the last one, takes 18 seconds
 
@@ -65,18 +66,20 @@ def _wave(content: bytes | None, path: str, sampling_rate: int, max_seconds: flo
         frames = file.frames if max_seconds == inf else round(min(max_seconds * rate, file.frames))
         if frames > longest:
             raise BadInput(f"is longer than {longest / rate / 60:,.0f} minutes; cut it into several")
-        wave, filled = np.empty(frames, np.float32), 0
+        wave, filled, loudest = np.empty(frames, np.float32), 0, 0.0
         while filled < frames:  # in parts: a thousand channels take a thousand times the memory of their mean
             part = file.read(min(frames - filled, max(1, BLOCK // file.channels)), dtype="float32", always_2d=True)
             if not len(part):  # the header says more than there is
                 break
             wave[filled : filled + len(part)] = part.mean(1)
-            filled += len(part)
+            filled, loudest = filled + len(part), max(loudest, float(np.abs(part).max()))
     wave = wave[:filled]
     if not len(wave):
         raise BadInput("holds no samples")
     if not np.isfinite(wave).all():
         raise BadInput("holds samples that are not finite")
+    if np.abs(wave).max() < SILENCE <= loudest:
+        raise BadInput("is silent after its channels were mixed: they cancel each other; store one of them alone")
     if rate != sampling_rate:
         from scipy.signal import resample_poly  # here: the import takes half a second
 
