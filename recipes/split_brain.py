@@ -29,7 +29,7 @@ class SplitBrainArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs
     decoder_dim: int = flag(128, "channels of the decoder of each half", at_least=1, at_most=16384)
     smallest_crop: float = flag(0.4, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(80, "passes over the data")
+    num_train_epochs: float = flag(50, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
