@@ -27,7 +27,7 @@ class ColorizationArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainAr
     decoder_dim: int = flag(256, "channels of the decoder", at_least=1, at_most=16384)
     smallest_crop: float = flag(0.4, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(80, "passes over the data")
+    num_train_epochs: float = flag(45, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")  # section 3.1
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
@@ -42,8 +42,8 @@ def main(args: ColorizationArgs) -> None:
     counted = colorization.count_colours(train, view)
     method = colorization.Colorization(encoder, view, counted, args.decoder_dim)
     optimizer = optim.from_args(method, args)
-    chance = {"colour_error": colorization.error_of_grey(held_out, view)}
-    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=FIGURE, chance=chance)
+    grey = method.errors_of_grey(held_out)
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=FIGURE, chance=grey)
     data = pictures.described(train, held_out)
     pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
 

@@ -32,7 +32,7 @@ class JigsawArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     smallest_crop: float = flag(0.4, "smallest fraction of an image's area in a view", above=0, at_most=1)
     flip: float = flag(0.5, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
-    num_train_epochs: float = flag(60, "passes over the data")
+    num_train_epochs: float = flag(35, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")

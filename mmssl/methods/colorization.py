@@ -59,15 +59,15 @@ def count_colours(pictures: Pictures, views: Views) -> Tensor:
     return (total / total.sum()).float()
 
 
-@torch.no_grad()
-def error_of_grey(pictures: Pictures, views: Views) -> float:
-    """Root mean square of the distance in ab that a grey image has from the true colours, of images that have some."""
-    squares = []
-    for rows in torch.arange(len(pictures)).split(CHUNK):
-        pixels = views.to_unit_range(views.whole(pictures.__getitems__(rows.tolist())["pixel_values"]))
-        _, ab, coloured = targets(pixels)
-        squares.append(ab[coloured].square().sum(-1).flatten())
-    return torch.cat(squares).mean().sqrt().item()
+def colour_errors(predicted: Tensor, true: Tensor, counts: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Root mean square of the distance in ab over the positions that count, and the same with the weights of
+    rebalancing, as the loss has them. predicted, true: (n, 2). counts: (n,), 1 or 0. weight: (n,)."""
+    square = (predicted - true).square().sum(1)
+
+    def mean(weight: Tensor) -> Tensor:
+        return (weight @ square / weight.sum().clamp(min=1e-6)).sqrt()
+
+    return {"colour_error": mean(counts), "rebalanced_colour_error": mean(counts * weight)}
 
 
 def rebalancing(counted: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,7 +125,7 @@ class Colorization(Method):
             index, share = lab.soft_encoding(ab.flatten(0, -2), self.bins, self.candidates)
             # grey images count as zero: the mean over the others would not be a mean over samples, whose gradient does
             # not depend on the number of processes
-            counts = coloured[:, None, None].expand(ab.shape[:3]).flatten()
+            counts = coloured[:, None, None].expand(ab.shape[:3]).flatten().float()
             weight = (self.weight_of_bin[index[:, 0]] * counts)[:, None] * share
             scores = logits.float().flatten(0, -2)
             # the cross entropy, without the logarithms of all 313 probabilities
@@ -133,8 +133,8 @@ class Colorization(Method):
             trivial = -(weight * self.constant.log()[index]).sum(1).mean()
         metrics = {"grey_images": (~coloured).float().mean()}
         if not self.training:
-            error = (self.colours(logits) - ab)[coloured].square().sum(-1)
-            metrics["colour_error"] = error.mean().sqrt() if coloured.any() else loss.new_zeros(())
+            weight = self.weight_of_bin[index[:, 0]]
+            metrics |= colour_errors(self.colours(scores), ab.flatten(0, -2), counts, weight)
         return Output(loss, metrics, features.detach().float(), trivial.detach())
 
     def predict(self, lightness: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -147,6 +147,20 @@ class Colorization(Method):
     def colours(self, logits: Tensor) -> Tensor:
         """(..., 313) -> (..., 2): the predicted ab."""
         return lab.annealed_mean(logits, self.bins, TEMPERATURE)
+
+    @torch.no_grad()
+    def errors_of_grey(self, pictures: Pictures) -> dict[str, float]:
+        """The errors of images that stay grey, of the whole `pictures` that have colours."""
+        true = []
+        for rows in torch.arange(len(pictures)).split(CHUNK):
+            pixels = self.views.whole(pictures.__getitems__(rows.tolist())["pixel_values"])
+            _, ab, coloured = targets(self.views.to_unit_range(pixels))
+            true.append(ab[coloured].flatten(0, -2))
+        colours = torch.cat(true)
+        index, _ = lab.soft_encoding(colours, self.bins, self.candidates)
+        weight = self.weight_of_bin[index[:, 0]]
+        found = colour_errors(torch.zeros_like(colours), colours, torch.ones_like(weight), weight)
+        return {name: value.item() for name, value in found.items()}
 
     @torch.no_grad()
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:

@@ -31,14 +31,14 @@ def projection(directions: Sequence[Sequence[float]], std: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def restrict(encoder: PreTrainedModel, projection: Tensor, rows: slice = slice(None)) -> None:
-    """Project the first kernels, or `rows` of them, in place. Raises BadInput if they do not see three channels."""
+def restrict(encoder: PreTrainedModel, projection: Tensor) -> None:
+    """Project the first kernels in place. Raises BadInput if they do not see three channels."""
     kernel = sobel.first(encoder)
     if kernel.weight.shape[1] != 3 or kernel.groups != 1:
         raise BadInput(f"the encoder's first kernels see {kernel.weight.shape[1]} channels of an image, not 3")
-    weight = torch.einsum("cd,odhw->ochw", projection, kernel.weight[rows])
+    weight = torch.einsum("cd,odhw->ochw", projection, kernel.weight)
     if type(kernel).__name__ == "WeightStandardizedConv2d":
         # it subtracts the mean of a kernel; what is left lies in the subspace only if that mean is zero
         ones = projection.sum(1)[:, None, None].expand_as(weight[0])
         weight = weight - (weight * ones).sum((1, 2, 3), keepdim=True) / ones.square().sum().clamp(min=1e-12) * ones
-    kernel.weight[rows] = weight
+    kernel.weight.copy_(weight)

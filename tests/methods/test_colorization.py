@@ -75,7 +75,18 @@ def test_grey_images_are_counted_and_have_no_part_in_the_loss():
     torch.testing.assert_close(together.trivial_loss, alone.trivial_loss / 2)
     torch.testing.assert_close(together.metrics["colour_error"], alone.metrics["colour_error"])
     only = one(grey, rows["key"])
-    assert only.loss == 0 and only.metrics["colour_error"] == 0
+    assert only.loss == 0 and only.metrics["colour_error"] == only.metrics["rebalanced_colour_error"] == 0
+
+
+def test_the_errors_of_a_grey_prediction_are_how_far_the_true_colours_are_from_grey():
+    one, pictures = method(), Stored()
+    ab = colorization.targets(pictures.pixels / 255)[1].flatten(0, -2)
+    weight = one.weight_of_bin[torch.cdist(ab, lab.bins()).argmin(1)]
+    lengths = [(a * a + b * b, w) for (a, b), w in zip(ab.tolist(), weight.tolist(), strict=True)]
+    plain = (sum(square for square, _ in lengths) / len(lengths)) ** 0.5
+    weighted = (sum(w * square for square, w in lengths) / sum(w for _, w in lengths)) ** 0.5
+    expected = {"colour_error": plain, "rebalanced_colour_error": weighted}
+    assert one.errors_of_grey(pictures) == pytest.approx(expected, rel=1e-4)
 
 
 def test_images_without_any_colour_are_refused():

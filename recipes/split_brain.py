@@ -1,0 +1,57 @@
+"""Split-brain autoencoder: trains on unlabelled coloured images, leaves a ResNetModel of two halves.
+
+accelerate launch recipes/split_brain.py                                 # the pictures of the emoji, built in
+accelerate launch recipes/split_brain.py --dataset my_folder --encoder resnet18 --image_size 96
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods import split_brain
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+FIGURE = (
+    "Held-out images; the grey image that one half sees, with the colours that it predicts; the colours that the "
+    "other half sees, with the lightness that it predicts (annealed means)."
+)
+
+
+@dataclass
+class SplitBrainArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/split_brain", "where the encoder, log, figures and checkpoints go")
+    dataset: str = flag("emoji", "emoji (built in), a Parquet file, a folder of images, or a Hub id; not grey images")
+    decoder_dim: int = flag(128, "channels of the decoder of each half", at_least=1, at_most=16384)
+    smallest_crop: float = flag(0.4, "smallest fraction of an image's area in a crop", above=0, at_most=1)
+
+    num_train_epochs: float = flag(50, "passes over the data")
+    learning_rate: float = flag(2e-3, "peak learning rate")
+    weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: SplitBrainArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    crops = views.View(scale=(args.smallest_crop, 1.0), jitter=0.0, grey=0.0)
+    view = views.made_for(processor, [crops])
+    counted = split_brain.count(train, view)
+    method = split_brain.SplitBrain(encoder, view, counted, args.decoder_dim)
+    optimizer = optim.from_args(method, args)
+    chance = {
+        f"{name}_accuracy": float(share.max()) for name, share in zip(("colour", "lightness"), counted, strict=True)
+    }
+    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=FIGURE, chance=chance)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, SplitBrainArgs, __doc__)
