@@ -167,7 +167,7 @@ class Duel(Method):
 
 
 def duel(method: Duel, parts: int = 1, step=steps.alternating, max_grad_norm: float = 0.0) -> Output:
-    players = [sgd(method.first, lr=0.5), sgd(method.second, lr=0.5)]
+    players = [torch.optim.SGD(player.parameters(), lr=0.5) for player in (method.first, method.second)]
     return step(method, micro_batches(Numbers(), 20, parts), players, Accelerator(cpu=True), max_grad_norm)
 
 
@@ -184,6 +184,19 @@ def test_players_take_turns_and_the_second_answers_the_first_after_its_move():
         torch.testing.assert_close(mine, theirs)
     assert all(p.requires_grad and p.grad is None for p in method.parameters()) and method.steps_done == 1
     assert output.loss == output.metrics["loss_0"] and output.metrics["loss_1"] > output.metrics["loss_0"]
+
+
+def test_what_is_frozen_stays_frozen():
+    method = Duel()
+    for player in (method.first, method.second):
+        player.bias.requires_grad_(False)
+    before = copy.deepcopy(method)
+    for _ in range(2):
+        duel(method)
+    for name in ("first", "second"):
+        bias, weight = getattr(method, name).bias, getattr(method, name).weight
+        assert not bias.requires_grad and torch.equal(bias, getattr(before, name).bias)
+        assert not torch.equal(weight, getattr(before, name).weight)
 
 
 def test_the_player_to_report_is_chosen():

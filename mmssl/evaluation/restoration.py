@@ -33,6 +33,8 @@ class Restoration(Neighbours):
 
     train:      training images. components: their number, that of the method's code; 0: no comparison with them.
     others:     further baselines, name -> function from given images to reconstructions, on the CPU.
+    measures:   further metrics of the method, name -> function from (reconstructions, images), both in [0, 1], to one
+                value for each image.
     processor, batch_size, task, chance: see Neighbours.
     """
 
@@ -46,9 +48,10 @@ class Restoration(Neighbours):
         task: str = "",
         chance: dict[str, float] | None = None,
         others: dict[str, Restore] | None = None,
+        measures: dict[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
     ) -> None:
         super().__init__(held_out, processor, batch_size, task=task, chance=chance)
-        self.train, self.components, self.others = train, components, others or {}
+        self.train, self.components, self.others, self.measures = train, components, others or {}, measures or {}
         if components:
             self.units = f"{self.units} PCA: {components} principal components of the training images."
 
@@ -57,14 +60,14 @@ class Restoration(Neighbours):
         columns, device = super().baselines(method), next(method.parameters()).device
         fitted = self._fitted(method, device)
         mean = fitted.mean(0)
-        columns["mean image"] = {ERROR: self._error(method, device, lambda given: mean.expand_as(given))}
+        columns["mean image"] = self._results(method, device, lambda given: mean.expand_as(given))
         if self.components:
-            columns["PCA"] = {ERROR: self._error(method, device, projection(fitted, self.components))}
-        as_it_is = self._error(method, device, lambda given: given)
-        if as_it_is > 0:
-            columns["input as it is"] = {ERROR: as_it_is}
+            columns["PCA"] = self._results(method, device, projection(fitted, self.components))
+        as_it_is = self._results(method, device, lambda given: given)
+        if as_it_is[ERROR] > 0:
+            columns["input as it is"] = as_it_is
         for name, restore in self.others.items():
-            columns[name] = {ERROR: self._error(method, device, restore)}
+            columns[name] = self._results(method, device, restore)
         return columns
 
     def _fitted(self, method: Method, device: torch.device) -> Tensor:
@@ -74,15 +77,19 @@ class Restoration(Neighbours):
         rows = self.train.rows[torch.linspace(0, len(self.train) - 1, count).long()]
         return torch.cat([method.views.whole(self.train.pixels[r].to(device)).cpu() for r in rows.split(BATCH)])
 
-    def _error(self, method: Method, device: torch.device, restore: Restore) -> float:
-        """The mean error over all held-out images. restore: given images -> reconstructions, on the CPU."""
-        errors = []
-        for rows in torch.arange(len(self.held_out)).split(BATCH):
+    def _results(self, method: Method, device: torch.device, restore: Restore) -> dict[str, float]:
+        """Means over the held-out images that the method is evaluated on. restore: given images -> reconstructions, on
+        the CPU."""
+        found: dict[str, list[Tensor]] = {}
+        count = len(self.held_out) // self.batch_size * self.batch_size
+        for rows in torch.arange(count).split(BATCH):
             batch = self.held_out.__getitems__(rows.tolist())
             pixels, key = method.views.whole(batch["pixel_values"].to(device)), batch["key"].to(device)
             predicted = restore(method.given(pixels, key).cpu()).to(device)
-            errors.append(method.errors(predicted, pixels, key))
-        return torch.cat(errors).mean().item()
+            found.setdefault(ERROR, []).append(method.errors(predicted, pixels, key))
+            for name, measure in self.measures.items():
+                found.setdefault(name, []).append(measure(*map(method.views.to_unit_range, (predicted, pixels))))
+        return {name: torch.cat(values).mean().item() for name, values in found.items()}
 
 
 def projection(images: Tensor, components: int) -> Restore:

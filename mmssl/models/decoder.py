@@ -4,8 +4,11 @@ al. 2015, arXiv:1511.06434, figure 1), with group norms, so that an image does n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl.data import draws
@@ -31,18 +34,46 @@ class Decoder(nn.Module):
         self.grid = tuple(math.ceil(side / 2**doublings) for side in size)
         widths = [min(512, width * 2**i) for i in reversed(range(doublings))]
         first = widths[0] * math.prod(self.grid)
-        weights = dim * first + sum(16 * a * b for a, b in zip(widths, widths[1:], strict=False))
+        weights = dim * first + sum(16 * a * b for a, b in pairwise(widths))
         memory.refuse_too_large(weights, f"a decoder of {dim} numbers to {size[0]} x {size[1]} pixels")
         self.project = nn.Linear(dim, first)
-        layers: list[nn.Module] = []
-        for before, after in zip(widths, [*widths[1:], channels], strict=True):
-            layers += [nn.GroupNorm(math.gcd(GROUPS, before), before), nn.ReLU()]
-            layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
-        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.layers = doubling([*widths, channels])
 
     def forward(self, code: Tensor) -> Tensor:
         maps = self.project(code).view(len(code), -1, *self.grid).contiguous(memory_format=torch.channels_last)
         return self.layers(maps)[..., : self.size[0], : self.size[1]]
+
+
+class MapDecoder(nn.Module):
+    """(batch, dim, rows, columns) -> (batch, channels, height, width), of any real values.
+
+    grid: (rows, columns). size, width, channels: see Decoder.
+    """
+
+    def __init__(
+        self, dim: int, grid: tuple[int, int], size: tuple[int, int], width: int = 32, channels: int = 3
+    ) -> None:
+        super().__init__()
+        self.size = size
+        doublings = max(1, math.ceil(math.log2(max(side / cells for side, cells in zip(size, grid, strict=True)))))
+        widths = [min(512, width * 2**i) for i in reversed(range(doublings))]
+        self.project = nn.Conv2d(dim, widths[0], 3, padding=1).to(memory_format=torch.channels_last)
+        self.layers = doubling([*widths, channels])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        images = self.layers(self.project(maps))
+        if images.shape[2:] == self.size:
+            return images
+        return F.interpolate(images, self.size, mode="bilinear", antialias=True)
+
+
+def doubling(widths: Sequence[int]) -> nn.Sequential:
+    """Layers from widths[0] to widths[-1] channels, each of which doubles height and width."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.GroupNorm(math.gcd(GROUPS, before), before), nn.ReLU()]
+        layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
 class Generator(Decoder):

@@ -8,6 +8,7 @@ small images on a CPU.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -230,6 +231,21 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     if pooled is None:
         return output.last_hidden_state.mean(1)
     return pooled.flatten(1)
+
+
+def maps(model: PreTrainedModel, pixels: Tensor) -> Tensor:
+    """(batch, 3, height, width), normalised -> (batch, width(model), rows, columns): the last layer of a convolutional
+    network, or of the patches of a ViT. Raises BadInput if there is no square of patches."""
+    hidden = model(pixels).last_hidden_state
+    if hidden.ndim == 4:
+        return hidden
+    side = math.isqrt(hidden.shape[1])
+    if side * side + 1 != hidden.shape[1]:
+        raise BadInput(
+            f"a {type(model).__name__} with {hidden.shape[1]} tokens has no square grid of patches and one class "
+            "token; use --encoder vit-micro"
+        )
+    return hidden[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
 def features_of_views(model: PreTrainedModel, views: Sequence[Tensor]) -> list[Tensor]:

@@ -53,6 +53,12 @@ FAILURES = {
         "nearly the same image of all noise. Likely causes: a generator that learns faster than the discriminator "
         "(lower its learning rate), too small batches.",
     ),
+    "code_perplexity": (
+        2.0,
+        "codebook collapse: the codes in use are {:.3f} in effect, and every image gets nearly the same ones. Likely "
+        "causes: learning rate too high, a codebook far from what the encoder gives (raise --restart), inputs all "
+        "alike.",
+    ),
     "kl": (
         0.1,
         "posterior collapse: the code says {:.3f} nats about an image: the decoder ignores it. Likely causes: --beta "

@@ -149,7 +149,7 @@ def alternating(
 @contextmanager
 def _only(players: Sequence[Sequence[nn.Parameter]], phase: int) -> Iterator[None]:
     """Inside, no player but one has gradients."""
-    others = [p for i, player in enumerate(players) if i != phase for p in player]
+    others = [p for i, player in enumerate(players) if i != phase for p in player if p.requires_grad]
     for parameter in others:
         parameter.requires_grad_(False)
     try:

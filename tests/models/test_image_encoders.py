@@ -32,6 +32,24 @@ WEIGHTS = {  # in millions: of torchvision's and timm's encoders without their c
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(("name", "side"), [("resnet-micro", 2), ("vit-micro", 8)])
+def test_a_map_has_a_vector_for_each_place_and_its_mean_is_that_of_the_places(name, side):
+    model, pixels = image_encoders.from_scratch(name, 32)[0].eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found, hidden = image_encoders.maps(model, pixels), model(pixels).last_hidden_state
+    assert found.shape == (2, image_encoders.width(model), side, side)
+    places = hidden.flatten(2).mean(2) if hidden.ndim == 4 else hidden[:, 1:].mean(1)
+    torch.testing.assert_close(found.mean((2, 3)), places)
+    if hidden.ndim == 3:  # rows first
+        torch.testing.assert_close(found[:, :, 1, 2], hidden[:, 1 + side + 2])
+
+
+def test_a_transformer_without_a_square_of_patches_has_no_map():
+    model = ViTModel(ViTConfig(**SMALL | {"image_size": (16, 32)}))
+    with pytest.raises(BadInput, match="with 9 tokens has no square grid"):
+        image_encoders.maps(model, torch.zeros(1, 3, 16, 32))
+
+
 @pytest.mark.parametrize("name", image_encoders.NAMES)
 def test_every_name_is_a_stock_class_whose_features_have_its_width(name):
     with torch.device("meta"):

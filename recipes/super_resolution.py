@@ -1,0 +1,57 @@
+"""Super-resolution: trains on unlabelled images made small, leaves an image encoder (ViTModel or ResNetModel).
+
+accelerate launch recipes/super_resolution.py                                      # scikit-learn's digits, built in
+accelerate launch recipes/super_resolution.py --dataset my_folder --image_size 64 --flip True
+accelerate launch recipes/super_resolution.py --dataset my_folder --adversarial 0      # squared error alone
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import decoding, pictures, views
+from mmssl.evaluation.restoration import Restoration
+from mmssl.methods.super_resolution import MEASURES, SuperResolution
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim, steps
+
+SHOWN = "Held-out images made small, enlarged by bicubic interpolation, restored, and as they are."
+
+
+@dataclass
+class SuperResolutionArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/super_resolution", "where the encoder, log, figures and checkpoints go")
+    encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.NAMES)
+    factor: int = flag(4, "by which height and width are divided", at_least=2, at_most=64)
+    adversarial: float = flag(1e-3, "weight of the adversarial loss", at_least=0, at_most=1e4)
+    flip: bool = flag(False, "flip half of the training images: not for digits and letters")
+
+    num_train_epochs: float = flag(40, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate of encoder and decoder")
+    discriminator_learning_rate: float = flag(2e-4, "peak learning rate of the discriminator", above=0, at_most=1e4)
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: SuperResolutionArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    side, view = decoding.shape(processor), views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
+    judge, _ = image_encoders.from_scratch("bit-micro", max(side))
+    method = SuperResolution(encoder, judge, view, side, args.factor, args.adversarial)
+    slow, fast = args.discriminator_learning_rate, args.learning_rate
+    optimizers = [optim.adamw(part, rate) for part, rate in zip(method.players(), (slow, fast), strict=True)]
+    evaluation = Restoration(
+        train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, measures=MEASURES
+    )
+    step, data = partial(steps.alternating, reported=1), pictures.described(train, held_out)
+    base = args.model_name_or_path
+    pretrain(args, method, processor, train, optimizers, evaluation, step=step, base_model=base, **data)
+
+
+if __name__ == "__main__":
+    command(main, SuperResolutionArgs, __doc__)

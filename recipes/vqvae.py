@@ -1,0 +1,53 @@
+"""VQ-VAE: trains on unlabelled images, leaves an image encoder (ViTModel or ResNetModel).
+
+accelerate launch recipes/vqvae.py                                             # scikit-learn's digits, built in
+accelerate launch recipes/vqvae.py --dataset my_folder --image_size 64 --patch_size 8 --entries 1024
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import decoding, pictures, views
+from mmssl.evaluation.restoration import Restoration
+from mmssl.methods.vqvae import VQVAE
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+SHOWN = "Held-out images, their reconstructions, and their codes, each entry of the codebook in a colour of its own."
+
+
+@dataclass
+class VqvaeArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/vqvae", "where the encoder, log, figures and checkpoints go")
+    encoder: str = flag("vit-micro", "its patches, or its last map, get a code each", image_encoders.NAMES)
+    entries: int = flag(512, "entries of the codebook", at_least=2, at_most=65536)
+    code_dim: int = flag(64, "dimension of an entry", at_least=1, at_most=4096)
+    commitment: float = flag(0.25, "weight of the loss that keeps the encoder near its codes", at_least=0, at_most=1e4)
+    restart: float = flag(0.1, "move entries that are used less often per step; 0: never", at_least=0, at_most=1e6)
+    flip: bool = flag(False, "flip half of the training images: not for digits and letters")
+
+    num_train_epochs: float = flag(60, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: VqvaeArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    view = views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
+    codes = args.entries, args.code_dim, args.commitment, args.restart
+    method = VQVAE(encoder, view, decoding.shape(processor), *codes)
+    evaluation = Restoration(
+        train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, chance={"code_perplexity": 1.0}
+    )
+    optimizers, data = [optim.from_args(method, args)], pictures.described(train, held_out)
+    pretrain(args, method, processor, train, optimizers, evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, VqvaeArgs, __doc__)

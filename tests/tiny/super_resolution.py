@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from transformers import PreTrainedModel
+
+from mmssl.methods.super_resolution import SuperResolution
+from mmssl.training import steps
+from tiny import Tiny, autoencoder, dcgan, simclr
+
+
+def method(encoder: Callable[[], PreTrainedModel] = simclr.vit, **options) -> SuperResolution:
+    torch.manual_seed(0)
+    return SuperResolution(encoder(), autoencoder.bit(), autoencoder.whole(), (16, 16), **options)
+
+
+def tiny(encoder: Callable[[], PreTrainedModel] = simclr.vit, **options) -> Tiny:
+    step = partial(steps.alternating, reported=1)
+    return replace(simclr.around(method(encoder, **options)), step=step, optimizers=dcgan.adam, plain=dcgan.sgd)
+
+
+VARIANTS = {"vit": tiny, "bit": partial(tiny, autoencoder.bit, adversarial=0.1)}
