@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from functools import cache, wraps
 
+from tqdm import std
 from tqdm.auto import tqdm
 
 EVERY = 60  # seconds between two lines in a log file
@@ -30,8 +32,27 @@ def bar(**settings) -> tqdm:
     """A tqdm with these settings (iterable, total, desc, unit, disable, ...)."""
     if redrawn():
         return tqdm(**{"dynamic_ncols": True, "leave": False, "delay": LONG} | settings)
-    lines = {
+    return tqdm(**{**settings, **_lines()})
+
+
+@cache
+def calm_libraries() -> None:
+    """In this process, the bars of libraries ("Map", "Loading weights", "Writing model shards") follow the same rules:
+    nothing is shown of what takes less than LONG seconds, or EVERY seconds in a log file."""
+    begin = (
+        std.tqdm.__init__
+    )  # of the class that all others extend; a switch for each library would end all of its bars
+
+    @wraps(begin)
+    def begin_calmly(self, *arguments, **settings) -> None:
+        calm = {} if len(arguments) > 3 else {"delay": LONG} if redrawn() else _lines()  # iterable, desc, total
+        begin(self, *arguments, **calm | settings)
+
+    std.tqdm.__init__ = begin_calmly
+
+
+def _lines() -> dict:
+    return {
         "file": _Lines(), "mininterval": EVERY, "maxinterval": EVERY, "miniters": 1, "delay": EVERY, "leave": False,
         "bar_format": "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left{postfix}",
     }  # fmt: skip
-    return tqdm(**{**settings, **lines})

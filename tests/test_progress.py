@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 
 import pytest
 
 from mmssl import progress
+
+CODE = """
+import io, sys
+from itertools import count
+from mmssl import progress
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return {terminal}
+
+progress.calm_libraries()
+sys.stderr = Terminal()
+import tqdm.std
+from datasets import Dataset
+from transformers.utils import logging
+
+rows = Dataset.from_dict({{"a": list(range(30))}})
+seconds = count(0, {second})
+tqdm.std.time = lambda: next(seconds)
+rows.map(lambda row: row, load_from_cache_file=False, desc="Map")
+rows.to_parquet(io.BytesIO())
+for _ in logging.tqdm(range(30), desc="Loading weights"):
+    pass
+print(sys.stderr.getvalue().replace("\\r", "|"))
+"""
+
+
+def said_by_libraries(terminal: bool, second: int) -> str:
+    """What datasets and transformers write on stderr if each look at the clock is `second` later."""
+    code = CODE.format(terminal=terminal, second=second)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 class Terminal(io.StringIO):
@@ -44,3 +76,20 @@ def test_on_a_terminal_it_is_redrawn_in_place(monkeypatch):
     with progress.bar(total=10, desc="training", unit="step", delay=0, leave=True, file=sys.stderr) as bar:
         bar.update(10)
     assert "\r" in sys.stderr.getvalue() and "10/10" in sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "log file"])
+def test_short_bars_of_libraries_are_silent(terminal):
+    assert said_by_libraries(terminal, 0) == ""
+
+
+def test_long_bars_of_libraries_are_redrawn_on_a_terminal():
+    said = said_by_libraries(True, 100)
+    assert "|Map" in said and "|Loading weights" in said
+
+
+def test_long_bars_of_libraries_are_lines_in_a_log_file():
+    said = said_by_libraries(False, 100).splitlines()
+    assert any(line.startswith("Map: ") for line in said)
+    assert any(line.startswith("Loading weights: ") and " of 30, " in line for line in said)
+    assert not any("|" in line for line in said)

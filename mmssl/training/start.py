@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import torch
 
+from mmssl import progress
 from mmssl.arguments import TrainArgs
 from mmssl.device import best_device, cores
 from mmssl.errors import BadInput, first_line
@@ -23,6 +24,7 @@ def start(args: TrainArgs) -> None:
     from accelerate import PartialState
     from accelerate.utils import set_seed
 
+    progress.calm_libraries()
     _refuse_sharding()
     _refuse_environment()
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmssl import bounded_json, durable, figures, plain_text
+from mmssl import bounded_json, durable, figures, plain_text, progress
 from mmssl.data import labelled
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
 from mmssl.device import best_device
@@ -199,6 +199,7 @@ def main(args) -> None:
     """Compute, print and draw the results; write them to `results.json` in output_dir and to the checkpoint's card."""
     from accelerate import PartialState
 
+    progress.calm_libraries()
     PartialState(cpu=best_device(args.use_cpu).type == "cpu")
     transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
     OutputDir(directory).register(["results.json"])
