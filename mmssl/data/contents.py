@@ -137,12 +137,6 @@ def text(path: Path, block: int) -> Iterator[bytes]:
             raise BadInput(f"{path} is not a complete {packing} file: {error}") from error
 
 
-def decoded(content: bytes) -> str:
-    """A text of which all bytes are there: UTF-8, or what its byte order mark says. Raises UnicodeDecodeError."""
-    mark = _mark(content)
-    return content[len(mark or b"") :].decode(MARKS.get(mark, "utf-8"))
-
-
 def _mark(head: bytes) -> bytes | None:
     return next((mark for mark in MARKS if head.startswith(mark)), None)
 

@@ -12,7 +12,9 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from mmssl.data import columns, contents, regular_files
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -28,7 +31,7 @@ SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus")
 DELIMITED = (".csv", ".tsv", ".txt", ".token")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*DELIMITED, *JSON_LINES, ".parquet")
-SEPARATORS = r"[\t|,;]"
+SEPARATORS = "|,;"
 NUMBER = re.compile(r"#\d+$")  # Flickr8k and Flickr30k: "cat.jpg#0" is the first caption of cat.jpg
 MAX_TABLE = 1 << 30  # bytes; a table is held in memory as Python strings
 LOOKED_AT = 20  # rows
@@ -121,9 +124,10 @@ def read(table: Path, files: Files, read_rows: Callable[[str, Path], Dataset]) -
     if not table.is_file() or suffix not in SUFFIXES:
         return None  # a named pipe, or another kind of file
     if suffix in DELIMITED:
-        delimited = _delimited(table)
-        rows, folder = delimited if delimited else ([], folder)
-        found = column(rows[:LOOKED_AT])
+        rows, folder = _delimited(table) or ({}, folder)
+        found = column(
+            [dict(zip(rows, values, strict=True)) for values in islice(zip(*rows.values(), strict=True), LOOKED_AT)]
+        )
     elif suffix == ".parquet":
         found = column(_first_of_parquet(table))
         rows = read_rows("parquet", table) if found else []
@@ -131,11 +135,11 @@ def read(table: Path, files: Files, read_rows: Callable[[str, Path], Dataset]) -
         found = column(first)
         rows = read_rows("json", table) if found else []
     else:
-        rows = _json(table)
-        found = column(rows[:LOOKED_AT])
+        objects = _json(table) if suffix == ".json" else []
+        rows, found = _columns(objects), column(objects[:LOOKED_AT])
     if found is None:
         return None
-    rows = rows if isinstance(rows, Dataset) else Dataset.from_dict(_columns(rows))
+    rows = rows if isinstance(rows, Dataset) else Dataset.from_dict(rows)
     return _by_split(_with_files(rows, *found, files, folder))
 
 
@@ -197,7 +201,7 @@ def text_of(file: Path) -> str:
     """Raises BadInput if it is not text, or larger than MAX_TABLE."""
     try:
         regular_files.check(file, MAX_TABLE)
-        return contents.decoded(b"".join(contents.text(file, HEAD)))
+        return b"".join(contents.text(file, HEAD)).decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is not UTF-8 text: {error}") from error
     except BadInput as error:
@@ -213,30 +217,38 @@ def _head(file: Path) -> str:
         return ""
 
 
-def _delimited(table: Path) -> tuple[list[dict], Path] | None:
-    """(the rows, the folder that their files count from); None if its first rows name no files, or nothing else."""
+def _delimited(table: Path) -> tuple[dict[str, list[str]], Path] | None:
+    """(the columns, the folder that their files count from); None if its first rows name no files, or nothing else."""
     titled = table.stem.lower() == TITLE
-    head = [line.rstrip("\r") for line in (text_of(table) if titled else _head(table)).split("\n")[: LOOKED_AT + 1]]
-    naming = [any(map(media, re.split(SEPARATORS, line))) for line in head if line.strip()]
+    head = text_of(table)[:HEAD] if titled else _head(table)
+    first = head.partition("\n")[0].strip()
+    folder = Path(first) if Path(first).is_absolute() and not media(first) else None  # wav2vec: the first line
+    delimiter = "\t" if "\t" in first or folder else next((c for c in first if c in SEPARATORS), None)
+    rows = _first_rows(head, delimiter)
+    naming = [any(map(media, row)) for row in rows if any(row)]
     if 2 * sum(naming[1:] or naming) <= len(naming[1:] or naming):
         if titled:
             raise BadInput(f"{table} has no row under its header")
         return None
-    folder, first = table.parent, head[0].strip()
-    header = None if naming[0] else first
-    if header and Path(header).is_absolute():  # wav2vec: the first line is the folder
-        folder, header, delimiter = Path(header), None, "\t"
-    else:
-        delimiter = next((d for d in "\t|,;" if d in first), None)
-    if delimiter is None:
-        return None
-    if naming[0] and media(first.split(delimiter)[1]):  # a table of pairs of files
+    if delimiter is None or (naming[0] and media(rows[0][1])):  # a list of files, a table of pairs of files
         return None
     lines = _checked(table, _fields(text_of(table), delimiter))
-    begins = [] if naming[0] else [field.strip() for field in next(lines)]
-    names = begins if header else None
-    rows = [_row(table, number, names, row, delimiter) for number, row in enumerate(lines, 2 - naming[0]) if any(row)]
-    return rows, folder
+    header = None if naming[0] else [name.strip() for name in next(lines)]
+    if folder or header is None:  # the file, then what is said of it
+        header = ["file", "caption" if media(rows[-1][0]) == "image" else "note"]
+    found: dict[str, list[str]] = {name: [] for name in header if name}  # pandas writes the row's number without a name
+    for number, row in enumerate(lines, 2 - naming[0]):
+        for name, value in _row(table, number, header, row, delimiter) if any(row) else ():
+            if name:
+                found[name].append(value)
+    return found, folder or table.parent
+
+
+def _first_rows(head: str, delimiter: str | None) -> list[list[str]]:
+    rows = []
+    with suppress(csv.Error):  # which is said where all rows are read
+        rows += islice(_fields(head, delimiter or "\t"), LOOKED_AT + 1)
+    return rows
 
 
 def _fields(text: str, delimiter: str) -> Iterator[list[str]]:
@@ -261,16 +273,13 @@ def _checked(table: Path, lines: Iterator[list[str]]) -> Iterator[list[str]]:
         ) from error
 
 
-def _row(table: Path, number: int, header: list[str] | None, fields: list[str], delimiter: str) -> dict[str, str]:
+def _row(table: Path, number: int, header: list[str], fields: list[str], delimiter: str) -> Iterator[tuple[str, str]]:
+    """(column, value): as many as there are columns. A delimiter that is not quoted is part of the last one."""
     if len(fields) < 2:
         raise BadInput(f"{table}, line {number}: no {delimiter!r} between a file name and its caption: {fields[0]!r}")
-    if header is None:  # the file, then what is said of it
-        said = "caption" if media(fields[0]) == "image" else "note"
-        return {"file": fields[0], said: delimiter.join(fields[1:]).strip()}
-    last = len(header) - 1  # an unquoted delimiter is text
-    row = dict(zip(header, [*fields[:last], delimiter.join(fields[last:]).strip()], strict=False))
-    row.pop("", None)  # the numbers of the rows, as pandas writes them
-    return row
+    last = len(header) - 1
+    values = [*fields[:last], delimiter.join(fields[last:]).strip()]
+    return zip(header, [*values, *[""] * (len(header) - len(values))], strict=True)
 
 
 def _first_of_parquet(table: Path) -> list[dict]:
@@ -282,12 +291,18 @@ def _first_of_parquet(table: Path) -> list[dict]:
             strings = [
                 f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
             ]
-            held = [f for f in file.schema_arrow if pa.types.is_binary(f.type) or pa.types.is_struct(f.type)]
-            if held:  # the images or recordings themselves
+            if any(_holds_bytes(f.type) for f in file.schema_arrow):  # the images or recordings themselves
                 return []
             return next((batch.to_pylist() for batch in file.iter_batches(LOOKED_AT, columns=strings)), [])
     except (OSError, pa.ArrowException):  # what is wrong with it is said when it is read
         return []
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    parts = [field.type for field in kind] if pa.types.is_struct(kind) else [kind]
+    return any(pa.types.is_binary(part) or pa.types.is_large_binary(part) for part in parts)
 
 
 def _first_lines(table: Path) -> list[dict] | None:

@@ -43,6 +43,12 @@ READERS = {
 }
 SIDECARS = (".caption", ".txt")  # texts about an image of the same name
 ARCHIVES = (".zip", ".tgz", ".gz", ".7z", ".rar")
+CONVERT = {
+    **dict.fromkeys((".m4a", ".aac", ".wma", ".amr", ".mp4"), "ffmpeg -i in.m4a out.flac"),
+    **dict.fromkeys((".heic", ".heif", ".avif"), "heif-convert in.heic out.jpg"),
+    **dict.fromkeys((".doc", ".docx", ".odt", ".rtf"), "soffice --convert-to txt"),
+    **dict.fromkeys((".pdf",), "pdftotext"),
+}
 HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
 RUN = (".mmssl", "manifest.json")  # in the directory of every run, see training.output_dir
 HUB_TIMEOUT = 10  # seconds
@@ -183,7 +189,7 @@ def _built(name: str) -> Path:
 
 
 def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | dict:
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    files = listed(path)
     for file in files:
         check_text("--dataset: the name", str(file.relative_to(path)))
     if {"dataset_dict.json", "state.json"} & {file.name for file in files if file.parent == path}:
@@ -196,18 +202,63 @@ def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | 
     refuse_runs(path, files)
     if parts := _tables(path, files, named) or _captioned(path, files, named):
         return _streamed(parts, streaming)
-    if any(media(f.name) == "image" for f in named):
-        return _read("imagefolder", None, streaming, data_dir=str(path))
+    if images := [f for f in named if media(f.name) == "image"]:
+        return _streamed(_pictures(path, images), streaming)
     if named:
         return _streamed({part: _sounds(found) for part, found in by_split(path, named).items()}, streaming)
     tables = [f for f in files if contents.suffix(f) in READERS]
     if not tables:
-        archive = next((f"; unpack {f.name}" for f in files if f.suffix.lower() in ARCHIVES), "")
         raise BadInput(
-            f"--dataset {path}: no image, no recording and none of {', '.join(READERS)} in this folder{archive}"
+            f"--dataset {path}: no image, no recording and none of {', '.join(READERS)} in this folder{_remedy(files)}"
         )
     suffix = contents.suffix(tables[0])
     return _read(READERS[suffix], by_split(path, [f for f in tables if contents.suffix(f) == suffix]), streaming)
+
+
+def listed(root: Path) -> list[Path]:
+    """The files below a folder, sorted, also those behind links. Hidden ones are left out, and what macOS and Jupyter
+    put beside others: ._cat.jpg, __MACOSX, .ipynb_checkpoints."""
+    found, been = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        place = os.stat(folder)
+        known = (place.st_dev, place.st_ino) in been
+        been.add((place.st_dev, place.st_ino))
+        # a folder that links to one above it would be walked for ever
+        shown = [name for name in folders if not name.startswith((".", "__MACOSX")) or name == RUN[0]]
+        folders[:] = [] if known else shown
+        found += [] if known else [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
+
+
+def _remedy(files: list[Path]) -> str:
+    """What can be done with files that cannot be read."""
+    if archive := next((f for f in files if f.suffix.lower() in ARCHIVES), None):
+        return f"; unpack {archive.name}"
+    if other := next((f for f in files if f.suffix.lower() in CONVERT), None):
+        kind = other.suffix.lower()
+        count = sum(f.suffix.lower() == kind for f in files)
+        return f"; it holds {count:,} {kind} files, which are not read: convert them with {CONVERT[kind]}"
+    return ""
+
+
+def _pictures(root: Path, images: list[Path]) -> dict[str, Dataset]:
+    """Images, with the names of their folders as labels if all lie equally deep in several. A folder's name makes a
+    split only if it begins with its name: `datasets` takes the class "training wheels" for the split "train"."""
+    from datasets import ClassLabel, Dataset, Image
+
+    splits = {"train", "training", *HELD_OUT_NAMES}
+    places = {image: [p for p in image.relative_to(root).parts[:-1] if p.lower() not in splits] for image in images}
+    labels = sorted({place[-1] for place in places.values() if place})
+    classes = len(labels) > 1 and len({len(place) for place in places.values()}) == 1
+    parts = {}
+    for part, chosen in by_split(root, images).items():
+        rows = Dataset.from_dict({"image": chosen}).cast_column("image", Image())
+        if classes:
+            numbers = {name: number for number, name in enumerate(labels)}
+            of = [numbers[places[Path(image)][-1]] for image in chosen]
+            rows = rows.add_column("label", of).cast_column("label", ClassLabel(names=labels))
+        parts[part] = rows
+    return parts
 
 
 def _streamed(parts: dict[str, Dataset], streaming: bool) -> dict[str, Data]:
@@ -240,6 +291,8 @@ def _tables(root: Path, files: list[Path], named: list[Path]) -> dict[str, Datas
         word = _split_word(table)
         if word is None and train:
             break
+        if table.name.lower() == "metadata.jsonl":
+            _check_json(table)
         for split, rows in (file_tables.read(table, known, _rows) or {}).items():
             part = split or word or "train"
             train = train or word == "train"
@@ -365,34 +418,58 @@ def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
         ) from error
 
 
-def _read(reader: str, files: dict[str, list[str]] | None, streaming: bool, **kwargs):
+def _read(reader: str, files: dict[str, list[str]], streaming: bool):
     from datasets import load_dataset
 
+    kwargs = {}
     if reader in ("csv", "json", "text"):
         files = {part: [str(_plain(Path(file))) for file in given] for part, given in files.items()}
-    tables = [Path(file) for part in (files or {}).values() for file in part] if reader == "json" else []
-    if reader == "imagefolder":
-        tables = [table for table in Path(kwargs["data_dir"]).rglob("metadata.jsonl") if table.is_file()]
-    try:
-        for table in tables:
-            bounded_json.check(table)
-    except bounded_json.NotJson as error:
-        raise BadInput(f"--dataset {table}: {error}") from error
-    if reader == "json" and (field := file_tables.field(tables[0])):
-        kwargs["field"] = field
+    every = [file for part in files.values() for file in part]
+    if reader == "json":
+        for table in every:
+            _check_json(Path(table))
+        if field := file_tables.field(Path(every[0])):
+            kwargs["field"] = field
     if reader == "csv":  # only an empty field is missing: pandas drops the words null, None, NA and nan, too
         kwargs |= {"sep": _separator(files), "keep_default_na": False, "na_values": [""]}
     if reader == "webdataset":
-        kwargs["features"] = webdataset.features(
-            webdataset.members([file for part in files.values() for file in part], streaming)
-        )
+        kwargs["features"] = webdataset.features(webdataset.members(every, streaming))
     try:
         found = load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
         return {part: webdataset.named(rows) for part, rows in found.items()} if reader == "webdataset" else found
     except Exception as error:
-        where = kwargs.get("data_dir") or ", ".join(f for part in (files or {}).values() for f in part[:3])
+        if len(every) > 1 and reader in ("csv", "json", "parquet"):
+            return _common_columns(reader, files, streaming)
         cause = error.__cause__ or error
-        raise BadInput(f"{where} could not be read as {reader}: {type(cause).__name__}: {cause}") from error
+        raise BadInput(
+            f"{', '.join(every[:3])} could not be read as {reader}: {type(cause).__name__}: {cause}"
+        ) from error
+
+
+def _common_columns(reader: str, files: dict[str, list[str]], streaming: bool) -> dict[str, Data]:
+    """Tables that do not have the same columns, as `datasets` wants them: those that all have."""
+    from datasets import concatenate_datasets
+
+    single = {part: [_read(reader, {part: [file]}, False)[part] for file in given] for part, given in files.items()}
+    every = [rows for several in single.values() for rows in several]
+    common = [c for c in every[0].column_names if all(repr(rows.features.get(c)) == repr(every[0].features[c])
+                                                      for rows in every)]  # fmt: skip
+    left_out = sorted({c for rows in every for c in rows.column_names} - set(common))
+    names = ", ".join(file for given in files.values() for file in given[:3])
+    if not common:
+        raise BadInput(f"{names}: no column is in all of these files, only {', '.join(left_out)}")
+    if rank() == 0:
+        say(f"left out the columns {', '.join(left_out)}: they are not in all files, or not of the same kind")
+    parts = {part: concatenate_datasets([rows.select_columns(common) for rows in several])
+             for part, several in single.items()}  # fmt: skip
+    return _streamed(parts, streaming)
+
+
+def _check_json(table: Path) -> None:
+    try:
+        bounded_json.check(table)
+    except bounded_json.NotJson as error:
+        raise BadInput(f"--dataset {table}: {error}") from error
 
 
 def _plain(file: Path) -> Path:

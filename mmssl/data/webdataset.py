@@ -21,26 +21,45 @@ if TYPE_CHECKING:
 
 MAX_MEMBER = 1 << 30  # bytes; each is held in memory whole
 TEXTS = ("txt", "text", "transcript")  # which `datasets` decodes
+MANY = 30  # suffixes of the members of a tar file
 FIRST = 1000  # members of a stream that are looked at
 
 
 def members(files: list[str], streaming: bool) -> set[str]:
     """The suffixes of all members, as they are written; of the first ones where it is a stream.
 
-    Raises BadInput where a member is larger than MAX_MEMBER: a sparse one takes no space in the tar file.
+    Raises BadInput where a member is larger than MAX_MEMBER (a sparse one takes no space in the tar file), where the
+    members of a sample are not next to each other, or where dots in their names hide their suffix.
     """
-    found = set()
+    found: set[str] = set()
     for file in files[:1] if streaming else files:
         try:
             with tarfile.open(file, "r:") as tar:
+                ended, last = set(), None
                 for member in islice(tar, FIRST) if streaming else tar:
                     if member.size > MAX_MEMBER:
                         raise BadInput(
                             f"--dataset {file}: {member.name} holds {member.size / 1e6:,.0f} MB, more than the "
                             f"{MAX_MEMBER / 1e6:,.0f} MB that are read; remove it"
                         )
-                    if member.isfile():
-                        found.add(member.name.rpartition("/")[2].partition(".")[2])
+                    folder, _, name = member.name.rpartition("/")
+                    stem, _, suffix = name.partition(".")
+                    if not member.isfile() or not stem:  # hidden, as the ._cat.jpg that macOS adds
+                        continue
+                    found.add(suffix)
+                    if (key := (folder, stem)) != last:
+                        ended.add(last)
+                        last = key
+                    if key in ended:
+                        raise BadInput(
+                            f"--dataset {file}: {member.name} is not next to the other members of its sample; pack "
+                            "them again, with tar --sort=name"
+                        )
+                    if len(found) > MANY:
+                        raise BadInput(
+                            f"--dataset {file}: in {member.name}, {suffix!r} counts as the suffix, all behind the "
+                            "first dot; pack the files again under names without dots"
+                        )
         except tarfile.TarError:
             continue  # what is wrong with it is said when it is read
     return found - {""}

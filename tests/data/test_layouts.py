@@ -452,3 +452,11 @@ def test_the_parts_of_wikitext_are_told_apart(tmp_path):
         put(tmp_path / f"wiki.{part}.tokens", f" = {part} = \n")
     train, held_out = documents.load(str(tmp_path), whole=True)
     assert (train["text"][0], held_out["text"][0]) == (" = train = \n", " = test = \n")
+
+
+def test_captions_of_several_lines_do_not_hide_the_files_of_a_table(tmp_path):
+    images(tmp_path, "{}.jpg")
+    table(
+        tmp_path / "a.csv", [{"image": f"{i}.jpg", "caption": f"{say(i)}\n\nIt sits;\nit runs."} for i in range(N)], ","
+    )
+    assert check_images(tmp_path) == {"train": N}

@@ -132,7 +132,9 @@ def text_column(name: str, schema: pa.Schema, column: str | None) -> str:
     strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
     usual = (*columns.TEXT, *strings) if len(strings) == 1 else columns.TEXT
     if not strings:
-        raise BadInput(f"{name}: no column of strings among {', '.join(schema.names)}")
+        kinds = {"extension<arrow.json>": "values of several kinds"}
+        found = ", ".join(f"{field.name} ({kinds.get(str(field.type), field.type)})" for field in schema)
+        raise BadInput(f"{name}: no column of strings among {found}")
     return columns.find(strings, column, usual, "text", f"{name}: ")
 
 

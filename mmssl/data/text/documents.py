@@ -131,7 +131,7 @@ def _text_files(name: str) -> dict[str, list[str]] | None:
         return None
     paths = [Path(part).expanduser() for part in name.split(",")]
     if len(paths) == 1 and paths[0].is_dir():
-        files = sorted(file for file in paths[0].rglob("*") if file.is_file())
+        files = sources.listed(paths[0])
         tables = [f for f in files if contents.suffix(f) in sources.READERS and not _is_text(f)]
         if any(f.stem != "metadata" for f in tables) or not (texts := [file for file in files if _is_text(file)]):
             return None
