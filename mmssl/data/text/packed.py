@@ -1,7 +1,7 @@
 """Documents tokenised once into one flat array of tokens on disk, and cut into sequences without padding.
 
 Documents follow each other with a separator between them, as in RoBERTa's FULL-SENTENCES (arXiv:1907.11692, section
-4.2); every sequence is full. The array is memory-mapped, so that it may be larger than memory.
+4.2) and in GPT-2; every sequence is full. The array is memory-mapped, so that it may be larger than memory.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ AT_ONCE = 256  # documents, or pieces of them, tokenised at a time
 MOST_UNKNOWN = 0.2  # fraction of a text's tokens that may be unknown to a loaded tokenizer
 
 Batch = dict[str, Tensor]
+Around = tuple[list[int], list[int]]  # tokens before and after each document
 
 
 class Packed(Dataset):
@@ -82,12 +83,47 @@ class Packed(Dataset):
         }
 
 
-def number(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
+class NextTokens(Dataset):
+    """Sequences for a causal language model: each token is in one of them, to be predicted from those before it.
+
+    The tokens are a circle that is cut into full sequences, at other places in each epoch. The tokens after the last
+    full sequence, fewer than `length`, are left out in that epoch.
+
+    tokens: (n,) int32, as `number` gives them.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: int, seed: int = 0) -> None:
+        """Raises BadInput if there is not one full sequence."""
+        self.tokens, self.length, self.seed = tokens, length, seed
+        if len(tokens) < length:
+            raise BadInput(f"{len(tokens)} tokens of text do not fill one sequence of {length}; lower --max_seq_length")
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.first = int(draws.draw(torch.tensor(0), self.seed, epoch)) % len(self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens) // self.length
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """targets: (rows, length) int64, the tokens of each sequence. input_ids: the same shape, the token before each
+        target. index: (rows,)."""
+        index = torch.tensor(rows)
+        at = self.first + index.numpy()[:, None] * self.length + np.arange(-1, self.length)
+        ids = torch.from_numpy(self.tokens[at % len(self.tokens)].astype(np.int64))
+        return {"input_ids": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous(), "index": index}
+
+
+def number(
+    data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, around: Around | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(tokens, begins_word) of all documents: (n,) int32 and (n,) bool, from disk if they were tokenised before.
 
-    data: one column, "text". Raises BadInput if the tokenizer gives no tokens.
+    data: one column, "text". around: tokens before and after each document; default: the separator after it. Raises
+    BadInput if the tokenizer gives no tokens.
     """
-    key = json.dumps([data._fingerprint, tokenizer.backend_tokenizer.to_str(), FORMAT])
+    around = around or ([], [tokenizer.sep_token_id])
+    key = json.dumps([data._fingerprint, tokenizer.backend_tokenizer.to_str(), around, FORMAT])
 
     def write(directory: Path) -> None:
         with (
@@ -95,7 +131,7 @@ def number(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[
             open(place / "tokens", "wb") as tokens,
             open(place / "begins_word", "wb") as begins_word,
         ):
-            for ids, begins in _numbered(data, tokenizer):
+            for ids, begins in _numbered(data, tokenizer, around):
                 tokens.write(ids.astype(np.int32).data)
                 begins_word.write(begins.data)
 
@@ -144,13 +180,18 @@ def counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     return sum((np.bincount(part, minlength=vocab_size) for part in parts), np.zeros(vocab_size, np.int64))
 
 
-def _numbered(data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _numbered(
+    data: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, around: Around
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for texts in portions(each(data), AT_ONCE):
-        yield _joined(texts, tokenizer)
+        yield _joined(texts, tokenizer, around)
 
 
-def _joined(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, begins_word) of a list of documents, with the separator after each."""
+def _joined(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, around: Around | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, begins_word) of a list of documents. around: see `number`."""
+    before, after = (np.array(ids, np.int32) for ids in around or ([], [tokenizer.sep_token_id]))
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -159,13 +200,15 @@ def _joined(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> tuple[np.nd
     encoded = (encoding for portion in some for encoding in backend.encode_batch(portion, add_special_tokens=False))
     ids, words = [], []
     for text in cut:
+        ids.append(before)
+        words.append(np.ones(len(before), bool))
         for _ in text:
             encoding = next(encoded)
             ids.append(np.array(encoding.ids, np.int32))
             word = np.array([-1 if w is None else w for w in encoding.word_ids], np.int32)
             words.append(np.diff(word, prepend=-2) != 0)
-        ids.append(np.array([tokenizer.sep_token_id], np.int32))
-        words.append(np.array([True]))
+        ids.append(after)
+        words.append(np.ones(len(after), bool))
     return np.concatenate(ids), np.concatenate(words)
 
 

@@ -83,15 +83,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrai
     tokens around a text; equal texts give equal ids."""
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     # lstrip: the mask token includes the space before it, as a token of the text does
     special = [AddedToken(t, special=True, lstrip=t == SPECIAL["mask_token"]) for t in SPECIAL.values()]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
-    )
-    backend.train_from_iterator(to_train_on(texts), trainer)
-    _check_size(backend, vocab_size)
+    backend = _train_byte_level(texts, vocab_size, special)
     first, last = SPECIAL["cls_token"], SPECIAL["sep_token"]
     backend.post_processor = TemplateProcessing(
         single=f"{first} $A {last}",
@@ -104,6 +98,37 @@ def train_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrai
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+END_OF_TEXT, PADDING = "<|endoftext|>", "<|pad|>"
+
+
+def train_causal_bpe(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
+    """Byte-level byte-pair encoding as in `train_bpe`, with GPT-2's one special token, which begins and ends a document
+    and is not added to a text. Padding has a token of its own: if it were the end of text, fine-tuning would take the
+    end for padding and not learn it. Texts are padded on the left, as `generate` needs it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_train_byte_level(texts, vocab_size, [END_OF_TEXT, PADDING]),
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PADDING,
+        padding_side="left",
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _train_byte_level(texts: Iterable[str], vocab_size: int, special: list[str | AddedToken]) -> Tokenizer:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(to_train_on(texts), trainer)
+    _check_size(backend, vocab_size)
+    return backend
 
 
 def _check_size(backend: Tokenizer, vocab_size: int) -> None:

@@ -1,0 +1,84 @@
+"""Causal language modelling (GPT-2, Llama): trains on text, leaves a model for text-generation.
+
+accelerate launch recipes/causal_lm.py                                         # about 100 Wikipedia articles, built in
+accelerate launch recipes/causal_lm.py --dataset my_text.txt --size mini       # your text; its last tenth is held out
+accelerate launch recipes/causal_lm.py --dataset my_text.txt --model_name_or_path openai-community/gpt2    # continue
+
+A text file is one document, a row of a table another; --blank_lines True cuts text files at blank lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.text import documents, packed
+from mmssl.evaluation import perplexity
+from mmssl.evaluation.language_model import entropy
+from mmssl.methods import causal_lm
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class CausalLMArgs(TrainArgs):
+    output_dir: str = flag("runs/causal_lm", "where the model, log, figures and checkpoints go")
+    dataset: str = flag("wikipedia", "wikipedia (built in), text files (with commas), Parquet, a folder, a Hub id")
+    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
+    held_out: int = flag(1000, "documents held out if the data has no test part (at most 10 %)", at_least=1)
+    blank_lines: bool = flag(False, "cut text files into documents at blank lines; default: a file is one document")
+    model_name_or_path: str | None = flag(None, "a causal language model to continue from; default: from scratch")
+    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
+    architecture: str = flag("llama", "architecture of a new model", causal_lm.ARCHITECTURES, of_new_model=True)
+    size: str = flag(
+        "micro", "size of a new model: layers x width 2x128 4x256 6x384 12x768 24x1024 36x1280 48x1600",
+        causal_lm.SIZES, of_new_model=True,
+    )  # fmt: skip
+    vocab_size: int = flag(
+        2048, "size of the byte-level BPE to train on the text; more for more text", at_least=258, at_most=10**6,
+        of_new_model=True,
+    )  # fmt: skip
+    max_seq_length: int = flag(256, "tokens per sequence", at_least=2, at_most=10**6)
+    cross_documents: bool = flag(False, "let tokens attend to the documents before their own in the sequence")
+    dropout: float = flag(0.0, "dropout probability in training; useful with many epochs", at_least=0, below=1)
+
+    per_device_train_batch_size: int = flag(16, "sequences per process in one micro-batch")
+    weight_decay: float = flag(0.1, "weight decay of matrices; biases and norms have none")
+    adam_beta2: float = flag(0.95, "AdamW's beta2")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: CausalLMArgs) -> None:
+    start(args)
+    train_rows, test_rows = documents.load(
+        args.dataset, args.text_column, held_out=args.held_out, whole=not args.blank_lines, seed=args.seed
+    )
+    trained_on, test_rows = documents.count(train_rows, test_rows), perplexity.beginning(test_rows)
+    model, tokenizer = causal_lm.build(args, documents.each(train_rows))
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    around, vocabulary = causal_lm.around(tokenizer), len(tokenizer)
+    tokens, held_out = (packed.number(rows, tokenizer, around)[0] for rows in (train_rows, test_rows))
+    packed.refuse_unknown(
+        packed.counts(tokens, vocabulary), tokenizer, f"--model_name_or_path {args.model_name_or_path}"
+    )
+
+    training = packed.NextTokens(tokens, args.max_seq_length, args.seed)
+    method = causal_lm.CausalLM(model, tokenizer, args.cross_documents, args.dropout, entropy(tokens))
+    optimizer = optim.from_args(method, args)
+    prompts = [perplexity.prompt(text) for text in test_rows["text"][:2]]
+    evaluation = perplexity.Perplexity(
+        tokens, held_out, perplexity.size(test_rows["text"]), args.max_seq_length, vocabulary,
+        args.per_device_train_batch_size, tokenizer, prompts[0],
+    )  # fmt: skip
+    pretrain(
+        args, method, tokenizer, training, [optimizer], evaluation,
+        trained_on=f"{trained_on}; {len(tokens):,} tokens",
+        held_out=f"{len(held_out):,} tokens",
+        example={"text": [*prompts, "A text."][:2]},
+        base_model=args.model_name_or_path,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command(main, CausalLMArgs, __doc__)
