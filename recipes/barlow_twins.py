@@ -25,7 +25,7 @@ class BarlowTwinsArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArg
     off_diagonal: float = flag(0.005, "lambda, the weight of the off-diagonal terms", at_least=0)
     smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(60, "passes over the data")
+    num_train_epochs: float = flag(25, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")

@@ -30,7 +30,7 @@ class DinoArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Picture
     freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)
     norm: str = flag("batch", "norm of the head", tuple(heads.NORMS))
 
-    num_train_epochs: float = flag(30, "passes over the data")
+    num_train_epochs: float = flag(25, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(0.04, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.1, "linear warm-up steps; below 1, a fraction of the run")

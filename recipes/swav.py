@@ -29,7 +29,7 @@ class SwavArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Picture
     freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)
     queue_size: int = flag(0, "earlier images assigned together with a batch", at_least=0, at_most=2**22)
 
-    num_train_epochs: float = flag(30, "passes over the data")
+    num_train_epochs: float = flag(25, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
