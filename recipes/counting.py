@@ -4,7 +4,7 @@ accelerate launch recipes/counting.py                                    # sciki
 accelerate launch recipes/counting.py --dataset my_folder --encoder resnet18 --image_size 128
 accelerate launch recipes/counting.py --dataset my_folder --counts 1000 --grey 0.67            # as in the paper
 
-The encoder sees tiles of half an image's side, in the scale in which it takes whole images later.
+The encoder sees tiles of half an image's side, at the scale at which it takes whole images later.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(args: CountingArgs) -> None:
     optimizer = optim.from_args(method, args)
     caption = (
         "Held-out images in the order of their counts, smallest first. Each pixel is the count of one thing: in the "
-        "whole image, in its four tiles together (to be the same), and in the next image (to be another)."
+        "whole image, in its four tiles together (should be equal), and in the next image (should differ)."
     )
     batch, chance = args.per_device_train_batch_size, {"own_nearer": 0.5}
     evaluation = Neighbours(held_out, processor, batch, task=caption, chance=chance)

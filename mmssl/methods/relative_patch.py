@@ -100,7 +100,7 @@ class RelativePatch(Method):
     def forward(self, pixel_values: Tensor, key: Tensor) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which all of an image's changes and
         the places of its patches are drawn."""
-        features, logits = self.judged(self.patches(pixel_values, key))
+        features, logits = self.classified(self.patches(pixel_values, key))
         true = torch.arange(len(AROUND), device=logits.device).expand(logits.shape[:2])
         with torch.autocast(logits.device.type, enabled=False):
             loss = F.cross_entropy(logits.float().flatten(0, 1), true.flatten())
@@ -125,7 +125,7 @@ class RelativePatch(Method):
             return patches.one_channel(found, draws.uniform(key[:, None], streams))
         return found
 
-    def judged(self, nine: Tensor) -> tuple[Tensor, Tensor]:
+    def classified(self, nine: Tensor) -> tuple[Tensor, Tensor]:
         """(features of all patches, scores of each of the eight others). (batch, 9, 3, side, side) -> (batch, 9, width)
         and (batch, 8, 8): others, then places."""
         features = image_encoders.features(self.encoder, nine.flatten(0, 1)).unflatten(0, nine.shape[:2])
@@ -138,7 +138,7 @@ class RelativePatch(Method):
         nine, images = self.patches(pixel_values, key), torch.arange(len(key), device=key.device)
         other = (len(AROUND) * draws.uniform(key, torch.tensor(STREAMS_PER_VIEW + 29, device=key.device))).long()
         around = torch.tensor(AROUND, device=key.device)
-        probabilities = self.judged(nine)[1][images, other].float().softmax(1)
+        probabilities = self.classified(nine)[1][images, other].float().softmax(1)
         pictures = {
             "image": self.views.whole(pixel_values),
             "centre patch": nine[:, CENTRE],

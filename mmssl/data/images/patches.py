@@ -1,4 +1,4 @@
-"""Patches of images, cut at places of their own, and their colours, by which a network could tell where they were."""
+"""Patches of images: cut them out, and remove the differences of colour that tell where in an image a patch was."""
 
 from __future__ import annotations
 
