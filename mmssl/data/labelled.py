@@ -124,7 +124,7 @@ def load(
     max_samples: upper limit for each part; 0: no limit. Raises BadInput if labels are missing or all the same, if a
     test label does not occur in training, or if an input cannot be read.
     """
-    data = sources.load(name)
+    data = sources.load(name, texts=modality == "text")
     train, test = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
     if max_samples:
         train, test = (part.select(_some(len(part), max_samples)) for part in (train, test))

@@ -64,7 +64,7 @@ def home() -> Path:
     return Path(given).expanduser()
 
 
-def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
+def load(name: str, *, streaming: bool = False, texts: bool = False) -> dict[str, Data]:
     """{"train": ..., "test": ... if the source has held-out data}.
 
     name: a built-in name (made on first use); a file (.parquet .csv .tsv .jsonl .json .txt .tar; text also packed, as
@@ -72,20 +72,21 @@ def load(name: str, *, streaming: bool = False) -> dict[str, Data]:
     images; what `save_to_disk` wrote; else a Hub id, "user/name" or "user/name:configuration".
 
     What is said of images and recordings is taken from a table that names them (see file_tables), or from a file of the
-    same name beside an image: cat.jpg and cat.txt, one caption per line, or cat.json with a caption.
+    same name beside an image: cat.jpg and cat.txt, one caption per line, or cat.json with a caption. texts: images and
+    recordings are left alone, such as the logo beside a table of texts.
     """
     path = Path(name).expanduser()
     if name in BUILT_IN:
         path = _built(name)
     if path.is_file():
-        if parts := file_tables.read(path, file_tables.Files(near=path), _rows):
+        if not texts and (parts := file_tables.read(path, file_tables.Files(near=path), _rows)):
             return _named(_streamed({part or "train": rows for part, rows in parts.items()}, streaming))
         if (found := reader(path)) is None:
             contents.refuse(f"--dataset {name}", contents.kind_of(path))
             raise BadInput(f"--dataset {name}: a {path.suffix or 'nameless'} file; can read {', '.join(READERS)}")
         return _named(_read(found, {"train": [str(path)]}, streaming))
     if path.is_dir():
-        return _named(_folder(path, streaming))
+        return _named(_folder(path, streaming, texts))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or contents.suffix(path) in READERS:
         raise BadInput(f"--dataset {name}: no such file or folder")
     return _named(_from_hub(name, streaming))
@@ -188,13 +189,13 @@ def _built(name: str) -> Path:
     return once(home() / name, partial(build, name))
 
 
-def _folder(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict | dict:
+def _folder(path: Path, streaming: bool, texts: bool) -> DatasetDict | IterableDatasetDict | dict:
     files = listed(path)
     for file in files:
         check_text("--dataset: the name", str(file.relative_to(path)))
     if {"dataset_dict.json", "state.json"} & {file.name for file in files if file.parent == path}:
         return _streamed(_saved(path), streaming)
-    named = [f for f in files if media(f.name)]
+    named = [] if texts else [f for f in files if media(f.name)]
     for suffix in (".tar", ".parquet"):  # img2dataset writes a Parquet file about each tar file
         found = [f for f in files if contents.suffix(f) == suffix and f.stem != "metadata"]
         if found and not (named and suffix == ".parquet" and file_tables.is_about(found[0], named)):

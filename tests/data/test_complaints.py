@@ -188,3 +188,10 @@ def test_images_that_a_table_names_in_vain_are_named_with_their_path(data):
     rows, (_, processor) = sources.load(str(data))["train"], tiny_clip.build()
     with pytest.raises(BadInput, match=r"of 20 rows, 10 images that cannot be decoded \(row 10: .*data/images/10\.png"):
         Pairs(rows, processor, 16, "image", "title")
+
+
+def test_a_logo_beside_a_table_of_texts_does_not_make_it_images(data):
+    images(data / "assets", 1)
+    (data / "train.jsonl").write_text(lines({"text": f"poem {i}", "cover": "assets/0.png"} for i in range(N)))
+    for source in (data, data / "train.jsonl"):
+        assert sum(map(len, documents.load(str(source), "text"))) == N

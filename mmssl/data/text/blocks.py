@@ -54,7 +54,7 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
         return [name, column], (block for path in paths for block in file_blocks(path, column))
     if not files:
         raise BadInput("no files were given")
-    dataset = sources.load(str(files[0]))["train"]
+    dataset = sources.load(str(files[0]), texts=True)["train"]
     return [dataset._fingerprint, column], _table_blocks(str(files[0]), dataset, column)
 
 

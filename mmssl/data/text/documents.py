@@ -58,9 +58,8 @@ def load(
         if files:
             data = {part: _read(paths, whole, streaming) for part, paths in files.items()}
         else:
-            data = {
-                part: _one_column(name, rows, column) for part, rows in sources.load(name, streaming=streaming).items()
-            }
+            found = sources.load(name, streaming=streaming, texts=True)
+            data = {part: _one_column(name, rows, column) for part, rows in found.items()}
         if streaming:
             return sources.split(data, held_out, seed)
         for part, rows in data.items():
