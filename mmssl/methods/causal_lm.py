@@ -192,7 +192,10 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: st
     else:
         config = GPT2Config(**given)
     sizes = f"--size {size}, a vocabulary of {len(tokenizer):,}, {tokenizer.model_max_length:,} positions"
-    return memory.build(lambda: AutoModelForCausalLM.from_config(config), sizes)
+    model = memory.build(lambda: AutoModelForCausalLM.from_config(config), sizes)
+    # the pipeline's default of 256 would exceed the positions, which is an error in GPT-2
+    model.generation_config.max_new_tokens = max(1, tokenizer.model_max_length // 2)
+    return model
 
 
 def from_pretrained(

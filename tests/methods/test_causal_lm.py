@@ -198,6 +198,20 @@ def test_named_sizes_are_what_they_say():
         assert config.max_position_embeddings == LENGTH and config.eos_token_id == config.bos_token_id == END
 
 
+@ARCHITECTURES
+def test_generation_stays_within_the_positions_unless_told_otherwise(architecture, tmp_path):
+    place = saved(causal_lm.from_scratch(tokenizer(), architecture, "tiny"), tmp_path)
+    written = AutoModelForCausalLM.from_pretrained(place).generate(torch.tensor([[5, 6, 7]]), eos_token_id=-1)
+    assert written.shape == (1, 3 + LENGTH // 2)
+
+
+def test_the_tokenizer_keeps_every_byte_adds_nothing_and_pads_on_the_left():
+    encoded = tokenizer()(["Añ \t\n€", "Ann"], padding=True)
+    assert tokenizer().decode(encoded["input_ids"][0]) == "Añ \t\n€"
+    assert encoded["attention_mask"][1][0] == 0 and encoded["attention_mask"][1][-1] == 1
+    assert END not in encoded["input_ids"][0] + encoded["input_ids"][1]
+
+
 # the recipe
 
 TINY = ["--max_steps=4", "--max_seq_length=32", "--per_device_train_batch_size=4", "--save_steps=0", "--use_cpu"]
