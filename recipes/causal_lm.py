@@ -42,7 +42,9 @@ class CausalLMArgs(TrainArgs):
     cross_documents: bool = flag(False, "let tokens attend to the documents before their own in the sequence")
     dropout: float = flag(0.0, "dropout probability in training; useful with many epochs", at_least=0, below=1)
 
-    per_device_train_batch_size: int = flag(16, "sequences per process in one micro-batch")
+    per_device_train_batch_size: int = flag(8, "sequences per process in one micro-batch")
+    num_train_epochs: float = flag(3.0, "passes over the text")
+    learning_rate: float = flag(2e-3, "peak learning rate; lower for large models, and to continue a checkpoint")
     weight_decay: float = flag(0.1, "weight decay of matrices; biases and norms have none")
     adam_beta2: float = flag(0.95, "AdamW's beta2")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")

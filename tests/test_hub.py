@@ -75,6 +75,14 @@ FAMILIES = {  # a family joins by one line
         auto_class="AutoModelForMaskedLM",
         slow=True,
     ),
+    "causal_lm": Family(
+        "--dataset README.md --size tiny --vocab_size 500 --max_seq_length 64 --per_device_train_batch_size 4",
+        "processor(['A text', 'and one more'], padding=True)",
+        go_on="--dataset README.md --model_name_or_path user/causal_lm --max_seq_length 64"
+        " --per_device_train_batch_size 4",
+        auto_class="AutoModelForCausalLM",
+        slow=True,
+    ),
     "cpc_audio": Family(
         "--hidden_size 12 --context_size 8 --per_device_train_batch_size 8",
         "processor([[0.1, 0.2] * 800, [0.1] * 800], sampling_rate=8000, padding=True)",

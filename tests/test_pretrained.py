@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import encoder
 from mmssl.evaluation.features import ImageTextEncoder
-from mmssl.methods import bert, char_rnn, cpc, mae
+from mmssl.methods import bert, causal_lm, char_rnn, cpc, mae
 from mmssl.models import pretrained, towers
 
 
@@ -93,6 +93,7 @@ READERS = {
     "mae": mae.from_pretrained,
     "bert": lambda name: bert.from_pretrained(name, 16),
     "tokenizer": lambda name: bert.load_tokenizer(name, 16),
+    "causal_lm": lambda name: causal_lm.from_pretrained(name, 16),
     "char_rnn": lambda name: char_rnn.from_pretrained(name, False),
     "cpc": lambda name: cpc.from_pretrained(name, False, "cpc_text"),
     "encoder": encoder.load,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmssl.kernels import cross_entropy
-from mmssl.kernels.cross_entropy import cross_entropy_
+from mmssl.kernels.cross_entropy import cross_entropy_, linear_cross_entropy
 
 
 @pytest.mark.parametrize("at_once", [1, 60, 2**18])  # logits: a row, several rows and a rest, all
@@ -75,3 +75,37 @@ def test_shapes_that_would_be_stretched_are_refused(targets, weight):
 def test_a_target_beyond_the_vocabulary_is_an_error(target):
     with pytest.raises((RuntimeError, IndexError)):
         cross_entropy_(torch.zeros(1, 9), torch.tensor([target]), torch.ones(1))
+
+
+@pytest.mark.parametrize("chunk", [1, 60, 2**22])  # logits: a row, several rows and a rest, all
+@pytest.mark.parametrize("bias", [True, False])
+def test_with_its_last_layer_loss_and_gradients_are_those_of_torch(monkeypatch, chunk, bias):
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", chunk)
+    torch.manual_seed(0)
+    features, head = torch.randn(11, 5, requires_grad=True), torch.nn.Linear(5, 23, bias=bias)
+    targets, weight = torch.randint(23, (11,)), torch.rand(11)
+    inputs = [features, *head.parameters()]
+
+    logits = head(features)
+    each = F.cross_entropy(logits, targets, reduction="none")
+    gradients = torch.autograd.grad(3 * (each * weight).sum(), inputs)
+
+    loss, nats, right = linear_cross_entropy(features, head.weight, head.bias, targets, weight)
+    torch.testing.assert_close(loss, (each * weight).sum())
+    torch.testing.assert_close(nats, each)
+    assert right.tolist() == (logits.argmax(1) == targets).tolist()
+    for mine, theirs in zip(torch.autograd.grad(3 * loss, inputs), gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_under_autocast_its_loss_is_fp32_and_its_products_are_not():
+    torch.manual_seed(0)
+    features, matrix = torch.randn(40, 64, requires_grad=True), torch.randn(90, 64, requires_grad=True)
+    targets, weight = torch.randint(90, (40,)), torch.full((40,), 1 / 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, nats, _ = linear_cross_entropy(features, matrix, None, targets, weight)
+        expected = F.cross_entropy((features @ matrix.mT).float(), targets, reduction="none")
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(nats, expected, rtol=1e-4, atol=1e-4)
+    loss.backward()
+    assert features.grad.dtype == matrix.grad.dtype == torch.float32
