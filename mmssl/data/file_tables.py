@@ -72,11 +72,25 @@ class Files:
                 named.setdefault(file.name, []).append(file)
         return named
 
+    @cached_property
+    def by_stem(self) -> dict[str, Path]:
+        """Where each has another name without its suffix, which is more than a number: HAM10000, LJSpeech."""
+        listed = self.listed or ()
+        named = {file.stem: file for file in listed if not file.stem.isdecimal()}
+        return named if len(named) == len(listed) else {}
+
+    def kind(self, name: object) -> str | None:
+        """As `media`, also of a listed file that is named without its suffix."""
+        file = self.by_stem.get(name.strip()) if isinstance(name, str) else None
+        return media(name) or (media(file.name) if file else None)
+
     def paths(self, names: Sequence[str | None], folder: Path) -> list[str | None]:
         """The files that a table in `folder` names; where there is none, what would be it, to be named as missing."""
         return [str(self._path(_cleaned(name), folder)) if name else None for name in names]
 
     def _path(self, name: str, folder: Path) -> Path:
+        if name in self.by_stem:
+            return self.by_stem[name]
         if (folder / name).is_file():  # an absolute name stays as it is
             return folder / name
         return self._by_end(Path(name).parts) or (Path.cwd() / name if Path(name).is_file() else folder / name)
@@ -102,11 +116,11 @@ def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
 # ---------------------------------------------------------------- which column names files
 
 
-def column(rows: Sequence[dict]) -> tuple[str, str] | None:
+def column(rows: Sequence[dict], kind_of: Callable[[object], str | None] = media) -> tuple[str, str] | None:
     """(name, "image" or "audio") of the column whose values are called like images or recordings. rows: the first."""
     for kind, usual in (("image", columns.IMAGE), ("audio", columns.AUDIO)):
         names = dict.fromkeys(name for row in rows for name in row)
-        found = [name for name in names if 2 * sum(media(row.get(name)) == kind for row in rows) > len(rows)]
+        found = [name for name in names if 2 * sum(kind_of(row.get(name)) == kind for row in rows) > len(rows)]
         if found:
             return next((name for name in usual if name in found), found[0]), kind
     return None
@@ -124,19 +138,18 @@ def read(table: Path, files: Files, read_rows: Callable[[str, Path], Dataset]) -
     if not table.is_file() or suffix not in SUFFIXES:
         return None  # a named pipe, or another kind of file
     if suffix in DELIMITED:
-        rows, folder = _delimited(table) or ({}, folder)
-        found = column(
-            [dict(zip(rows, values, strict=True)) for values in islice(zip(*rows.values(), strict=True), LOOKED_AT)]
-        )
+        rows, folder = _delimited(table, files.kind) or ({}, folder)
+        first = [dict(zip(rows, values, strict=True)) for values in islice(zip(*rows.values(), strict=True), LOOKED_AT)]
+        found = column(first, files.kind)
     elif suffix == ".parquet":
-        found = column(_first_of_parquet(table))
+        found = column(_first_of_parquet(table), files.kind)
         rows = read_rows("parquet", table) if found else []
     elif (first := _first_lines(table)) is not None:
-        found = column(first)
+        found = column(first, files.kind)
         rows = read_rows("json", table) if found else []
     else:
         objects = _json(table) if suffix == ".json" else []
-        rows, found = _columns(objects), column(objects[:LOOKED_AT])
+        rows, found = _columns(objects), column(objects[:LOOKED_AT], files.kind)
     if found is None:
         return None
     rows = rows if isinstance(rows, Dataset) else Dataset.from_dict(rows)
@@ -217,7 +230,7 @@ def _head(file: Path) -> str:
         return ""
 
 
-def _delimited(table: Path) -> tuple[dict[str, list[str]], Path] | None:
+def _delimited(table: Path, kind_of: Callable[[object], str | None]) -> tuple[dict[str, list[str]], Path] | None:
     """(the columns, the folder that their files count from); None if its first rows name no files, or nothing else."""
     titled = table.stem.lower() == TITLE
     head = text_of(table)[:HEAD] if titled else _head(table)
@@ -225,17 +238,17 @@ def _delimited(table: Path) -> tuple[dict[str, list[str]], Path] | None:
     folder = Path(first) if Path(first).is_absolute() and not media(first) else None  # wav2vec: the first line
     delimiter = "\t" if "\t" in first or folder else next((c for c in first if c in SEPARATORS), None)
     rows = _first_rows(head, delimiter)
-    naming = [any(map(media, row)) for row in rows if any(row)]
+    naming = [any(map(kind_of, row)) for row in rows if any(row)]
     if 2 * sum(naming[1:] or naming) <= len(naming[1:] or naming):
         if titled:
             raise BadInput(f"{table} has no row under its header")
         return None
-    if delimiter is None or (naming[0] and media(rows[0][1])):  # a list of files, a table of pairs of files
+    if delimiter is None or (naming[0] and kind_of(rows[0][1])):  # a list of files, a table of pairs of files
         return None
     lines = _checked(table, _fields(text_of(table), delimiter))
     header = None if naming[0] else [name.strip() for name in next(lines)]
     if folder or header is None:  # the file, then what is said of it
-        header = ["file", "caption" if media(rows[-1][0]) == "image" else "note"]
+        header = ["file", "caption" if kind_of(rows[-1][0]) == "image" else "note"]
     found: dict[str, list[str]] = {name: [] for name in header if name}  # pandas writes the row's number without a name
     for number, row in enumerate(lines, 2 - naming[0]):
         for name, value in _row(table, number, header, row, delimiter) if any(row) else ():

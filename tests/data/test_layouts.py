@@ -460,3 +460,17 @@ def test_captions_of_several_lines_do_not_hide_the_files_of_a_table(tmp_path):
         tmp_path / "a.csv", [{"image": f"{i}.jpg", "caption": f"{say(i)}\n\nIt sits;\nit runs."} for i in range(N)], ","
     )
     assert check_images(tmp_path) == {"train": N}
+
+
+def test_files_may_be_named_without_their_suffix(tmp_path):
+    """HAM10000 and other tables of Kaggle; LJSpeech."""
+    images(tmp_path, "images/ISIC_{}.jpg")
+    rows = [{"lesion_id": i, "image_id": f"ISIC_{i}", "dx": "nv" if i % 2 else "mel", "text": say(i)} for i in range(N)]
+    table(tmp_path / "metadata.csv", rows, ",")
+    assert check_images(tmp_path) == {"train": N}
+    assert sources.load(str(tmp_path))["train"]["dx"][:2] == ["mel", "nv"]
+
+
+def test_ljspeech_keeps_its_texts(tmp_path):
+    ljspeech(tmp_path)
+    assert sources.load(str(tmp_path))["train"]["note"][:2] == ["Hello, there|Hello, there"] * 2
