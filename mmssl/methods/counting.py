@@ -126,14 +126,16 @@ class Counting(Method):
     def embed(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's view and the
         filters are drawn."""
-        counts = self.count(self.pictures(pixel_values, key))
-        return {"whole": counts[:, 0], "tiles": counts[:, 1:].sum(1)}
+        features, counts = self.count(self.pictures(pixel_values, key))
+        return {"whole": counts[:, 0], "tiles": counts[:, 1:].sum(1), "features": features[:, 0]}
 
-    def loss(self, whole: Tensor, tiles: Tensor) -> Output:
-        """whole: (batch, counts), fp32. tiles: (batch, counts), fp32, the sum over the four."""
+    def loss(self, whole: Tensor, tiles: Tensor, features: Tensor) -> Output:
+        """whole: (batch, counts), fp32. tiles: (batch, counts), fp32, the sum over the four. features: (batch, width)
+        of the whole."""
         loss, metrics = counting_loss(whole, tiles, self.margin)
         metrics = {name: value.detach() for name, value in metrics.items()}
-        return Output(loss, metrics, whole.detach(), trivial_loss=self.margin)
+        # not the counts: a dozen of them are enough to keep images a margin apart, which looks like a collapse
+        return Output(loss, metrics, features.detach().float(), trivial_loss=self.margin)
 
     def pictures(self, pixel_values: Tensor, key: Tensor) -> Tensor:
         """(batch, 5, 3, side, side), normalised: the whole image, and its four tiles, row by row."""
@@ -141,10 +143,11 @@ class Counting(Method):
         with torch.autocast(pixels.device.type, enabled=False):  # in bf16 a pixel keeps only 8 bits
             return smoothed(pixels, key, self.filters, self.blurs)
 
-    def count(self, pictures: Tensor) -> Tensor:
-        """(batch, pictures, 3, side, side) -> (batch, pictures, counts), fp32, none negative."""
-        features = image_encoders.features(self.encoder, pictures.flatten(0, 1))
-        return F.relu(self.head(features).float()).unflatten(0, pictures.shape[:2])
+    def count(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """(features, counts) of each picture. (batch, pictures, 3, side, side) -> (batch, pictures, width) and (batch,
+        pictures, counts), fp32, none negative."""
+        features = image_encoders.features(self.encoder, pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
+        return features, F.relu(self.head(features).float())
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """The images in the order of their counts, smallest sum first, each with the counts in which the images differ

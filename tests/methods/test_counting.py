@@ -142,17 +142,17 @@ def test_a_grey_image_is_grey_in_its_tiles_and_as_a_whole():
 
 def test_the_tiles_are_summed_and_counts_are_not_negative():
     one, given = method().eval(), batch()
-    counts, rows = one.count(one.pictures(**given)), one.embed(**given)
+    (features, counts), rows = one.count(one.pictures(**given)), one.embed(**given)
     assert (counts >= 0).all() and (counts > 0).any()
     torch.testing.assert_close(rows["tiles"], counts[:, 1] + counts[:, 2] + counts[:, 3] + counts[:, 4])
-    assert torch.equal(rows["whole"], counts[:, 0])
+    assert torch.equal(rows["whole"], counts[:, 0]) and torch.equal(rows["features"], features[:, 0])
 
 
 def test_pictures_follow_from_the_key():
     one, given = method().train(), batch()
     part = one.embed(**{name: value[2:4] for name, value in given.items()})
     rows = one.embed(**given)
-    for name in ("whole", "tiles"):
+    for name in ("whole", "tiles", "features"):
         torch.testing.assert_close(part[name], rows[name][2:4], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(one.embed(given["pixel_values"], given["key"] + 1)["whole"], rows["whole"], atol=1e-3)
 
@@ -186,9 +186,9 @@ def test_the_heads_are_the_head_that_counts_alone(tmp_path):
 # ---------------------------------------------------------------- collapse
 
 
-def test_without_the_contrast_all_counts_become_zero_and_the_monitor_says_so():
+def test_without_the_contrast_it_collapses_to_counts_of_zero_and_the_monitor_says_so():
     assert "collaps" in collapse.said(Counting(collapse.encoder(), square(), 24, margin=0.0))
 
 
-def test_with_it_counts_do_not_collapse_in_200_steps():
+def test_with_it_it_does_not_collapse_in_200_steps():
     assert collapse.said(Counting(collapse.encoder(), square(), 24)) is None
