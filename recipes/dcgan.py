@@ -25,11 +25,12 @@ class DcganArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/dcgan", "where the encoder, log, figures and checkpoints go")
     encoder: str = flag("bit-micro", "the discriminator's trunk", image_encoders.NAMES, of_new_model=True)
     noise_dim: int = flag(100, "numbers that an image is generated from", at_least=1, at_most=16384)
-    generator_width: int = flag(64, "channels of the generator at half the side", at_least=1, at_most=1024)
+    generator_width: int = flag(32, "channels of the generator at half the side", at_least=1, at_most=1024)
+    translation: float = flag(0.125, "largest shift of what the discriminator sees", at_least=0, below=1)
     flip: bool = flag(False, "flip half of the training images: not for digits and letters")
 
     num_train_epochs: float = flag(40, "passes over the data")
-    learning_rate: float = flag(2e-4, "peak learning rate of the discriminator")
+    learning_rate: float = flag(1e-4, "peak learning rate of the discriminator")
     generator_learning_rate: float = flag(1e-3, "peak learning rate of the generator", above=0, at_most=1e4)
     adam_beta1: float = flag(0.5, "AdamW's beta1")  # section 4 of the paper
     lr_scheduler_type: str = flag("constant", "schedule after the warm-up", ("cosine", "linear", "constant"))
@@ -41,7 +42,7 @@ def main(args: DcganArgs) -> None:
     trunk, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
     view = views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
-    method = DCGAN(trunk, view, decoding.shape(processor), args.noise_dim, args.generator_width)
+    method = DCGAN(trunk, view, decoding.shape(processor), args.noise_dim, args.generator_width, args.translation)
     optimizer = partial(optim.adamw, weight_decay=args.weight_decay, betas=(args.adam_beta1, args.adam_beta2))
     rates = args.learning_rate, args.generator_learning_rate
     optimizers = [optimizer(player, rate) for player, rate in zip(method.players(), rates, strict=True)]

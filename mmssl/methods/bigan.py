@@ -3,7 +3,8 @@ generator.
 
 Donahue et al. 2016, arXiv:1605.09782, and ALI (Dumoulin et al. 2016, arXiv:1606.00704): a discriminator tells the pair
 (x, E(x)) from (G(z), z); encoder and generator learn as one to make the pairs alike (equation 3), with the labels
-exchanged (section 3.4). At the optimum E inverts G (theorem 2). Differs: the networks are those of methods/dcgan.py.
+exchanged (section 3.4). At the optimum E inverts G (theorem 2). Differs: networks and shifts are those of
+methods/dcgan.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from mmssl.data.images.views import Views
 from mmssl.method import Card, Method, Output
-from mmssl.methods.dcgan import discriminator_loss, spread
+from mmssl.methods.dcgan import SHIFT, discriminator_loss, spread, translated
 from mmssl.models import heads, image_encoders
 from mmssl.models.decoder import Generator
 
@@ -35,6 +36,7 @@ class BiGAN(Method):
     noise_dim:       numbers in a code; 200 in appendix C.1.
     generator_width: channels of the generator at half the image's side.
     hidden_dim:      of the discriminator's layers that join image and code; 1024 in appendix C.1.
+    translation:     largest shift of the images that the discriminator sees, as a fraction of the side.
     """
 
     unit = "images"
@@ -55,11 +57,12 @@ class BiGAN(Method):
         views: Views,
         size: tuple[int, int],
         noise_dim: int = 100,
-        generator_width: int = 64,
+        generator_width: int = 32,
         hidden_dim: int = 512,
+        translation: float = 0.125,
     ) -> None:
         super().__init__()
-        self.encoder, self.trunk, self.views = encoder, trunk, views
+        self.encoder, self.trunk, self.views, self.translation = encoder, trunk, views, translation
         self.code = nn.Linear(image_encoders.width(encoder), noise_dim)
         self.generator = Generator(noise_dim, size, generator_width)
         self.head = heads.mlp([image_encoders.width(trunk) + noise_dim, hidden_dim, hidden_dim, 1], norm="none")
@@ -77,7 +80,8 @@ class BiGAN(Method):
         code = self.code(features).float()
         if phase == 0:
             fake, code = fake.detach(), code.detach()
-        of_real, of_fake = self.judge(real, code), self.judge(fake, noise)
+        of_real = self.judge(self.shifted(real, key, SHIFT + 4 * phase), code)
+        of_fake = self.judge(self.shifted(fake, key, SHIFT + 4 * phase + 2), noise)
         if phase == 1:
             loss = discriminator_loss(of_fake, of_real)  # labels exchanged
             return Output(loss, {"generator_loss": loss.detach()})
@@ -92,6 +96,9 @@ class BiGAN(Method):
             again = self.code(image_encoders.features(self.encoder, fake)).float()
             metrics["code_recovered"] = F.cosine_similarity(again, noise).mean()
         return Output(loss, {k: v.detach() for k, v in metrics.items()}, features.detach().float(), math.log(4))
+
+    def shifted(self, images: Tensor, key: Tensor, stream: int) -> Tensor:
+        return translated(images, key, stream, self.translation) if self.training and self.translation else images
 
     def judge(self, images: Tensor, codes: Tensor) -> Tensor:
         """(batch,) logits: how much a pair looks like an image and what the encoder makes of it."""

@@ -4,7 +4,8 @@ Goodfellow et al. 2014, arXiv:1406.2661: the players take turns (algorithm 1, wi
 maximises log D(G(z)) (section 3, "non-saturating"). Radford et al. 2015, arXiv:1511.06434: convolutions, and the
 discriminator's features as a representation (section 5). Differs: the discriminator's trunk is a standard encoder;
 group norms by default, so that an image does not depend on the others of its batch; noise from N(0, I), a function of
-seed, epoch and image.
+seed, epoch and image; the discriminator sees all images shifted at random (Zhao et al. 2020, arXiv:2006.10738), because
+it otherwise wins within 50 steps: it knows few images by heart, and the generator learns the grid of its strides.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.method import Card, Method, Output
 from mmssl.models import image_encoders
@@ -34,9 +37,24 @@ def generator_loss(fake: Tensor) -> Tensor:
     return F.softplus(-fake).mean()
 
 
+def translated(images: Tensor, key: Tensor, stream: int, fraction: float) -> Tensor:
+    """Each image shifted by up to this fraction of its height and width, either way, in whole pixels; pixels from
+    outside repeat the border. images: (batch, 3, height, width). stream: the first of two that the shifts use."""
+    height, width = images.shape[2:]
+    drawn = 2 * draws.uniform(key[:, None], stream + torch.arange(2, device=key.device)) - 1
+    down, right = (drawn * fraction * drawn.new_tensor([height, width])).round().long()[..., None].unbind(1)
+    rows = (torch.arange(height, device=key.device) + down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=key.device) + right).clamp(0, width - 1)
+    images = images.gather(2, rows[:, None, :, None].expand_as(images))
+    return images.gather(3, columns[:, None, None, :].expand_as(images))
+
+
 def spread(images: Tensor) -> Tensor:
     """The deviation of a pixel over the images, averaged. images: (batch, 3, height, width)."""
     return images.std(0).mean()
+
+
+SHIFT = 1 << 15  # first stream of the shifts' draws, between those of the image's view and those of the noise
 
 
 class DCGAN(Method):
@@ -47,6 +65,8 @@ class DCGAN(Method):
     size:            (height, width) of the images.
     noise_dim:       numbers that an image is generated from; 100 in section 4 of 1511.06434.
     generator_width: channels of the generator at half the image's side.
+    translation:     largest shift of the images that the discriminator sees, as a fraction of the side; 1/8 in section
+                     4.1 of 2006.10738.
     """
 
     unit = "images"
@@ -67,10 +87,11 @@ class DCGAN(Method):
         views: Views,
         size: tuple[int, int],
         noise_dim: int = 100,
-        generator_width: int = 64,
+        generator_width: int = 32,
+        translation: float = 0.125,
     ) -> None:
         super().__init__()
-        self.encoder, self.views = encoder, views
+        self.encoder, self.views, self.translation = encoder, views, translation
         self.head = nn.Linear(image_encoders.width(encoder), 1)
         self.generator = Generator(noise_dim, size, generator_width)
 
@@ -83,11 +104,12 @@ class DCGAN(Method):
         the noise of a generated one, are drawn; each phase has its own noise."""
         fake = self.views.normalised(self.generator(self.generator.noise(key, phase)))
         if phase == 1:
-            loss = generator_loss(self.discriminate(fake))
+            loss = generator_loss(self.discriminate(self.shifted(fake, key, SHIFT)))
             return Output(loss, {"generator_loss": loss.detach()})
         fake = fake.detach()
         real = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
-        of_real, of_fake = self.discriminate(real), self.discriminate(fake)
+        of_real = self.discriminate(self.shifted(real, key, SHIFT + 2))
+        of_fake = self.discriminate(self.shifted(fake, key, SHIFT + 4))
         loss = discriminator_loss(of_real, of_fake)
         metrics = {
             "discriminator_loss": loss,
@@ -97,6 +119,9 @@ class DCGAN(Method):
         }
         # the monitor watches the generated images: they are what collapses
         return Output(loss, {k: v.detach() for k, v in metrics.items()}, fake.flatten(1), math.log(4))
+
+    def shifted(self, images: Tensor, key: Tensor, stream: int) -> Tensor:
+        return translated(images, key, stream, self.translation) if self.training and self.translation else images
 
     def discriminate(self, images: Tensor) -> Tensor:
         """(batch,) logits: how real the images look. images: (batch, 3, height, width), normalised."""

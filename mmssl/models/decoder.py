@@ -1,5 +1,9 @@
-"""A convolutional decoder, from a vector to an image, and a generator, from noise. The generator of DCGAN (Radford et
-al. 2015, arXiv:1511.06434, figure 1), with group norms, so that an image does not depend on the others of its batch."""
+"""Convolutional decoders, from a vector or a map to an image, and a generator, from noise.
+
+The generator of DCGAN (Radford et al. 2015, arXiv:1511.06434, figure 1). Differs: group norms, so that an image does
+not depend on the others of its batch; enlarged pixels and a convolution instead of a transposed convolution, which
+leaves a checkerboard (Odena et al. 2016, doi:10.23915/distill.00003).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ class Decoder(nn.Module):
         self.grid = tuple(math.ceil(side / 2**doublings) for side in size)
         widths = [min(512, width * 2**i) for i in reversed(range(doublings))]
         first = widths[0] * math.prod(self.grid)
-        weights = dim * first + sum(16 * a * b for a, b in pairwise(widths))
+        weights = dim * first + sum(9 * a * b for a, b in pairwise(widths))
         memory.refuse_too_large(weights, f"a decoder of {dim} numbers to {size[0]} x {size[1]} pixels")
         self.project = nn.Linear(dim, first)
         self.layers = doubling([*widths, channels])
@@ -72,7 +76,7 @@ def doubling(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.GroupNorm(math.gcd(GROUPS, before), before), nn.ReLU()]
-        layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 

@@ -48,7 +48,7 @@ FAILURES = {
         "(lower its learning rate), too few training images, which it knows by heart.",
     ),
     "sample_spread": (
-        0.1,
+        0.2,
         "mode collapse: generated images differ from each other {:.3f} times as much as real ones: the generator makes "
         "nearly the same image of all noise. Likely causes: a generator that learns faster than the discriminator "
         "(lower its learning rate), too small batches.",

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from tiny.dcgan import method
 from tiny.simclr import batch
 
-from mmssl.methods.dcgan import DCGAN, discriminator_loss, generator_loss, spread
+from mmssl.methods.dcgan import DCGAN, discriminator_loss, generator_loss, spread, translated
 from mmssl.training import steps
 from mmssl.training.monitor import FailureWatch
 
@@ -56,6 +56,18 @@ def test_generated_images_are_possible_images():
     assert unit.shape == (6, 3, 16, 16) and unit.min() >= 0 and unit.max() <= 1
 
 
+def test_shifts_are_of_whole_pixels_and_repeat_the_border():
+    places = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij"))
+    pictures, key, found = torch.cat([places, places[:1]]).expand(200, 3, 8, 8), torch.arange(200), set()
+    for row, column, _ in translated(pictures, key, 0, 0.25):
+        down, right = int(row[4, 4]) - 4, int(column[4, 4]) - 4
+        found.add((down, right))
+        assert torch.equal(row[:, 0], (torch.arange(8.0) + down).clamp(0, 7)) and (row == row[:, :1]).all()
+        assert torch.equal(column[0], (torch.arange(8.0) + right).clamp(0, 7)) and (column == column[:1]).all()
+    assert found == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
+    assert torch.equal(translated(pictures, key, 0, 0.0), pictures)
+
+
 def test_equal_images_have_no_spread_and_two_opposite_ones_that_of_their_difference():
     assert spread(torch.ones(4, 3, 2, 2)) == 0
     assert spread(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)).item() == pytest.approx(math.sqrt(2))
@@ -71,9 +83,10 @@ def test_the_figure_shows_the_same_noise_beside_any_images():
     assert torch.equal(columns["generated"], other["generated"]) and not torch.equal(columns["real"], other["real"])
 
 
-def failures(rates: tuple[float, float], count: int = 300) -> list[str]:
+def failures(rates: tuple[float, float], translation: float = 0.125, count: int = 300) -> list[str]:
     """What is said of a run with these learning rates of discriminator and generator."""
     one, watch, said = method(), FailureWatch(), []
+    one.translation = translation
     players = [
         torch.optim.Adam(p.parameters(), rate, (0.5, 0.999)) for p, rate in zip(one.players(), rates, strict=True)
     ]
@@ -92,7 +105,7 @@ def test_against_a_generator_that_hardly_learns_the_discriminator_wins_and_the_m
 
 
 def test_against_a_discriminator_that_hardly_learns_the_generator_collapses_and_the_monitor_says_so():
-    (sentence,) = failures((1e-5, 1e-2))
+    (sentence,) = failures((1e-5, 1e-2), translation=0.0)
     assert "mode collapse" in sentence
 
 
