@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from mmssl.methods import split_brain
 from mmssl.models import image_encoders
-from tiny import simclr
+from tiny import Tiny, simclr
 from tiny.deepcluster import Stored, one_view
 
 
@@ -20,7 +20,11 @@ def method(encoder: Callable[[], PreTrainedModel] = simclr.resnet) -> split_brai
     return split_brain.SplitBrain(encoder(), one_view(), split_brain.count(Stored(), one_view()), dim=16)
 
 
-VARIANTS = {
-    "basic": lambda: simclr.around(method(simclr.resnet)),
-    "bottleneck": lambda: simclr.around(method(bottlenecks)),
-}
+def around(encoder: Callable[[], PreTrainedModel]) -> Tiny:
+    """The batch norms of few channels multiply rounding: short steps, where weights are compared."""
+    tiny = simclr.around(method(encoder))
+    tiny.plain = lambda made: [torch.optim.SGD(made.parameters(), lr=0.01)]
+    return tiny
+
+
+VARIANTS = {"basic": lambda: around(simclr.resnet), "bottleneck": lambda: around(bottlenecks)}
