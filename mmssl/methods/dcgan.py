@@ -4,8 +4,8 @@ Goodfellow et al. 2014, arXiv:1406.2661: the players take turns (algorithm 1, wi
 maximises log D(G(z)) (section 3, "non-saturating"). Radford et al. 2015, arXiv:1511.06434: convolutions, and the
 discriminator's features as a representation (section 5). Differs: the discriminator's trunk is a standard encoder;
 group norms by default, so that an image does not depend on the others of its batch; noise from N(0, I), a function of
-seed, epoch and image; the discriminator sees all images shifted at random (Zhao et al. 2020, arXiv:2006.10738), because
-it otherwise wins within 50 steps: it knows few images by heart, and the generator learns the grid of its strides.
+seed, epoch and image; the discriminator sees all images shifted at random (Zhao et al. 2020, arXiv:2006.10738), and the
+generator enlarges its maps before each convolution: without either the discriminator won within 50 steps on digits.
 """
 
 from __future__ import annotations
