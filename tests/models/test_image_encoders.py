@@ -224,6 +224,32 @@ def test_views_too_small_for_an_encoder_are_refused_by_their_size(model, side):
     image_encoders.check_views(encoder, views.Views(sizes[:1], image_encoders.MEAN, image_encoders.STD))
 
 
+def test_in_bf16_patches_that_shrink_to_one_pixel_have_the_gradient_of_fp32():
+    """torch leaves part of the gradient of a convolution with a stride uninitialised there: whatever memory held."""
+    torch.manual_seed(0)
+    encoder, _ = image_encoders.from_scratch("resnet-micro", 32)
+    pixels, weight, found = torch.randn(64, 3, 8, 8), torch.randn(64, image_encoders.width(encoder)), []
+    for enabled in (True, False):
+        encoder.zero_grad()
+        held = [torch.full_like(p, torch.inf) for p in encoder.parameters() for _ in range(8)]
+        del held  # what memory holds
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            (image_encoders.features(encoder, pixels).float() * weight).sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in encoder.parameters()]))
+    assert found[0].isfinite().all()
+    assert (found[0] - found[1]).norm() < 0.2 * found[1].norm()
+
+
+def test_without_a_stride_on_one_pixel_an_encoder_computes_the_same():
+    encoder, _ = image_encoders.from_scratch("resnet-micro", 32)
+    pixels = torch.randn(2, 3, 8, 8)
+    ours = image_encoders.features(encoder.eval(), pixels)
+    plain = type(encoder)(encoder.config).eval()
+    plain.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(image_encoders.features(plain, pixels), ours)
+    assert image_encoders.features(encoder, torch.randn(2, 3, 32, 32)).shape == (2, 256)
+
+
 def test_only_transformers_have_patches_that_are_frozen():
     convolutions = ConvNextModel(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4))
     image_encoders.freeze_patches(convolutions)
