@@ -73,7 +73,7 @@ class Perplexity(Evaluation):
 
     def baselines(self, method: CausalLM) -> Columns:
         """Unigram and 5-gram counts of the training tokens. They cross the ends of documents."""
-        scored = method.scored(torch.from_numpy(self.held_out)).numpy()
+        scored = method.scored(torch.from_numpy(np.array(self.held_out))).numpy()  # a copy: the file is read-only
         columns = {}
         for name, order in {"unigram": 1, "5-gram": 5}.items():
             probability = n_gram_probabilities(self.train, self.held_out, self.vocabulary, order)[scored]
