@@ -4,6 +4,10 @@ accelerate launch recipes/dino.py                                    # scikit-le
 accelerate launch recipes/dino.py --dataset my_folder --encoder vit-small --image_size 96 --patch_size 8 --norm none
 accelerate launch recipes/dino.py --dataset my_folder --encoder vit-small --image_size 224 --patch_size 16 --norm none \
     --small_views 8 --prototypes 65536 --hidden_dim 2048 --bottleneck_dim 256 --momentum 0.996      # as in the paper
+
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 8), seed 0, 7 minutes of one core of an EPYC (Zen 4) in
+bf16; then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 49.2, k-NN 42.6;
+before training 42.8, 40.1; raw pixels 41.0, 33.9; SimCLR after 15 passes, 7 minutes, 59.1, 55.5.
 """
 
 from __future__ import annotations
