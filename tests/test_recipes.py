@@ -233,7 +233,9 @@ def test_clip_refuses_a_folder_without_captions(clip, tmp_path, capsys, monkeypa
         Image.fromarray(np.full((8, 8, 3), i, dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.png")
     arguments = [*TINY, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "run"]
     said = refuse(clip, arguments, capsys, monkeypatch)
-    assert "no caption column among image: name it with --caption_column" in said
+    assert (
+        "the images have no captions: put a text file beside each (cat.jpg, cat.txt), or a table metadata.csv" in said
+    )
 
 
 def test_clip_refuses_where_too_many_images_are_broken_and_names_them(clip, tmp_path, capsys, monkeypatch):
