@@ -3,6 +3,10 @@
 accelerate launch recipes/colorization.py                                # the pictures of the emoji, built in
 accelerate launch recipes/colorization.py --dataset my_folder --encoder resnet18 --image_size 96
 accelerate launch recipes/colorization.py --dataset my_folder --encoder vit-micro --learning_rate 1e-3
+
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 7), seed 0, 3 minutes of one core of an EPYC (Zen 4) in
+bf16: held out, loss 3.90, ignoring the input 4.43. Then recipes/transfer.py --mode knn linear --labels 100%, per cent
+of 4,000 test images: linear 47.5, k-NN 44.4; before training 42.8, 40.1; raw pixels 41.0, 33.9.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@ accelerate launch recipes/rotation.py --dataset my_folder --encoder resnet18 --i
 accelerate launch recipes/rotation.py --dataset my_folder --smallest_crop 1 --flip 0      # whole images, no flips
 
 The images must have an upright position, as photos and digits do; microscopy and aerial images have none.
+
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 3), seed 0, 3 minutes of one core of an EPYC (Zen 4) in
+bf16: held out, accuracy 67.7, chance 25.0. Then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000
+test images: linear 52.2, k-NN 47.5; before training 42.8, 40.1; raw pixels 41.0, 33.9.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 accelerate launch recipes/split_brain.py                                 # the pictures of the emoji, built in
 accelerate launch recipes/split_brain.py --dataset my_folder --encoder resnet18 --image_size 96
+
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 7), seed 0, 3 minutes of one core of an EPYC (Zen 4) in
+bf16: held out, colour bins 28.0, most frequent 19.3; lightness 2.7, 1.8. Then recipes/transfer.py --mode knn linear
+--labels 100%, per cent of 4,000 test images: linear 51.7, k-NN 48.7; before training 42.8, 40.1; raw pixels 41.0, 33.9.
 """
 
 from __future__ import annotations
