@@ -5,6 +5,11 @@ accelerate launch recipes/counting.py --dataset my_folder --encoder resnet18 --i
 accelerate launch recipes/counting.py --dataset my_folder --counts 1000 --grey 0.67            # as in the paper
 
 The encoder sees tiles of half an image's side, at the scale at which it takes whole images later.
+
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 6), seed 0, 3 minutes of one core of an EPYC (Zen 4) in
+bf16: held out, an image's own whole is nearer than another's in 98.2 per cent, chance 50.0. Then recipes/transfer.py
+--mode knn linear --labels 100%, per cent of 4,000 test images: linear 46.8, k-NN 41.0; before training 42.8, 40.1; raw
+pixels 41.0, 33.9.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ The images must have an upright position, as photos and digits do; microscopy an
 
 20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 3), seed 0, 3 minutes of one core of an EPYC (Zen 4) in
 bf16: held out, accuracy 67.7, chance 25.0. Then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000
-test images: linear 52.2, k-NN 47.5; before training 42.8, 40.1; raw pixels 41.0, 33.9.
+test images: linear 52.2, k-NN 47.5; before training 42.8, 40.1; raw pixels 41.0, 33.9. Fine-tuned on 1 and
+10 % of the labels, two seeds: 37.8 and 54.4; from scratch 34.3 and 52.3.
 """
 
 from __future__ import annotations
