@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from mmssl.data.images.views import Views
 from mmssl.method import Card, Method, Output
-from mmssl.methods.dcgan import SHIFT, discriminator_loss, spread, translated
 from mmssl.models import heads, image_encoders
+from mmssl.models.adversarial import SHIFT, discriminator_loss, spread, translated
 from mmssl.models.decoder import Generator
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.methods.dcgan import discriminator_loss, generator_loss
 from mmssl.models import image_encoders
+from mmssl.models.adversarial import Discriminator, discriminator_loss, generator_loss
 from mmssl.models.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -87,15 +87,14 @@ class ContextEncoder(Method):
         super().__init__()
         if not 0 <= overlap < min(size) // 8:
             raise BadInput(f"--overlap {overlap}: a hole in {size[0]} x {size[1]} pixels has no room for it; lower it")
-        self.encoder, self.discriminator, self.views = encoder, discriminator, views
+        self.encoder, self.discriminator, self.views = encoder, Discriminator(discriminator), views
         self.size, self.region, self.overlap, self.adversarial = size, region, overlap, adversarial
         self.code = nn.Sequential(nn.Linear(image_encoders.width(encoder), code_dim), nn.ReLU())
         self.decoder = Decoder(code_dim, size)
-        self.head = nn.Linear(image_encoders.width(discriminator), 1)
 
     def players(self) -> list[nn.Module]:
         """The discriminator, and encoder and decoder: each needs an optimizer, in this order."""
-        return [nn.ModuleList([self.discriminator, self.head]), nn.ModuleList([self.encoder, self.code, self.decoder])]
+        return [self.discriminator, nn.ModuleList([self.encoder, self.code, self.decoder])]
 
     def forward(self, pixel_values: Tensor, key: Tensor, phase: int = 1) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view and the hole of each
@@ -106,13 +105,13 @@ class ContextEncoder(Method):
         predicted = self.decoder(self.code(features)).float()
         filled = torch.where(hole, predicted, pixels)
         if phase == 0:
-            loss = discriminator_loss(self.discriminate(pixels), self.discriminate(filled.detach()))
+            loss = discriminator_loss(self.discriminator(pixels), self.discriminator(filled.detach()))
             return Output(loss, {"adversary_loss": loss.detach()})
         with torch.autocast(pixels.device.type, enabled=False):
             squared = self.squared_error(predicted, pixels, hole)
             mean_image = pixels.mean(0, keepdim=True).expand_as(pixels)
             trivial = self.squared_error(mean_image, pixels, hole).detach()
-        fooling = generator_loss(self.discriminate(filled)) if self.adversarial else squared.new_zeros(())
+        fooling = generator_loss(self.discriminator(filled)) if self.adversarial else squared.new_zeros(())
         loss = (1 - self.adversarial) * squared + self.adversarial * fooling
         metrics = {"squared_error": self.errors(predicted, pixels, key).mean(), "generator_loss": fooling}
         metrics = {name: value.detach() for name, value in metrics.items()}
@@ -151,10 +150,6 @@ class ContextEncoder(Method):
 
     def _hidden(self, pixels: Tensor, hole: Tensor) -> Tensor:
         return pixels.masked_fill(shrunk(hole, self.overlap), 0.0)  # 0 is the mean colour
-
-    def discriminate(self, images: Tensor) -> Tensor:
-        """(batch,) logits: how real the images look."""
-        return self.head(image_encoders.features(self.discriminator, images)).float()[:, 0]
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)

@@ -5,7 +5,7 @@ maximises log D(G(z)) (section 3, "non-saturating"). Radford et al. 2015, arXiv:
 discriminator's features as a representation (section 5). Differs: the discriminator's trunk is a standard encoder;
 group norms by default, so that an image does not depend on the others of its batch; noise from N(0, I), a function of
 seed, epoch and image; the discriminator sees all images shifted at random (Zhao et al. 2020, arXiv:2006.10738), and the
-generator enlarges its maps before each convolution: without either the discriminator won within 50 steps on digits.
+generator enlarges its maps before each convolution: with neither, the discriminator won within 50 steps on digits.
 """
 
 from __future__ import annotations
@@ -13,48 +13,23 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.method import Card, Method, Output
 from mmssl.models import image_encoders
+from mmssl.models.adversarial import (
+    SHIFT,
+    Discriminator,
+    discriminator_loss,
+    generator_loss,
+    spread,
+    translated,
+)  # fmt: skip
 from mmssl.models.decoder import Generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """-log D(x) - log(1 - D(G(z))), the negative of equation 1. real, fake: (batch,) logits."""
-    return (F.softplus(-real) + F.softplus(fake)).mean()
-
-
-def generator_loss(fake: Tensor) -> Tensor:
-    """-log D(G(z)). fake: (batch,) logits."""
-    return F.softplus(-fake).mean()
-
-
-def translated(images: Tensor, key: Tensor, stream: int, fraction: float) -> Tensor:
-    """Each image shifted by up to this fraction of its height and width, either way, in whole pixels; pixels from
-    outside repeat the border. images: (batch, 3, height, width). stream: the first of two that the shifts use."""
-    height, width = images.shape[2:]
-    drawn = 2 * draws.uniform(key[:, None], stream + torch.arange(2, device=key.device)) - 1
-    down, right = (drawn * fraction * drawn.new_tensor([height, width])).round().long()[..., None].unbind(1)
-    rows = (torch.arange(height, device=key.device) + down).clamp(0, height - 1)
-    columns = (torch.arange(width, device=key.device) + right).clamp(0, width - 1)
-    images = images.gather(2, rows[:, None, :, None].expand_as(images))
-    return images.gather(3, columns[:, None, None, :].expand_as(images))
-
-
-def spread(images: Tensor) -> Tensor:
-    """The deviation of a pixel over the images, averaged. images: (batch, 3, height, width)."""
-    return images.std(0).mean()
-
-
-SHIFT = 1 << 15  # first stream of the shifts' draws, between those of the image's view and those of the noise
 
 
 class DCGAN(Method):
@@ -91,25 +66,24 @@ class DCGAN(Method):
         translation: float = 0.125,
     ) -> None:
         super().__init__()
-        self.encoder, self.views, self.translation = encoder, views, translation
-        self.head = nn.Linear(image_encoders.width(encoder), 1)
+        self.discriminator, self.views, self.translation = Discriminator(encoder), views, translation
         self.generator = Generator(noise_dim, size, generator_width)
 
     def players(self) -> list[nn.Module]:
         """The discriminator and the generator: each needs an optimizer, in this order."""
-        return [nn.ModuleList([self.encoder, self.head]), self.generator]
+        return [self.discriminator, self.generator]
 
     def forward(self, pixel_values: Tensor, key: Tensor, phase: int = 0) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view of each image, and
         the noise of a generated one, are drawn; each phase has its own noise."""
         fake = self.views.normalised(self.generator(self.generator.noise(key, phase)))
         if phase == 1:
-            loss = generator_loss(self.discriminate(self.shifted(fake, key, SHIFT)))
+            loss = generator_loss(self.discriminator(self.shifted(fake, key, SHIFT)))
             return Output(loss, {"generator_loss": loss.detach()})
         fake = fake.detach()
         real = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
-        of_real = self.discriminate(self.shifted(real, key, SHIFT + 2))
-        of_fake = self.discriminate(self.shifted(fake, key, SHIFT + 4))
+        of_real = self.discriminator(self.shifted(real, key, SHIFT + 2))
+        of_fake = self.discriminator(self.shifted(fake, key, SHIFT + 4))
         loss = discriminator_loss(of_real, of_fake)
         metrics = {
             "discriminator_loss": loss,
@@ -123,13 +97,9 @@ class DCGAN(Method):
     def shifted(self, images: Tensor, key: Tensor, stream: int) -> Tensor:
         return translated(images, key, stream, self.translation) if self.training and self.translation else images
 
-    def discriminate(self, images: Tensor) -> Tensor:
-        """(batch,) logits: how real the images look. images: (batch, 3, height, width), normalised."""
-        return self.head(image_encoders.features(self.encoder, images)).float()[:, 0]
-
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         real = self.views.to_unit_range(self.views.whole(pixel_values))
         return {"real": real} | self.generator.shown(len(real))
 
     def exported(self) -> PreTrainedModel:
-        return self.encoder
+        return self.discriminator.encoder

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.methods.dcgan import discriminator_loss, generator_loss
 from mmssl.models import image_encoders
+from mmssl.models.adversarial import Discriminator, discriminator_loss, generator_loss
 from mmssl.models.decoder import MapDecoder
 
 if TYPE_CHECKING:
@@ -91,15 +91,15 @@ class SuperResolution(Method):
         self.small = tuple(side // factor for side in size)
         if min(self.small) < SMALLEST:
             raise BadInput(f"--factor {factor} makes images of {size[0]} x {size[1]} pixels too small; lower it")
-        self.encoder, self.discriminator, self.views, self.adversarial = encoder, discriminator, views, adversarial
+        self.encoder, self.discriminator = encoder, Discriminator(discriminator)
+        self.views, self.adversarial = views, adversarial
         with torch.no_grad():
             cells = tuple(image_encoders.maps(encoder, torch.zeros(1, 3, *size)).shape[2:])
         self.decoder = MapDecoder(image_encoders.width(encoder), cells, size)
-        self.head = nn.Linear(image_encoders.width(discriminator), 1)
 
     def players(self) -> list[nn.Module]:
         """The discriminator, and encoder and decoder: each needs an optimizer, in this order."""
-        return [nn.ModuleList([self.discriminator, self.head]), nn.ModuleList([self.encoder, self.decoder])]
+        return [self.discriminator, nn.ModuleList([self.encoder, self.decoder])]
 
     def forward(self, pixel_values: Tensor, key: Tensor, phase: int = 1) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which an image's view is drawn."""
@@ -108,10 +108,10 @@ class SuperResolution(Method):
         maps = image_encoders.maps(self.encoder, given)
         predicted = given + self.decoder(maps).float()
         if phase == 0:
-            loss = discriminator_loss(self.discriminate(pixels), self.discriminate(predicted.detach()))
+            loss = discriminator_loss(self.discriminator(pixels), self.discriminator(predicted.detach()))
             return Output(loss, {"adversary_loss": loss.detach()})
         squared = self.errors(predicted, pixels, key).mean()
-        fooling = generator_loss(self.discriminate(predicted)) if self.adversarial else squared.new_zeros(())
+        fooling = generator_loss(self.discriminator(predicted)) if self.adversarial else squared.new_zeros(())
         metrics = {"squared_error": squared, "generator_loss": fooling}
         if not self.training:
             unit = self.views.to_unit_range(predicted), self.views.to_unit_range(pixels)
@@ -129,10 +129,6 @@ class SuperResolution(Method):
     def errors(self, predicted: Tensor, pixels: Tensor, key: Tensor) -> Tensor:
         """(batch,): mean squared error of each image, in units of normalised pixels."""
         return (predicted - pixels).square().mean((1, 2, 3))
-
-    def discriminate(self, images: Tensor) -> Tensor:
-        """(batch,) logits: how real the images look."""
-        return self.head(image_encoders.features(self.discriminator, images)).float()[:, 0]
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)

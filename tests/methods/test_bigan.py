@@ -9,7 +9,7 @@ import torch
 from tiny.bigan import method
 from tiny.simclr import batch
 
-from mmssl.methods.dcgan import discriminator_loss
+from mmssl.models.adversarial import discriminator_loss
 
 
 def test_at_one_half_both_players_have_log_4():

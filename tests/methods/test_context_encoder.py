@@ -71,8 +71,8 @@ def test_only_the_hole_counts_and_its_border_ten_times():
 
 def test_with_a_discriminator_that_says_one_half_it_learns_the_squared_error_alone():
     both, alone, given = method(), method(adversarial=0.0), batch(4)
-    torch.nn.init.zeros_(both.head.weight)
-    torch.nn.init.zeros_(both.head.bias)
+    torch.nn.init.zeros_(both.discriminator.head.weight)
+    torch.nn.init.zeros_(both.discriminator.head.bias)
     for one in (both, alone):
         one(**given).loss.backward()
     for part in ("encoder", "code", "decoder"):

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from tiny.dcgan import method
 from tiny.simclr import batch
 
-from mmssl.methods.dcgan import DCGAN, discriminator_loss, generator_loss, spread, translated
+from mmssl.methods.dcgan import DCGAN
+from mmssl.models.adversarial import discriminator_loss, generator_loss, spread, translated
 from mmssl.training import steps
 from mmssl.training.monitor import FailureWatch
 
@@ -24,8 +25,8 @@ def test_the_losses_are_those_of_the_probabilities(real, fake):
 
 def test_at_one_half_the_discriminator_has_log_4_and_the_generator_log_2():
     one = method()
-    torch.nn.init.zeros_(one.head.weight)
-    torch.nn.init.zeros_(one.head.bias)
+    torch.nn.init.zeros_(one.discriminator.head.weight)
+    torch.nn.init.zeros_(one.discriminator.head.bias)
     output = one(**batch())
     assert output.loss.item() == pytest.approx(math.log(4)) and output.trivial_loss == pytest.approx(math.log(4))
     assert one(**batch(), phase=1).loss.item() == pytest.approx(math.log(2))
@@ -41,7 +42,7 @@ def test_the_discriminator_s_loss_gives_the_generator_no_gradient():
     one = method()
     one(**batch()).loss.backward()
     assert all(p.grad is None for p in one.generator.parameters())
-    assert all(p.grad is not None for p in one.head.parameters())
+    assert all(p.grad is not None for p in one.discriminator.head.parameters())
 
 
 def test_noise_is_a_function_of_key_and_phase():
@@ -116,8 +117,8 @@ def test_with_rates_in_balance_neither_happens():
 def test_what_is_exported_is_the_trunk_and_a_further_run_takes_over_both_players(tmp_path):
     one = method()
     one.save_pretrained(tmp_path)
-    again = DCGAN(one.encoder, one.views, (16, 16), 8, 16)
+    again = DCGAN(one.exported(), one.views, (16, 16), 8, 16)
     again.continue_from(str(tmp_path))
-    for part in ("head", "generator"):
+    for part in ("discriminator", "generator"):
         theirs = getattr(one, part).state_dict()
         assert all(torch.equal(value, theirs[name]) for name, value in getattr(again, part).state_dict().items())
