@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl.errors import BadInput
 from mmssl.models import image_encoders, memory
 
 if TYPE_CHECKING:
@@ -25,26 +24,14 @@ def maps(encoder: PreTrainedModel, pixels: Tensor) -> list[Tensor]:
     pixels: (batch, 3, height, width), normalised. A convolutional network has a map for each stage, a ViT one of its
     last tokens. Raises BadInput if the encoder has no such maps.
     """
-    patch = image_encoders.patch_size(encoder)
-    output = encoder(pixels, output_hidden_states=patch is None)
-    last, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
-    if patch is None and last.dim() == 4:
-        found = [*output.hidden_states[1:-1], last]
-    elif patch is not None and last.dim() == 3 and last.shape[1] >= (tokens := _tokens(pixels, patch)):
-        rows = pixels.shape[2] // patch
-        # the class token and others without a position come first
-        found = [last[:, last.shape[1] - tokens :].transpose(1, 2).unflatten(2, (rows, tokens // rows))]
-        pooled = last.mean(1) if pooled is None else pooled
-    else:
-        raise BadInput(
-            f"a {type(encoder).__name__} has no feature maps that this method can read: use a ResNet or a ViT"
-        )
-    pooled = last.mean((2, 3)) if pooled is None else pooled.flatten(1)
-    return [*found, pooled[:, :, None, None]]
-
-
-def _tokens(pixels: Tensor, patch: int) -> int:
-    return (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
+    of_stages = image_encoders.patch_size(encoder) is None
+    output = encoder(pixels, output_hidden_states=of_stages)
+    hidden, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
+    last = image_encoders.as_map(encoder, hidden, pixels)
+    if pooled is None:
+        pooled = hidden.mean((2, 3)) if of_stages else hidden.mean(1)
+    before = output.hidden_states[1:-1] if of_stages else ()
+    return [*before, last, pooled.flatten(1)[:, :, None, None]]
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ small images on a CPU.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -236,17 +235,19 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
 
 def maps(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     """(batch, 3, height, width), normalised -> (batch, width(model), rows, columns): the last layer of a convolutional
-    network, or of the patches of a ViT. Raises BadInput if there is no square of patches."""
-    hidden = model(pixels).last_hidden_state
-    if hidden.ndim == 4:
+    network, or of the patches of a ViT. Raises BadInput if the model has no such map."""
+    return as_map(model, model(pixels).last_hidden_state, pixels)
+
+
+def as_map(model: PreTrainedModel, hidden: Tensor, pixels: Tensor) -> Tensor:
+    """(batch, channels, rows, columns): the last hidden state of the model on these pixels, as a map of places. Of a
+    ViT's tokens the patches come last, in rows. Raises BadInput if it has none."""
+    if (patch := patch_size(model)) is None and hidden.ndim == 4:
         return hidden
-    side = math.isqrt(hidden.shape[1])
-    if side * side + 1 != hidden.shape[1]:
-        raise BadInput(
-            f"a {type(model).__name__} with {hidden.shape[1]} tokens has no square grid of patches and one class "
-            "token; use --encoder vit-micro"
-        )
-    return hidden[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    rows, columns = (side // (patch or 1) for side in pixels.shape[2:])
+    if patch is None or hidden.ndim != 3 or hidden.shape[1] < rows * columns:
+        raise BadInput(f"a {type(model).__name__} has no feature maps that this method can read: use a ResNet or a ViT")
+    return hidden[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
 
 
 def features_of_views(model: PreTrainedModel, views: Sequence[Tensor]) -> list[Tensor]:

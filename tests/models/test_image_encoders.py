@@ -44,10 +44,11 @@ def test_a_map_has_a_vector_for_each_place_and_its_mean_is_that_of_the_places(na
         torch.testing.assert_close(found[:, :, 1, 2], hidden[:, 1 + side + 2])
 
 
-def test_a_transformer_without_a_square_of_patches_has_no_map():
-    model = ViTModel(ViTConfig(**SMALL | {"image_size": (16, 32)}))
-    with pytest.raises(BadInput, match="with 9 tokens has no square grid"):
-        image_encoders.maps(model, torch.zeros(1, 3, 16, 32))
+def test_the_map_of_an_oblong_image_has_its_rows_and_columns():
+    model, pixels = ViTModel(ViTConfig(**SMALL | {"image_size": (16, 32)})).eval(), torch.rand(1, 3, 16, 32)
+    found = image_encoders.maps(model, pixels)
+    assert found.shape[2:] == (2, 4)
+    assert torch.equal(found[0, :, 1, 2], model(pixels).last_hidden_state[0, 1 + 4 + 2])
 
 
 @pytest.mark.parametrize("name", image_encoders.NAMES)
