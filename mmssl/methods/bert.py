@@ -7,7 +7,6 @@ RoBERTa (arXiv:1907.11692, section 4); the head is computed only for masked toke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -279,7 +278,7 @@ def from_pretrained(
             f"--model_name_or_path {name}: a tokenizer of {len(tokenizer)} tokens for a model of "
             f"{model.config.vocab_size}; they are not from the same checkpoint"
         )
-    tokenizer.model_max_length = longest(model, tokenizer)  # many tokenizers leave it unset
+    tokenizer.model_max_length = pretrained.longest(model, tokenizer)  # many tokenizers leave it unset
     if max_length > tokenizer.model_max_length:
         raise BadInput(f"--max_seq_length {max_length}: {name} takes {tokenizer.model_max_length} tokens at most")
     return model, tokenizer
@@ -312,11 +311,3 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
                 f"{name}: its tokenizer has no {what} token, so it is not that of a masked language model; give that "
                 "of a BERT, or leave out the flag to train one on your text"
             )
-
-
-def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The largest number of tokens that the model can take, including special tokens."""
-    positions = getattr(model.config, "max_position_embeddings", None) or math.inf
-    table = getattr(model.base_model, "embeddings", None)
-    offset = getattr(getattr(table, "position_embeddings", None), "padding_idx", None)  # RoBERTa counts from there
-    return int(min(positions - (offset + 1 if offset is not None else 0), tokenizer.model_max_length))

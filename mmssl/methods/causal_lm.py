@@ -21,7 +21,6 @@ from mmssl.data.text.tokens import train_causal_bpe
 from mmssl.errors import BadInput, first_line
 from mmssl.kernels.cross_entropy import linear_cross_entropy
 from mmssl.method import Card, Method, Output
-from mmssl.methods.bert import longest
 from mmssl.models import memory, pretrained
 
 if TYPE_CHECKING:
@@ -216,7 +215,7 @@ def from_pretrained(
             f"{flag}: a tokenizer of {len(tokenizer)} tokens for a model of {model.config.vocab_size}; they are not "
             "from the same checkpoint"
         )
-    tokenizer.model_max_length = longest(model, tokenizer)  # many tokenizers leave it unset
+    tokenizer.model_max_length = pretrained.longest(model, tokenizer)  # many tokenizers leave it unset
     if max_length > tokenizer.model_max_length:
         raise BadInput(f"--max_seq_length {max_length}: {name} takes {tokenizer.model_max_length} tokens at most")
     check(model, flag, cross_documents)

@@ -6,6 +6,7 @@ Weights are read from safetensors only, never from a pickle. Code in a checkpoin
 from __future__ import annotations
 
 import json
+import math
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -192,3 +193,11 @@ def _processor(name: str, trust: dict[str, bool]):
         except Exception:  # the original error says more
             pass
         raise
+
+
+def longest(model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase) -> int:
+    """The largest number of tokens that the model can take, including special tokens."""
+    positions = getattr(model.config, "max_position_embeddings", None) or math.inf
+    table = getattr(model.base_model, "embeddings", None)
+    offset = getattr(getattr(table, "position_embeddings", None), "padding_idx", None)  # RoBERTa counts from there
+    return int(min(positions - (offset + 1 if offset is not None else 0), tokenizer.model_max_length))

@@ -25,6 +25,7 @@ from mmssl.data.text import masking
 from mmssl.data.text.tokens import train_bpe
 from mmssl.errors import BadInput
 from mmssl.methods import bert
+from mmssl.models import pretrained
 
 OTHERS = {
     "roberta": lambda: RobertaForMaskedLM(
@@ -194,8 +195,8 @@ def test_a_tokenizer_learns_from_the_model_how_long_a_text_may_be(exported, tmp_
 def test_roberta_has_two_positions_fewer():
     tokenizer = tiny.tokenizer()
     tokenizer.model_max_length = 512
-    assert bert.longest(OTHERS["roberta"](), tokenizer) == tiny.LENGTH
-    assert bert.longest(tiny.model(), tokenizer) == tiny.LENGTH
+    assert pretrained.longest(OTHERS["roberta"](), tokenizer) == tiny.LENGTH
+    assert pretrained.longest(tiny.model(), tokenizer) == tiny.LENGTH
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(exported, tmp_path):

@@ -19,7 +19,6 @@ from mmssl.data.images.views import WHOLE, View, Views
 from mmssl.data.labelled import Labelled
 from mmssl.errors import BadInput, first_line, not_written
 from mmssl.evaluation.finite import finite
-from mmssl.methods.bert import longest
 from mmssl.models import pretrained
 from mmssl.models.image_encoders import to_vit
 from mmssl.plain_text import say
@@ -122,7 +121,7 @@ def load(
             if pooling == "concat" and modality != "image":
                 raise BadInput(f"--pooling concat: the number of tokens differs between {modality}s; use mean")
             if modality == "text":
-                whole.model_max_length = longest(model, whole)  # many tokenizers leave it unset
+                whole.model_max_length = pretrained.longest(model, whole)  # many tokenizers leave it unset
             pooled = pooling if pooling != "auto" else "pooler" if both else "mean"
             return Encoder(model, whole, modality, pooled, view).eval()
     raise BadInput(
