@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import math
 import re
 import sys
@@ -27,6 +28,7 @@ RANGE = ("at_least", "above", "at_most", "below")
 LARGEST = 2**31 - 1  # limit of a flag that sets no limit of its own
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in messages of torch
 SMALLER = "lower --per_device_train_batch_size or --batch_size, the sizes of the model or those of the images"
+OBJECTS_BETWEEN_COLLECTIONS = 100_000
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on Linux; a longer one is an OSError wherever it is first looked for
 
 
@@ -228,8 +230,12 @@ def parse(args_class: type[Args], argv: list[str] | None = None, description: st
 
 def command(main: Callable[[Args], None], args_class: type[Args], description: str | None = None) -> None:
     """Run `main` on the parsed flags. Errors that the user can fix are printed without a traceback; exit status 2."""
+    # importing transformers makes a million objects; the default, 700, has the garbage collector look at them so often
+    # that a run starts a second later
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     with explained():
         main(parse(args_class, description=description))
+    gc.freeze()  # or Python's exit would look at all of them once more: another second
 
 
 @contextmanager

@@ -155,22 +155,25 @@ def finish(
     trivial: str,
     auto_class: str = "AutoModel",
 ) -> None:
-    """Write everything that a finished run leaves: first weights and processor, tested to load; then what describes
-    them: figures; card; metrics. Then upload it with --push_to_hub.
+    """Write everything that a finished run leaves: first weights and processor; then, once they are tested to load,
+    what describes them: figures; card; metrics. Then upload it with --push_to_hub.
 
     model: the model in memory that `method.save_pretrained` writes. example: see check_reload. describe: called after
-    the weights are written and tested. trivial: label of the dashed line in the loss curve.
+    the weights are written, while they are tested: a new interpreter takes seconds. trivial: label of the dashed line
+    in the loss curve.
     """
     directory, run = Path(args.output_dir), OutputDir(args.output_dir)
     again = "the training is saved; the same command and --resume_from_checkpoint auto export it again"
     saved = again if args.save_steps else "nothing was saved, because --save_steps is 0"
     with interruptible(f"the export to {directory} was not finished: {saved}"):
-        _export(method, processor, model, example, auto_class, run)
-    whole = "the weights are whole, card and metrics are missing"
-    with interruptible(
-        f"the description in {directory} was not finished: {whole}" + f"; {again}" * bool(args.save_steps)
-    ):
-        _describe(describe(), summary, args, trivial, run)
+        _export(method, processor, model, run)
+    whole = "the weights are whole, card and metrics are missing" + f"; {again}" * bool(args.save_steps)
+    unfinished = interruptible(f"the description in {directory} was not finished: {whole}")
+    with unfinished, ThreadPoolExecutor(1) as aside:
+        test = aside.submit(check_reload, run.named, model, processor, example, auto_class)
+        record = describe()
+        test.result()
+        _describe(record, summary, args, trivial, run)
     say(f"model, card and figures: {directory}")
     if args.push_to_hub:
         retry = f"python -m mmssl.hub.export push {shlex.quote(args.output_dir)} {args.hub_model_id}"
@@ -179,19 +182,11 @@ def finish(
     run.release()
 
 
-def _export(
-    method: Method,
-    processor,
-    model: torch.nn.Module,
-    example: dict[str, Tensor | list[str]],
-    auto_class: str,
-    run: OutputDir,
-) -> None:
+def _export(method: Method, processor, model: torch.nn.Module, run: OutputDir) -> None:
     run.remove([card.METRICS])  # from an earlier export; it exists only when the export is complete
     with run.writing(needed=sum(tensor.nbytes for tensor in model.state_dict().values())) as place:
         method.save_pretrained(place)
         processor.save_pretrained(place)
-    check_reload(run.named, model, processor, example, auto_class)
 
 
 def _describe(record: Record, summary: Summary, args: TrainArgs, trivial: str, run: OutputDir) -> None:

@@ -7,6 +7,7 @@ arguments of `reload` for each directory, as JSON.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -68,6 +69,7 @@ def reload(directory: str, auto_class: str, auto_processor: str, code: list[str]
 
 
 def main() -> None:
+    gc.disable()  # it would look again and again at the million objects that importing transformers makes
     sys.modules["mmssl"] = None  # as on a machine where it is not installed
     sys.modules["sklearn"] = None  # transformers would import it, without need: saves a second
     may_run = run_only()
@@ -75,6 +77,7 @@ def main() -> None:
         may_run.clear()
         may_run.update(code)
         reload(directory, auto_class, auto_processor, code, place)
+    gc.freeze()  # nor at exit
 
 
 if __name__ == "__main__":

@@ -256,7 +256,10 @@ class Word2Vec(Method):
         from gensim.models import KeyedVectors
 
         vectors = KeyedVectors(self.dimension)
-        vectors.add_vectors(self.words, self.inputs.detach().cpu().contiguous().numpy())
+        vectors.vectors = self.inputs.detach().cpu().clone(memory_format=torch.contiguous_format).numpy()
+        vectors.index_to_key = list(self.words)  # what add_vectors does one word at a time
+        vectors.key_to_index = {word: i for i, word in enumerate(self.words)}
+        vectors.next_index = len(self.words)
         vectors.allocate_vecattrs(["count"], [np.int64])  # all at once: one by one takes a second
         vectors.expandos["count"][:] = self.counts
         return vectors

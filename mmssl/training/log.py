@@ -78,16 +78,16 @@ class Log:
         processes, kind = self.accelerator.num_processes, precision(self.args).replace("no", "fp32")
         device = self.accelerator.device.type
         if device == "cpu":
-            threads, local = torch.get_num_threads(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            device += f" ({counted(threads, 'thread')}{' each' * (local > 1)}, {counted(cores(), 'core')})"
+            device += f" ({counted(cores(), 'core')})"
         self.say(
             f"{processes} process{'es' * (processes > 1)} on {device}, {kind}, "
             f"{trainable:,} trainable parameters, {self.total:,} steps of {samples:,} {self.unit}"
             + (f", resumed from {resumed_from}" if resumed_from else "")
         )
-        if device.startswith("cpu") and threads * local < cores():
-            idle = counted(cores() - threads * local, "idle core")
-            self.say(f"{idle}: unset OMP_NUM_THREADS, or raise it, to use all")
+        threads = torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if device.startswith("cpu") and threads < cores() and (limit := os.environ.get("OMP_NUM_THREADS")):
+            idle = counted(cores() - threads, "idle core")
+            self.say(f"{idle}: OMP_NUM_THREADS is {limit}; unset it, or raise it, to use all")
 
     def say(self, sentence: str) -> None:
         """Print one line above the progress bar, on the main process only."""
