@@ -40,6 +40,7 @@ import gensim
 import torch
 from accelerate import PartialState
 
+from mmssl import bounded_json
 from mmssl.arguments import Flags, TrainArgs, explained, flag
 from mmssl.data.loader import Loader
 from mmssl.data.text import corpus
@@ -215,7 +216,7 @@ def main() -> None:
         if options.what == "ours":
             rate, method = ours(text, options.dimension, options.threads, EPOCHS, options.seeds[0])
             if PartialState().is_main_process:
-                print(json.dumps({"words_per_second": rate} | word_similarity.evaluate(method.keyed_vectors())))
+                print(bounded_json.dumps({"words_per_second": rate} | word_similarity.evaluate(method.keyed_vectors())))
             return
         if options.what == "peak":
             rate, method = ours(text, options.dimension, options.threads, 1)
@@ -231,10 +232,10 @@ def main() -> None:
                 if options.what == "speed":
                     run |= whole(options, file, Path(place))
             runs.append({"what": options.what, "dimension": options.dimension, "threads": options.threads} | run)
-            print(json.dumps(runs[-1]), flush=True)
+            print(bounded_json.dumps(runs[-1]), flush=True)
             if options.results:
                 with open(options.results, "a") as f:
-                    f.write(json.dumps(runs[-1]) + "\n")
+                    f.write(bounded_json.dumps(runs[-1]) + "\n")
     if options.results:
         every = [json.loads(line) for line in Path(options.results).read_text().splitlines()]
         runs = [run for run in every if all(run[k] == runs[-1][k] for k in ("what", "dimension", "threads"))]

@@ -6,6 +6,7 @@ Names and defaults are those of `transformers.TrainingArguments` wherever it has
 from __future__ import annotations
 
 import argparse
+import atexit
 import difflib
 import gc
 import math
@@ -230,12 +231,12 @@ def parse(args_class: type[Args], argv: list[str] | None = None, description: st
 
 def command(main: Callable[[Args], None], args_class: type[Args], description: str | None = None) -> None:
     """Run `main` on the parsed flags. Errors that the user can fix are printed without a traceback; exit status 2."""
-    # importing transformers makes a million objects; the default, 700, has the garbage collector look at them so often
-    # that a run starts a second later
+    # importing transformers makes a million objects; the collector of Python's defaults looks at them so often that a
+    # run starts a second later, and once more at exit, which takes another second
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.register(gc.freeze)
     with explained():
         main(parse(args_class, description=description))
-    gc.freeze()  # or Python's exit would look at all of them once more: another second
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import io
 import math
 import re
 import runpy
+import subprocess
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -271,3 +273,18 @@ def test_full_memory_and_ctrl_c_end_in_one_line(block, status, said, capsys):
 def test_other_errors_of_torch_keep_their_traceback():
     with pytest.raises(RuntimeError, match="must match"), explained():
         torch.zeros(2) + torch.zeros(3)
+
+
+TIMELESS = """
+import atexit, gc
+from dataclasses import dataclass
+from mmssl.arguments import Flags, command
+
+atexit.register(lambda: print(len(gc.get_objects())))  # runs last
+command(lambda args: None, dataclass(type("Nothing", (Flags,), {})))
+"""
+
+
+def test_a_command_leaves_nothing_for_the_garbage_collector_to_look_at_when_it_exits():
+    done = subprocess.run([sys.executable, "-c", TIMELESS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000
