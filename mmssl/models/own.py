@@ -5,6 +5,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification,
 from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
+from mmssl.models.diffusion_encoder import DiffusionEncoderConfig, DiffusionEncoderModel
 from mmssl.models.linear_image import LinearImageConfig, LinearImageModel
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 
@@ -18,6 +19,9 @@ AutoModelForAudioClassification.register(CpcAudioConfig, CpcAudioForAudioClassif
 
 AutoConfig.register(CpcTextConfig.model_type, CpcTextConfig)
 AutoModel.register(CpcTextConfig, CpcTextModel)
+
+AutoConfig.register(DiffusionEncoderConfig.model_type, DiffusionEncoderConfig)
+AutoModel.register(DiffusionEncoderConfig, DiffusionEncoderModel)
 
 AutoConfig.register(LinearImageConfig.model_type, LinearImageConfig)
 AutoModel.register(LinearImageConfig, LinearImageModel)

@@ -1,0 +1,58 @@
+"""DDPM: trains on unlabelled images, leaves a diffusers DDPMPipeline that draws images, and an image encoder.
+
+accelerate launch recipes/ddpm.py                                             # scikit-learn's digits, built in
+accelerate launch recipes/ddpm.py --dataset my_folder --size cifar --image_size 32 --flip True     # on a GPU
+accelerate launch recipes/ddpm.py --model_name_or_path runs/ddpm --dataset my_folder               # continue
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import pictures, views
+from mmssl.evaluation.generated import Generated
+from mmssl.evaluation.neighbours import Neighbours
+from mmssl.methods import ddpm
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+SHOWN = "Images drawn from the same noise in every run: six stages of one in each row, then five others."
+
+
+@dataclass
+class DdpmArgs(pictures.PictureArgs, TrainArgs):
+    output_dir: str = flag("runs/ddpm", "where the pipeline, encoder, log, figures and checkpoints go")
+    model_name_or_path: str | None = flag(None, "continue from this DDPMPipeline: an earlier run or a Hub id")
+    size: str = flag("micro", "size of a new U-Net", ddpm.SIZES, of_new_model=True)
+    image_size: int | None = flag(
+        None, "side in pixels; default: that of the data", at_least=8, at_most=2048, of_new_model=True
+    )
+    schedule: str = flag("linear", "of the noise levels", ddpm.SCHEDULES, of_new_model=True)
+    steps: int = flag(1000, "noise levels", at_least=2, at_most=10**5, of_new_model=True)
+    momentum: float = flag(0.999, "of the averaged weights, which are exported", at_least=0, at_most=1)
+    feature_step: int = flag(100, "noise level of the images that the encoder sees", at_least=0)
+    flip: bool = flag(False, "flip half of the training images: not for digits and letters")
+    judge: str | None = flag(None, "encoder that compares drawn with real images; default: one with random weights")
+
+    num_train_epochs: float = flag(200, "passes over the data")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    warmup_steps: float = flag(0.02, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: DdpmArgs) -> None:
+    start(args)
+    source = pictures.find(args)
+    unet, scheduler, processor = ddpm.build(args, source.side)
+    train, held_out = source.decoded(processor, args)
+    view = views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
+    method = ddpm.DDPM(unet, scheduler, view, args.momentum, args.feature_step)
+    optimizer = optim.from_args(method.unet, args)
+    own = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)
+    evaluation = Generated(own, args, train, held_out, processor, args.judge)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, DdpmArgs, __doc__)
