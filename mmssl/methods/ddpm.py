@@ -22,11 +22,12 @@ from mmssl.errors import BadInput, first_line
 from mmssl.method import Card, Method, Output
 from mmssl.models import ema, image_encoders, memory
 from mmssl.models.decoder import NOISE
-from mmssl.models.diffusion_encoder import DiffusionEncoderConfig, DiffusionEncoderModel
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
     from transformers import BaseImageProcessor
+
+    from mmssl.models.diffusion_encoder import DiffusionEncoderModel
 
 # channels of each level, residual blocks in each, and the levels with attention, from the finest on
 SIZES = {
@@ -146,6 +147,8 @@ class DDPM(Method):
 
     def exported(self) -> DiffusionEncoderModel:
         """The averaged U-Net up to its middle block; not a copy."""
+        from mmssl.models.diffusion_encoder import DiffusionEncoderConfig, DiffusionEncoderModel
+
         config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         encoder = DiffusionEncoderModel(
             DiffusionEncoderConfig(
@@ -175,7 +178,10 @@ class DDPM(Method):
 def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcessor]:
     """The U-Net, noise levels and image processor that the flags of recipes/ddpm.py describe. side: of the data's
     images, in pixels. Raises BadInput if a checkpoint is not a DDPMPipeline of square colour images."""
-    from diffusers import DDPMScheduler, UNet2DModel
+    try:
+        from diffusers import DDPMScheduler, UNet2DModel
+    except ModuleNotFoundError as error:
+        raise BadInput(f"DDPM needs the package {error.name}: pip install mmssl[diffusion]") from error
     from transformers import ViTImageProcessorPil
 
     if args.model_name_or_path:

@@ -1,0 +1,87 @@
+"""Distances between real and generated images against closed forms, and the classifier that is not sure of noise."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import ViTImageProcessorPil
+
+from mmssl.data.images import pictures
+from mmssl.evaluation.generated import (
+    CLASSES,
+    CONFIDENCE,
+    FRECHET,
+    KERNEL,
+    Generated,
+    frechet_distance,
+    kernel_distance,
+)
+from mmssl.evaluation.held_out import Evaluation
+
+
+def normal(n: int, width: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_equal_features_have_no_frechet_distance_and_a_shift_has_its_square():
+    x = normal(500, 8, 0)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(x, x + torch.tensor([3.0] + [0.0] * 7)) == pytest.approx(9, abs=1e-6)
+
+
+def test_the_frechet_distance_of_scaled_features_is_that_of_two_normal_distributions():
+    # independent features with deviations a and b: the sum of (a - b)^2
+    x = normal(500, 3, 0)
+    white = (x - x.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(x.T.cov())).T
+    scale = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+    assert frechet_distance(white, white * scale) == pytest.approx(1 + 16, abs=1e-6)
+
+
+def test_the_kernel_distance_is_the_mean_over_pairs_without_those_of_an_image_with_itself():
+    x, y = normal(5, 3, 0), normal(4, 3, 1)
+
+    def k(a, b):
+        return (float(a @ b) / 3 + 1) ** 3
+
+    xx = sum(k(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j) / 20
+    yy = sum(k(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j) / 12
+    xy = sum(k(a, b) for a in x for b in y) / 20
+    assert kernel_distance(x, y) == pytest.approx(xx + yy - 2 * xy)
+
+
+def test_the_kernel_distance_of_equal_distributions_is_about_0_for_any_number_of_images():
+    for n in (20, 200):
+        found = torch.tensor([kernel_distance(normal(n, 4, 2 * s), normal(n, 4, 2 * s + 1)) for s in range(200)])
+        assert abs(found.mean()) < 4 * found.std() / 200**0.5
+
+
+@pytest.fixture(scope="module")
+def judged() -> Generated:
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    args = SimpleNamespace(
+        dataset="digits", image_column=None, held_out=300, decode_size=None, seed=0, probe_dataset=None
+    )
+    train, held_out = pictures.find(args).decoded(processor, args)
+    return Generated(Evaluation(), args, train, held_out, processor, count=200)
+
+
+def test_real_images_are_near_and_named_and_noise_is_far_and_of_no_class(judged):
+    real, noise = judged.baselines(None)["real images"], judged.of(torch.rand(200, 3, 8, 8))
+    assert real[CONFIDENCE] > 80 and real[CLASSES] == 10 and noise[CONFIDENCE] < 20
+    assert noise[FRECHET] > 5 * real[FRECHET] and noise[KERNEL] > 5 * real[KERNEL]
+
+
+def test_images_of_three_classes_cover_three(judged):
+    train = judged.train
+    images = train.pixels[train.rows].float() / 255
+    predicted = judged.classifier.predict(images.flatten(1).numpy())
+    chosen = images[torch.from_numpy((predicted < 3).nonzero()[0])][:200]
+    assert judged.of(chosen)[CLASSES] == 3
+
+
+def test_the_card_names_the_encoder_of_the_distances_by_its_checksum(judged):
+    assert (
+        "200 generated images" in judged.units and "resnet-micro with random weights of seed 0 (sha256 " in judged.units
+    )
