@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
+from mmssl.evaluation.generated import Generated, GeneratedArgs
 from mmssl.evaluation.neighbours import Neighbours
 from mmssl.methods.bigan import BiGAN
 from mmssl.models import image_encoders
@@ -23,7 +24,7 @@ SHOWN = (
 
 
 @dataclass
-class BiganArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+class BiganArgs(GeneratedArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/bigan", "where the encoder, log, figures and checkpoints go")
     noise_dim: int = flag(64, "numbers in a code", at_least=1, at_most=16384)
     hidden_dim: int = flag(512, "width of the discriminator's last layers", at_least=1, at_most=16384)
@@ -54,7 +55,8 @@ def main(args: BiganArgs) -> None:
         optim.from_args(others, args),
     ]
     batch, unused = args.per_device_train_batch_size, {"code_recovered": 0.0}
-    evaluation = Neighbours(held_out, processor, batch, task=SHOWN, chance=unused)
+    own = Neighbours(held_out, processor, batch, task=SHOWN, chance=unused)
+    evaluation = Generated(own, args, train, held_out, processor)
     data = pictures.described(train, held_out)
     name = args.model_name_or_path
     pretrain(args, method, processor, train, optimizers, evaluation, step=steps.alternating, base_model=name, **data)

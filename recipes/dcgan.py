@@ -11,6 +11,7 @@ from functools import partial
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
+from mmssl.evaluation.generated import Generated, GeneratedArgs
 from mmssl.evaluation.neighbours import Neighbours
 from mmssl.methods.dcgan import DCGAN
 from mmssl.models import image_encoders
@@ -21,7 +22,7 @@ SHOWN = "Held-out images, and images that are generated from the same noise in e
 
 
 @dataclass
-class DcganArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+class DcganArgs(GeneratedArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/dcgan", "where the encoder, log, figures and checkpoints go")
     encoder: str = flag("bit-micro", "the discriminator's trunk", image_encoders.NAMES, of_new_model=True)
     noise_dim: int = flag(100, "numbers that an image is generated from", at_least=1, at_most=16384)
@@ -46,7 +47,8 @@ def main(args: DcganArgs) -> None:
     optimizer = partial(optim.adamw, weight_decay=args.weight_decay, betas=(args.adam_beta1, args.adam_beta2))
     rates = args.learning_rate, args.generator_learning_rate
     optimizers = [optimizer(player, rate) for player, rate in zip(method.players(), rates, strict=True)]
-    evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)
+    own = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)
+    evaluation = Generated(own, args, train, held_out, processor)
     described = pictures.described(train, held_out) | {"base_model": args.model_name_or_path}
     pretrain(args, method, processor, train, optimizers, evaluation, step=steps.alternating, **described)
 

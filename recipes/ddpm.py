@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import pictures, views
-from mmssl.evaluation.generated import Generated
+from mmssl.evaluation.generated import Generated, GeneratedArgs
 from mmssl.evaluation.neighbours import Neighbours
 from mmssl.methods import ddpm
 from mmssl.pretrain import pretrain, start
@@ -21,7 +21,7 @@ SHOWN = "Images drawn from the same noise in every run: six stages of one in eac
 
 
 @dataclass
-class DdpmArgs(pictures.PictureArgs, TrainArgs):
+class DdpmArgs(GeneratedArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/ddpm", "where the pipeline, encoder, log, figures and checkpoints go")
     model_name_or_path: str | None = flag(None, "continue from this DDPMPipeline: an earlier run or a Hub id")
     size: str = flag("micro", "size of a new U-Net", ddpm.SIZES, of_new_model=True)
@@ -33,7 +33,6 @@ class DdpmArgs(pictures.PictureArgs, TrainArgs):
     momentum: float = flag(0.999, "of the averaged weights, which are exported", at_least=0, at_most=1)
     feature_step: int = flag(100, "noise level of the images that the encoder sees", at_least=0)
     flip: bool = flag(False, "flip half of the training images: not for digits and letters")
-    judge: str | None = flag(None, "encoder that compares drawn with real images; default: one with random weights")
 
     num_train_epochs: float = flag(200, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
@@ -49,7 +48,7 @@ def main(args: DdpmArgs) -> None:
     method = ddpm.DDPM(unet, scheduler, view, args.momentum, args.feature_step)
     optimizer = optim.from_args(method.unet, args)
     own = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)
-    evaluation = Generated(own, args, train, held_out, processor, args.judge)
+    evaluation = Generated(own, args, train, held_out, processor)
     data = pictures.described(train, held_out)
     pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
 

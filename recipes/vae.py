@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
+from mmssl.evaluation.generated import Generated, GeneratedArgs
 from mmssl.evaluation.restoration import Restoration
 from mmssl.methods.vae import LIKELIHOODS, VAE
 from mmssl.models import image_encoders
@@ -24,7 +25,7 @@ SHOWN = (
 
 
 @dataclass
-class VaeArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
+class VaeArgs(GeneratedArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/vae", "where the encoder, log, figures and checkpoints go")
     code_dim: int = flag(32, "numbers in the code", at_least=1, at_most=16384)
     beta: float = flag(1.0, "weight of the KL divergence; 1: the bound of the likelihood", at_least=0, at_most=1e4)
@@ -45,7 +46,8 @@ def main(args: VaeArgs) -> None:
     method = VAE(encoder, view, decoding.shape(processor), args.code_dim, args.beta, args.likelihood)
     optimizer = optim.from_args(method, args)
     batch, unused = args.per_device_train_batch_size, {"kl": 0.0, "active_units": 0.0}
-    evaluation = Restoration(train, held_out, processor, batch, args.code_dim, SHOWN, unused)
+    own = Restoration(train, held_out, processor, batch, args.code_dim, SHOWN, unused)
+    evaluation = Generated(own, args, train, held_out, processor)
     data = pictures.described(train, held_out)
     pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
 

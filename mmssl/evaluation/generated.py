@@ -10,12 +10,14 @@ on the same encoder and for the same number of images.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmssl.arguments import Flags, flag
 from mmssl.data import labelled
 from mmssl.data.built_in import LABELLED
 from mmssl.data.images.decoding import normalisation
@@ -59,13 +61,19 @@ def kernel_distance(x: Tensor, y: Tensor) -> float:
     return (without_diagonal(kernel(x, x)) + without_diagonal(kernel(y, y)) - 2 * kernel(x, y).mean()).item()
 
 
+@dataclass
+class GeneratedArgs(Flags):
+    """Flags of recipes that generate images."""
+
+    judge: str | None = flag(None, "encoder on whose features generated images are compared; default: random weights")
+
+
 class Generated(Evaluation):
     """Another evaluation and, in addition, how the images of `method.sampled(count) -> (count, 3, height, width) in
     [0, 1]` compare with held-out ones. If there is labelled data (--probe_dataset, or built in with labels), also how
     clearly a classifier names them, and how many classes there are among them.
 
-    train, held_out: real images. processor: of the method's images.
-    judge: a directory or Hub id of an image encoder; None: resnet-micro with random weights.
+    args: GeneratedArgs. train, held_out: real images. processor: of the method's images.
     count: of generated images, and of held-out ones.
     """
 
@@ -76,14 +84,12 @@ class Generated(Evaluation):
         train: Pictures,
         held_out: Pictures,
         processor,
-        judge: str | None = None,
         count: int = 256,
     ) -> None:
         self.evaluation, self.train, self.held_out, self.processor = evaluation, train, held_out, processor
         self.count = min(count, len(held_out), len(train))
-        if judge:
-            self.judge, of = image_encoders.from_pretrained(judge)
-            name = judge
+        if name := args.judge:
+            self.judge, of = image_encoders.from_pretrained(name)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)

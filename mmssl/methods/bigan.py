@@ -111,5 +111,9 @@ class BiGAN(Method):
         columns = {"real": self.views.to_unit_range(pixels), "G(E(x))": self.generator(code)}
         return columns | self.generator.shown(len(pixels))
 
+    def sampled(self, count: int) -> Tensor:
+        """(count, 3, height, width) in [0, 1]: images from the same noise in every run."""
+        return self.generator.sampled(count)
+
     def exported(self) -> PreTrainedModel:
         return self.encoder

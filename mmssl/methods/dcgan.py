@@ -101,5 +101,9 @@ class DCGAN(Method):
         real = self.views.to_unit_range(self.views.whole(pixel_values))
         return {"real": real} | self.generator.shown(len(real))
 
+    def sampled(self, count: int) -> Tensor:
+        """(count, 3, height, width) in [0, 1]: images from the same noise in every run."""
+        return self.generator.sampled(count)
+
     def exported(self) -> PreTrainedModel:
         return self.discriminator.encoder

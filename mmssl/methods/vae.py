@@ -161,5 +161,11 @@ class VAE(Method):
             columns[name] = self.decoder(torch.lerp(mean, other, share)).float().sigmoid()
         return columns
 
+    def sampled(self, count: int) -> Tensor:
+        """(count, 3, height, width) in [0, 1]: decoded from codes of N(0, I), the same in every run."""
+        rows = torch.arange(count, device=self.posterior.weight.device)[:, None]
+        numbers = torch.arange(self.posterior.out_features // 2, device=rows.device)
+        return self.decoder(draws.normal(rows, numbers)).float().sigmoid()
+
     def exported(self) -> PreTrainedModel:
         return self.encoder

@@ -91,6 +91,10 @@ class Generator(Decoder):
     def forward(self, noise: Tensor) -> Tensor:
         return super().forward(noise).float().sigmoid()
 
+    def sampled(self, count: int) -> Tensor:
+        """(count, 3, height, width): images from the same noise in every run."""
+        return self(self.noise(torch.arange(count, device=self.project.weight.device)))
+
     def shown(self, rows: int, columns: int = 8) -> dict[str, Tensor]:
         """Columns of a figure: images from the same noise in every run, each (rows, 3, height, width)."""
         device = self.project.weight.device
