@@ -136,6 +136,37 @@ def ranking(rows: dict[str, dict[str, float]], file: Path) -> None:
     _write(figure, file)
 
 
+def affinities(matrix: np.ndarray, sources: list[str], targets: list[str], chosen: list[int], file: Path) -> None:
+    """Left, the matrix; right, a line from each target's chosen source, as wide as their affinity. matrix: (sources,
+    targets). chosen: for each target, the row of its source."""
+    plt = _pyplot()
+
+    tall = 0.36 * max(len(sources), len(targets)) + 2.2
+    figure, (left, right) = plt.subplots(1, 2, figsize=(0.6 * len(targets) + 9, tall), width_ratios=[1.2, 1])
+    shown = left.imshow(matrix, cmap="viridis", vmin=0, aspect="auto")
+    names = [name[-28:] for name in sources], [name[-28:] for name in targets]  # of a long path its end
+    left.set_yticks(range(len(sources)), names[0])
+    left.set_xticks(range(len(targets)), names[1], rotation=40, ha="right")
+    left.scatter(range(len(targets)), chosen, marker="o", s=40, facecolors="none", edgecolors="white")
+    figure.colorbar(shown, ax=left, label="affinity (ring: the chosen source)")
+    used = sorted(set(chosen))
+    height = {row: place for row, place in zip(used, _evenly(len(used)), strict=True)}
+    for place, target, row, column in zip(_evenly(len(targets)), names[1], chosen, range(len(targets)), strict=True):
+        width = 1 + 9 * matrix[row, column] / matrix.max()
+        right.plot([0, 1], [height[row], place], color="tab:blue", alpha=0.6, linewidth=width, solid_capstyle="round")
+        right.text(1.05, place, target, va="center")
+    for row in used:
+        right.text(-0.05, height[row], names[0][row], va="center", ha="right")
+    right.set(xlim=(-0.9, 1.9), ylim=(-0.05, 1.05))
+    right.set_axis_off()
+    _write(figure, file)
+
+
+def _evenly(n: int) -> np.ndarray:
+    """(n,) heights from the top, 1, to the bottom, 0; one alone is in the middle."""
+    return np.linspace(1, 0, n) if n > 1 else np.array([0.5])
+
+
 def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
     """A row for each picture and a column for each version of it. columns: title -> (pictures, 3, height, width) in
     [0, 1]."""

@@ -33,7 +33,7 @@ from mmssl.training import log
 from mmssl.training.output_dir import METRICS
 
 RECIPES = Path(__file__).parent
-RESULTS, SPEED_STEPS = "results.json", 30
+SPEED_STEPS = 30
 
 
 @dataclass
@@ -92,12 +92,12 @@ def last(directory: Path, name: str) -> float | str:
 
 def judge(encoder: str, directory: Path, args: LeaderboardArgs, *baselines: str) -> dict[str, Row]:
     """{column of transfer.py's table: {evaluation: mean over seeds}}, unless it is known already."""
-    if not (directory / RESULTS).exists():
+    if not (directory / transfer.RESULTS).exists():
         flags = {"model_name_or_path": encoder, "dataset": args.dataset, "output_dir": str(directory)}
         flags |= {"labels": args.labels, "seeds": args.seeds, "baselines": list(baselines), "use_cpu": args.use_cpu}
         transfer.main(flags_of("transfer")(**flags))
     columns: dict[str, Row] = {}
-    for evaluation, values in bounded_json.read(directory / RESULTS)["results"].items():
+    for evaluation, values in bounded_json.read(directory / transfer.RESULTS)["results"].items():
         for column, of_seeds in values.items():
             columns.setdefault(column, {})[evaluation] = fmean(of_seeds)
     return columns

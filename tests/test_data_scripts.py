@@ -154,3 +154,27 @@ def test_the_synthetic_voices_are_built_as_the_recipe_builds_them(script, tmp_pa
     data = recordings.load(str(tmp_path / "voices"), speaker="speaker")
     assert (len(data["train"]), len(data["test"])) == (80, 20) and set(data["train"]["label"]) == set(voices.VOWELS)
     assert "already exists and is not empty" in script("voices", tmp_path / "voices", status=2)
+
+
+def test_image_tasks_are_made_of_images_and_their_classes(script, tmp_path):
+    import tiny_encoders
+
+    source = tiny_encoders.images(tmp_path / "source", 90)
+    said = script("image_tasks", source, tmp_path / "tasks", "--group", "warm=red")
+    assert "turn: 60 train, 30 test images" in said
+    tasks = {name: sources.load(str(tmp_path / "tasks" / name)) for name in ("turn", "colour", "contrast", "warm")}
+    assert {name: len(set(data["train"]["label"])) for name, data in tasks.items()} == {
+        "turn": 4,
+        "colour": 4,
+        "contrast": 4,
+        "warm": 2,
+    }
+    given = sources.load(source)["test"]
+    assert [each == "warm" for each in tasks["warm"]["test"]["label"]] == [each == "red" for each in given["label"]]
+    assert np.bincount(np.array(tasks["colour"]["train"]["label"]).astype(int)).tolist() == [15] * 4
+    for image, turn, shown in zip(
+        given["image"], tasks["turn"]["test"]["label"], tasks["turn"]["test"]["image"], strict=True
+    ):
+        assert np.array_equal(np.rot90(image, int(turn)), np.asarray(shown))
+    refused = script("image_tasks", source, tmp_path / "none", "--group", "cold=ice", status=2)
+    assert "--group cold: ice name all classes of the images, or none" in refused

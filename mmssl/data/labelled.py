@@ -39,6 +39,10 @@ class Labelled(Dataset):
     def __len__(self) -> int:
         return len(self.label)
 
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.inputs, "set_epoch"):
+            self.inputs.set_epoch(epoch)
+
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
         """The batch of `inputs`, plus label: (batch,)."""
         return {**self.inputs.__getitems__(rows), "label": self.label[rows]}
@@ -131,13 +135,61 @@ def load(
     label_column = columns.find(train.column_names, label_column, columns.LABEL, "label")
     input_column = columns.find(train.column_names, input_column, INPUT_COLUMNS[modality], "input")
     labels, names = _labels([train, test], label_column)
-    read = {"image": _images, "text": _texts, "audio": _waves}[modality]
+    read = READ[modality]
     parts = []
     for rows, label in zip((train, test), labels, strict=True):
         usable, inputs = read(rows, input_column, processor, max_length, max_seconds)
         identity = f"{rows._fingerprint} {input_column} {max_length} {max_seconds}"
         parts.append(Labelled(inputs, label[usable], names, identity, inputs.lengths))
     return parts[0], parts[1]
+
+
+def unlabelled(
+    name: str,
+    modality: str,
+    processor,
+    *,
+    input_column: str | None = None,
+    held_out: int = 1000,
+    max_length: int = 256,
+    max_seconds: float = 10.0,
+) -> Dataset:
+    """The inputs of the training data alone. The column of inputs is the only one that is read: a column of labels need
+    not exist, and none can be seen."""
+    train = sources.split(sources.load(name, texts=modality == "text"), held_out)[0]
+    column = columns.find(train.column_names, input_column, INPUT_COLUMNS[modality], "input")
+    return READ[modality](train.select_columns([column]), column, processor, max_length, max_seconds)[1]
+
+
+def test_data(
+    name: str,
+    modality: str,
+    processor,
+    names: list[str],
+    *,
+    input_column: str | None = None,
+    label_column: str | None = None,
+    held_out: int = 1000,
+    max_length: int = 256,
+    max_seconds: float = 10.0,
+) -> Labelled:
+    """The test data alone, with the classes of other data, `names`. No label of training data is read. Raises BadInput
+    if a label is none of these classes."""
+    import datasets
+
+    test = sources.split(sources.load(name, texts=modality == "text"), held_out)[1]
+    column = columns.find(test.column_names, input_column, INPUT_COLUMNS[modality], "input")
+    label_column = columns.find(test.column_names, label_column, columns.LABEL, "label")
+    feature = test.features[label_column]
+    text = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
+    found = [text(value) for value in test[label_column]]
+    if unknown := sorted(set(found) - set(names)):
+        raise BadInput(
+            f"--dataset {name}: its label {unknown[0]!r} is none of {', '.join(names)}, the source's classes"
+        )
+    usable, inputs = READ[modality](test, column, processor, max_length, max_seconds)
+    label = torch.tensor([names.index(each) for each in found])[usable]
+    return Labelled(inputs, label, names, f"{test._fingerprint} {column} {max_length} {max_seconds}", inputs.lengths)
 
 
 def overlap(train: Labelled, test: Labelled) -> list[int]:
@@ -238,3 +290,6 @@ def _waves(rows: datasets.Dataset, column: str, processor, _: int, max_seconds: 
     columns.report_unusable({f"recordings in {column} that cannot be read": broken}, len(found))
     usable = [row for row, wave in enumerate(found) if not isinstance(wave, str)]
     return torch.tensor(usable), Waves([found[row] for row in usable], extractor)
+
+
+READ = {"image": _images, "text": _texts, "audio": _waves}  # modality -> reader of a column of inputs

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation strengths, for features of unit deviation
 VALIDATION = 0.2  # fraction of the training labels on which the strength is chosen
 MAX_ITERATIONS = 2000
+LEAST_LIKELY = 1e-12
 TOLERANCE = 1e-6  # converged when no component of the gradient of the mean loss is larger
 
 
@@ -42,6 +43,14 @@ def fit(train: Matrix, label: np.ndarray, seed: int = 0) -> Pipeline:
     train = scaler.fit_transform(train)
     c = choose_c(train, label, seed) if np.bincount(label)[np.unique(label)].min() >= 5 else 1 / train.shape[1]
     return make_pipeline(scaler, _fit(train, label, c))
+
+
+def losses(probe: Pipeline, test: Matrix, label: np.ndarray) -> np.ndarray:
+    """(test examples,) float32: the cross entropy of each true class. A class that the probe does not know has the
+    probability of LEAST_LIKELY. test: (examples, width). label: (examples,)."""
+    likely = np.full((len(label), int(max(label.max(), probe.classes_.max())) + 1), LEAST_LIKELY)
+    likely[:, probe.classes_] = probe.predict_proba(test)
+    return -np.log(likely[np.arange(len(label)), label].clip(min=LEAST_LIKELY)).astype(np.float32)
 
 
 def choose_c(train: Matrix, label: np.ndarray, seed: int) -> float:

@@ -11,6 +11,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from mmssl import bounded_json, durable, figures, plain_text, progress
@@ -19,10 +20,10 @@ from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
 from mmssl.device import best_device
 from mmssl.errors import BadInput, not_written
 from mmssl.evaluation.downstream import encoder as encoders
+from mmssl.evaluation.downstream import linear_probe
 from mmssl.evaluation.downstream.few_shot import few_shot
 from mmssl.evaluation.downstream.finetune import finetune
 from mmssl.evaluation.downstream.knn import knn
-from mmssl.evaluation.downstream.linear_probe import linear_probe
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.hub import card
 from mmssl.plain_text import say
@@ -40,6 +41,7 @@ OF_OTHERS = {  # flags without effect on an encoder of this modality
 }
 OURS, UNTRAINED, RAW, CHANCE = "this checkpoint", "untrained", "raw", "chance"  # the last three: of --baselines
 
+RESULTS, LOSSES = "results.json", "losses.safetensors"  # in output_dir
 FEWEST_STEPS = 300  # of fine-tuning, however few the labels
 
 Table = dict[str, dict[str, list[float]]]  # row -> column -> a result for each seed, in per cent
@@ -67,6 +69,7 @@ class Transfer:
         self.device = best_device(args.use_cpu)
         self.raw_name = NAMES[ours.modality]
         self.encoders = {OURS: ours.to(self.device)}
+        self.losses: dict[str, list[np.ndarray]] = {}  # of linear probes on each test example, see `loss_name`
         if UNTRAINED in args.baselines:
             self.encoders[UNTRAINED] = ours.untrained().to(self.device)
         most_frequent = torch.bincount(self.train.label).argmax()
@@ -100,8 +103,8 @@ class Transfer:
         table: Table = {}
         for mode in self.args.mode:
             for row, column, value in {
-                "knn": lambda: self._probe("k-NN", lambda x, y, z, seed: knn(x, y, z)),
-                "linear": lambda: self._probe("linear", linear_probe),
+                "knn": lambda: self._probe("k-NN", self._knn),
+                "linear": lambda: self._probe("linear", self._linear),
                 "few_shot": self._few_shot,
                 "finetune": self._finetune,
             }[mode]():
@@ -127,14 +130,22 @@ class Transfer:
     @cached_property
     def _raw_linear(self) -> dict[str, list[float]]:
         """The linear probe on raw features, for each amount of labels. Also a baseline of fine-tuning."""
-        return {amount: list(self._classify(linear_probe, amount, *self._raw)) for amount in self.subsets}
+        return {
+            amount: [accuracy for accuracy, _ in self._classify(self._linear, amount, *self._raw)]
+            for amount in self.subsets
+        }
 
     def _probe(self, name: str, classify: Callable) -> Iterator[tuple[str, str, float]]:
         for column, layer, x, z in self._features():
             for amount in self.subsets:
-                known = column == self.raw_name and classify is linear_probe
-                for accuracy in self._raw_linear[amount] if known else self._classify(classify, amount, x, z):
-                    yield f"{name}, {_labels(amount)}{layer}", column, accuracy
+                row = f"{name}, {_labels(amount)}{layer}"
+                if column == self.raw_name and name == "linear":
+                    yield from ((row, column, accuracy) for accuracy in self._raw_linear[amount])
+                    continue
+                for accuracy, losses in self._classify(classify, amount, x, z):
+                    if losses is not None:
+                        self.losses.setdefault(loss_name(row, column), []).append(losses)
+                    yield row, column, accuracy
         for amount in self.subsets:
             yield from self._chance(f"{name}, {_labels(amount)}", self.chance)
 
@@ -142,11 +153,21 @@ class Transfer:
         if CHANCE in self.args.baselines:
             yield row, CHANCE, accuracy
 
-    def _classify(self, classify: Callable, amount: str, x: np.ndarray, z: np.ndarray) -> Iterator[float]:
-        """Accuracy on the test features z, for each draw of `amount` training examples. x, z: (examples, width)."""
+    def _classify(
+        self, classify: Callable, amount: str, x: np.ndarray, z: np.ndarray
+    ) -> Iterator[tuple[float, np.ndarray | None]]:
+        """(accuracy on the test features z, losses of the test examples if `classify` has any), for each draw of
+        `amount` training examples. x, z: (examples, width)."""
         for seed, rows in enumerate(self._distinct(self.subsets[amount])):
-            predicted = classify(x[rows.numpy()], self.train.label[rows].numpy(), z, seed=seed)
-            yield self._accuracy(torch.from_numpy(predicted))
+            predicted, losses = classify(x[rows.numpy()], self.train.label[rows].numpy(), z, seed)
+            yield self._accuracy(torch.from_numpy(predicted)), losses
+
+    def _knn(self, x: np.ndarray, label: np.ndarray, z: np.ndarray, seed: int) -> tuple[np.ndarray, None]:
+        return knn(x, label, z), None
+
+    def _linear(self, x: np.ndarray, label: np.ndarray, z: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        probe = linear_probe.fit(x, label, seed)
+        return probe.predict(z), linear_probe.losses(probe, z, self.test.label.numpy())
 
     def _finetune(self) -> Iterator[tuple[str, str, float]]:
         args = self.args
@@ -196,13 +217,14 @@ class Transfer:
 
 
 def main(args) -> None:
-    """Compute, print and draw the results; write them to `results.json` in output_dir and to the checkpoint's card."""
+    """Compute, print and draw the results; write them to `results.json` in output_dir and to the checkpoint's card, and
+    the losses of linear probes on each test example, (seeds, examples), to `losses.safetensors`."""
     from accelerate import PartialState
 
     progress.calm_libraries()
     PartialState(cpu=best_device(args.use_cpu).type == "cpu")
     transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
-    OutputDir(directory).register(["results.json"])
+    OutputDir(directory).register([RESULTS, LOSSES])
     table = transfer.run()
     columns = transfer.columns()
     title = (
@@ -215,9 +237,11 @@ def main(args) -> None:
     found = {"title": title, "results": table, "command": card.command_line(), "args": vars(args)}
     found["warnings"] = transfer.warnings
     try:
-        durable.replace(directory / "results.json", bounded_json.dumps(found, indent=2))
+        losses = {name: torch.from_numpy(np.stack(of_seeds)) for name, of_seeds in transfer.losses.items()}
+        durable.replace(directory / LOSSES, save(losses))
+        durable.replace(directory / RESULTS, bounded_json.dumps(found, indent=2))
     except OSError as error:
-        raise not_written(directory / "results.json", error) from error
+        raise not_written(directory / RESULTS, error) from error
     name = Path(args.model_name_or_path)
     if (name / card.CARD).exists():
         warnings = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
@@ -271,6 +295,16 @@ def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) 
                 figures.accuracy_curves(curves, "layer (0: embeddings)", file)
                 drawn[file] = f"Accuracy on {dataset} of a probe at each layer, {mode}, {_labels(amount)}."
     return drawn
+
+
+def linear_row(amount: str) -> str:
+    """The row of a table with the linear probes on this amount of labels."""
+    return f"linear, {_labels(amount)}"
+
+
+def loss_name(row: str, column: str) -> str:
+    """The name in losses.safetensors of the losses in a cell of the table."""
+    return f"{row}: {column}"
 
 
 def _labels(amount: str) -> str:
