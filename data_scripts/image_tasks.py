@@ -1,6 +1,6 @@
 """Write labelled tasks that are made from labelled images, for recipes/affinity.py: what an encoder may know of them.
 
-python data_scripts/image_tasks.py cifar10 tasks --group animal=bird,cat,deer,dog,frog,horse
+python data_scripts/image_tasks.py --dataset cifar10 --output_dir tasks --group animal=bird,cat,deer,dog,frog,horse
 python recipes/affinity.py --encoders runs/simclr runs/rotation --tasks cifar10 tasks/turn tasks/colour tasks/animal
 
 turn: by how many quarter turns the image is turned (drawn anew for each). colour, contrast: in which quarter of the
@@ -10,15 +10,15 @@ is one of these. The parts of the data stay: test images are test images.
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from mmssl.arguments import check_text, explained
+from mmssl.arguments import Flags, command, flag
 from mmssl.data import columns, sources
 from mmssl.data.atomic import whole
 from mmssl.data.images.decoding import as_rgb, undecoded
@@ -69,8 +69,17 @@ def write(directory: Path, parts: dict[str, tuple[list[Image.Image], list]]) -> 
     say(f"{directory}: {', '.join(f'{len(labels):,} {part}' for part, (_, labels) in parts.items())} images")
 
 
-def main(dataset: str, directory: Path, groups: dict[str, set[str]], most: int) -> None:
-    data = dict(zip(("train", "test"), sources.split(sources.load(dataset), held_out=1000), strict=True))
+@dataclass
+class TasksArgs(Flags):
+    dataset: str = flag("digits", "a built-in name, a file, a folder or a Hub id")
+    output_dir: str = flag("data/image_tasks", "gets a folder for each task")
+    group: list[str] = flag([], "NAME=class,class: a task of two classes")
+    max_samples: int = flag(10_000, "images of each part, at most", at_least=4)
+
+
+def main(args: TasksArgs) -> None:
+    directory, most = Path(args.output_dir).expanduser(), args.max_samples
+    data = dict(zip(("train", "test"), sources.split(sources.load(args.dataset), held_out=1000), strict=True))
     column = columns.find(data["train"].column_names, None, columns.IMAGE, "image")
     data = {part: rows.select(range(min(len(rows), most))) for part, rows in data.items()}
     images = {part: [as_rgb(image) for image in undecoded(rows, column)[column]] for part, rows in data.items()}
@@ -88,7 +97,8 @@ def main(dataset: str, directory: Path, groups: dict[str, set[str]], most: int) 
             say(f"skipped: {error}")
             continue
         write(directory / measure.__name__, {part: (images[part], labels[part]) for part in images})
-    for name, members in groups.items():
+    for name, _, members in (each.partition("=") for each in args.group):
+        members = set(members.split(","))
         named = columns.find(data["train"].column_names, None, columns.LABEL, "label")
         feature = data["train"].features[named]
         text = feature.int2str if hasattr(feature, "int2str") else str
@@ -101,14 +111,4 @@ def main(dataset: str, directory: Path, groups: dict[str, set[str]], most: int) 
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="a built-in name, a file, a folder or a Hub id")
-    parser.add_argument("output_dir", type=Path, help="gets a folder for each task")
-    parser.add_argument("--group", nargs="*", default=[], help="NAME=class,class: a task of two classes")
-    parser.add_argument("--max_samples", type=int, default=10_000, help="images of each part, at most")
-    given = parser.parse_args()
-    with explained():
-        check_text("output_dir", str(given.output_dir))
-        named = (each.partition("=") for each in given.group)
-        groups = {name: set(members.split(",")) for name, _, members in named}
-        main(given.dataset, given.output_dir.expanduser(), groups, given.max_samples)
+    command(main, TasksArgs, __doc__)

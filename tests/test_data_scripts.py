@@ -160,7 +160,7 @@ def test_image_tasks_are_made_of_images_and_their_classes(script, tmp_path):
     import tiny_encoders
 
     source = tiny_encoders.images(tmp_path / "source", 90)
-    said = script("image_tasks", source, tmp_path / "tasks", "--group", "warm=red")
+    said = script("image_tasks", "--dataset", source, "--output_dir", tmp_path / "tasks", "--group", "warm=red")
     assert "turn: 60 train, 30 test images" in said
     tasks = {name: sources.load(str(tmp_path / "tasks" / name)) for name in ("turn", "colour", "contrast", "warm")}
     assert {name: len(set(data["train"]["label"])) for name, data in tasks.items()} == {
@@ -176,5 +176,7 @@ def test_image_tasks_are_made_of_images_and_their_classes(script, tmp_path):
         given["image"], tasks["turn"]["test"]["label"], tasks["turn"]["test"]["image"], strict=True
     ):
         assert np.array_equal(np.rot90(image, int(turn)), np.asarray(shown))
-    refused = script("image_tasks", source, tmp_path / "none", "--group", "cold=ice", status=2)
+    refused = script(
+        "image_tasks", "--dataset", source, "--output_dir", tmp_path / "none", "--group", "cold=ice", status=2
+    )
     assert "--group cold: ice name all classes of the images, or none" in refused
