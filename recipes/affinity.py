@@ -12,8 +12,9 @@ become one affinity per encoder and task (they add up to 1 in a task). For each 
 the largest sum of affinities are chosen; the table has their losses on the other half, beside those of the average
 encoder, of an encoder before training, and of the best encoder of each task in hindsight.
 
-Eleven encoders of this project, each trained a few minutes on CIFAR-10 (recipes/README.md, "short runs"), on five tasks,
---labels 10% --max_samples 4000 --budget 4, seeds 0 to 2; accuracy in per cent, and affinity (.091 if all were alike):
+Eleven encoders of this project, trained on CIFAR-10 for a few minutes each (recipes/README.md, "short runs"); five
+tasks, --labels 10% --max_samples 4000 --budget 4, seeds 0 to 2; accuracy in per cent, and affinity (.091 if all were
+alike):
 
                        cifar10   fashion_mnist     digits      mnist5k       turn of CIFAR-10
     simclr           50.9 .154      73.2 .052   91.2 .028    91.4 .126      43.9 .086
@@ -30,12 +31,12 @@ Eleven encoders of this project, each trained a few minutes on CIFAR-10 (recipes
     before training  30.6           72.3        90.2         87.5           38.8
     chance           10.0            9.7        10.2         10.0           24.1
 
-Chosen, with the loss on unseen examples in nats (the average encoder 1.059, before training 1.236, the best in hindsight
-.766): moco alone 1.039; moco and rotation .908; moco, rotation and simclr .785; with swav .836. The seeds alone choose
-other sets (of three: rotation, colorization, moco; rotation, counting, barlow_twins; simclr, barlow_twins, moco). On
-CIFAR-10 and its turns, affinities deviate by .01 to .05 over seeds; on the digits by .1: where nearly all examples are
-right, the more confident probe wins, and how confident it is depends on the draw of its few labels. Choose by such
-tasks only with more labels.
+Chosen, with the loss on unseen examples in nats (the average encoder 1.059, before training 1.236, the best in
+hindsight .766): moco alone 1.039; moco and rotation .908; moco, rotation and simclr .785; with swav .836. The seeds
+alone choose other sets (of three: rotation, colorization, moco; rotation, counting, barlow_twins; simclr, barlow_twins,
+moco). On CIFAR-10 and its turns, affinities deviate by .01 to .05 over seeds; on the digits by .1: where nearly all
+examples are right, the more confident probe wins, and how confident it is depends on the draw of its few labels. Choose
+by such tasks only with more labels.
 """
 
 from __future__ import annotations
