@@ -26,6 +26,7 @@ from mmssl.evaluation.downstream import transfer
 MODES = ("knn", "linear", "finetune", "few_shot")
 OF_FINE_TUNING = (
     "num_train_epochs", "max_steps", "learning_rate", "layer_decay", "freeze_layers", "weight_decay", "augmentation",
+    "early_stopping",
 )  # fmt: skip
 
 
@@ -65,6 +66,7 @@ class TransferArgs(features.CheckpointArgs):
         0, "number of lowest layers that fine-tuning does not train; the embeddings count as one", at_least=0
     )
     weight_decay: float = flag(0.05, "weight decay in fine-tuning", at_least=0, at_most=100)
+    early_stopping: bool = flag(True, "keep the best weights on a tenth of the labels, if a class has 10 or more")
     augmentation: str = flag("crop", "augmentation of images in fine-tuning", tuple(transfer.AUGMENTATIONS))
 
     def __post_init__(self) -> None:

@@ -107,3 +107,36 @@ def test_frozen_layers_are_the_first_ones(tmp_path):
     frozen = {name for name, p in encoder.model.named_parameters() if not p.requires_grad}
     expected = {n for n, _ in encoder.model.named_parameters() if n.startswith(("embeddings", "layers.0"))}
     assert frozen == expected
+
+
+def test_early_stopping_keeps_the_best_weights_and_ends_a_run_that_gets_no_better(made, monkeypatch):
+    """With a rate that destroys the probe at once, the probe is the best; the run ends after PATIENCE evaluations."""
+    train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
+    train = train.select(torch.arange(len(train)).repeat(3))  # every class has enough labels
+    steps, inner = [], tuning.EarlyStopping.__call__
+    monkeypatch.setattr(
+        tuning.EarlyStopping, "__call__", lambda self, one: (steps.append(int(one.step)), inner(self, one))[1]
+    )
+    given = {"steps": 200, "batch_size": 16, "learning_rate": 10.0, "linear_probing": True, "use_cpu": True}
+    predicted = tuning.finetune(made.encoder, train, test, early_stopping=True, **given)
+    assert steps == [0, 10, 20, 30, 40, 50][: len(steps)] and len(steps) <= 1 + 2 * tuning.PATIENCE < tuning.EVALUATIONS
+    kept, _ = tuning._held_out(train, 0)
+    [x], [z] = (encoders.features(made.encoder, part, cached=False) for part in (kept, test))
+    probe = linear_probe.linear_probe(x.numpy(), kept.label.numpy(), z.numpy())
+    assert np.array_equal(predicted.numpy(), probe)
+
+
+def test_labels_for_early_stopping_are_a_tenth_of_each_class_and_not_trained_on(made):
+    train, _ = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
+    label = torch.arange(300) % 3
+    kept, held = tuning._held_out(labelled.Labelled(train.inputs, label, ["0", "1", "2"], "many"), 0)
+    assert held.label.bincount().tolist() == [10] * 3 and kept.label.bincount().tolist() == [90] * 3
+    assert not set(kept.inputs.indices) & set(held.inputs.indices)
+
+
+def test_few_labels_are_all_trained_on(made, monkeypatch):
+    train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
+    rows = torch.cat([(train.label == c).nonzero()[:5, 0] for c in train.label.unique()])
+    monkeypatch.setattr(tuning, "_held_out", None)  # it would fail
+    given = {"steps": 1, "batch_size": 16, "learning_rate": 1e-3, "use_cpu": True}
+    assert len(tuning.finetune(made.encoder, train.select(rows), test, early_stopping=True, **given)) == len(test)

@@ -193,3 +193,9 @@ def test_transfer_refuses_in_one_sentence(flags, said, recipe, tmp_path, capsys,
         command(judging.main, recipe["TransferArgs"])
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert ended.value.code == 2 and len(error) == 1 and said in error[0]
+
+
+def test_the_interval_of_a_mean_is_that_of_students_t():
+    found = judging.intervals({"row": {"ours": [1.0, 2.0, 3.0], "one": [5.0], "same": [4.0, 4.0]}})
+    half = 4.302653 / 3**0.5  # t of 2 degrees of freedom; a deviation of 1
+    assert found == {"row": {"ours": pytest.approx([2 - half, 2 + half], rel=1e-5)}}

@@ -2,7 +2,8 @@
 
 LP-FT (Kumar et al. 2022, arXiv:2202.10054): the head is initialised with the linear probe of the encoder's features,
 because a random head would distort them. An untrained encoder gets a new head on its unscaled features.
-Differs: before a probed head the features stay standardised, as they were for the probe.
+Differs: before a probed head the features stay standardised, as they were for the probe. Early stopping: the weights
+are those of the best evaluation on a tenth of the labels, which are not trained on; the first one is of the probe.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
+
+
+HELD_OUT = 0.1  # fraction of the labels for early stopping
+FEWEST = 10  # labels per class, below which none is held out
+EVALUATIONS, PATIENCE = 20, 5  # in a run; evaluations without a better one after which it ends
 
 
 class Classifier(Method):
@@ -111,14 +118,19 @@ def finetune(
     weight_decay: float = 0.05,
     frozen: int = 0,
     linear_probing: bool = False,
+    early_stopping: bool = False,
     seed: int = 0,
     use_cpu: bool = False,
 ) -> Tensor:
-    """(test examples,) classes predicted by a copy of `encoder` that is trained on the training data. The weights after
-    the last step are used: nothing is chosen on the test data. linear_probing: initialise the head with a linear probe.
-    layer_decay: learning rate of each layer as a fraction of that of the layer above."""
+    """(test examples,) classes predicted by a copy of `encoder` that is trained on the training data. Nothing is chosen
+    on the test data: the weights are those after the last step or, with early_stopping, the best ones on a tenth of the
+    labels, if each class has FEWEST of them. linear_probing: initialise the head with a linear probe. layer_decay:
+    learning rate of each layer as a fraction of that of the layer above."""
     torch.manual_seed(seed)
-    encoder = copy.deepcopy(encoder)
+    encoder, stopping = copy.deepcopy(encoder), None
+    if early_stopping and train_data.label.bincount().min() >= FEWEST:
+        train_data, held_out = _held_out(train_data, seed)
+        stopping = EarlyStopping(held_out, max(64, batch_size), steps)
     if linear_probing:
         [inputs] = features(encoder, train_data)
         probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed)
@@ -131,10 +143,47 @@ def finetune(
         args = TrainArgs(
             output_dir=place, max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=learning_rate,
             warmup_steps=0.1, save_steps=0, seed=seed, logging_steps=50, use_cpu=use_cpu,
+            eval_steps=max(1, steps // EVALUATIONS),
         )  # fmt: skip
-        train(classifier, Loader(train_data, batch_size, seed=seed), args, [optimizer])
+        with suppress(NoBetter):
+            train(classifier, Loader(train_data, batch_size, seed=seed), args, [optimizer], evaluate=stopping)
         OutputDir(place).release()
+    if stopping is not None:
+        classifier.load_state_dict(stopping.best)
     return predict(classifier, test_data, batch_size=max(64, batch_size))
+
+
+class NoBetter(Exception):
+    """Ends a training: PATIENCE evaluations in a row were no better."""
+
+
+class EarlyStopping:
+    """An `evaluate` of the loop that keeps the weights of the best evaluation, the first one of equals. data: labelled
+    examples that are not trained on. steps: of the whole training. Raises NoBetter before the last of them."""
+
+    def __init__(self, data: Labelled, batch_size: int, steps: int) -> None:
+        self.data, self.batch_size, self.steps = data, batch_size, steps
+        self.best_accuracy, self.best, self.worse = -1.0, {}, 0
+
+    def __call__(self, classifier: Classifier) -> dict[str, float]:
+        predicted = predict(classifier, self.data, self.batch_size)
+        accuracy = (predicted == self.data.label).float().mean().item()
+        self.worse += 1
+        if accuracy > self.best_accuracy:
+            weights = {name: value.detach().clone() for name, value in classifier.state_dict().items()}
+            self.best_accuracy, self.best, self.worse = accuracy, weights, 0
+        if self.worse >= PATIENCE and classifier.step < self.steps:
+            raise NoBetter
+        return {"held_out_accuracy": 100 * accuracy}
+
+
+def _held_out(data: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """(labels to train on, a tenth of each class)."""
+    from sklearn.model_selection import train_test_split
+
+    rows = train_test_split(range(len(data)), test_size=HELD_OUT, stratify=data.label.numpy(), random_state=seed)
+    kept, held = (data.select(torch.tensor(each).sort()[0]) for each in rows)
+    return kept, held
 
 
 @torch.no_grad()

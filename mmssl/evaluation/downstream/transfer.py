@@ -183,7 +183,7 @@ class Transfer:
                     predicted = finetune(
                         encoder, self.train.select(rows), self.test, steps=self._steps(len(rows)),
                         batch_size=args.batch_size, learning_rate=args.learning_rate, weight_decay=args.weight_decay,
-                        seed=seed, use_cpu=args.use_cpu, **options,
+                        early_stopping=args.early_stopping, seed=seed, use_cpu=args.use_cpu, **options,
                     )  # fmt: skip
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
             for accuracy in self._raw_linear[amount] if self._with_raw else ():
@@ -233,8 +233,19 @@ def main(args) -> None:
     )
     say(title)
     print_table(table, columns)
+    found_intervals = intervals(table)
+    for row, of_columns in found_intervals.items():
+        if row.startswith("fine-tuned"):
+            each = (f"{column} {low:.1f} to {high:.1f}" for column, (low, high) in of_columns.items())
+            say(f"95 % interval of the mean over seeds, {row}: {', '.join(each)}")
     drawn = draw(table, columns, transfer, directory)
-    found = {"title": title, "results": table, "command": card.command_line(), "args": vars(args)}
+    found = {
+        "title": title,
+        "results": table,
+        "intervals": found_intervals,
+        "command": card.command_line(),
+        "args": vars(args),
+    }
     found["warnings"] = transfer.warnings
     try:
         losses = {name: torch.from_numpy(np.stack(of_seeds)) for name, of_seeds in transfer.losses.items()}
@@ -252,6 +263,19 @@ def main(args) -> None:
         card.add_results(name, heading, body, best, args.dataset, drawn)
         say(f"added to {name / card.CARD}")
     say(f"results and figures: {directory}")
+
+
+def intervals(table: Table) -> Table:
+    """{row: {column: [low, high]}}: the 95 % interval of each mean over several seeds, by Student's t."""
+    from scipy.stats import t
+
+    found: Table = {}
+    for row, columns in table.items():
+        for column, values in columns.items():
+            if len(values) > 1 and stdev(values) > 0:
+                half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+                found.setdefault(row, {})[column] = [mean(values) - half, mean(values) + half]
+    return found
 
 
 def print_table(table: Table, columns: list[str]) -> None:
