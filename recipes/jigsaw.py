@@ -23,12 +23,14 @@ from mmssl.models import image_encoders
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
+SMALLEST = 64  # px: tiles of 32, from which the encoder makes maps of 2 x 2
 FIGURE = "Held-out images, their tiles as the network gets them, and the tiles in the order of its prediction."
 
 
 @dataclass
 class JigsawArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/jigsaw", "where the encoder, log, figures and checkpoints go")
+    image_size: int | None = flag(None, "side in pixels; default: that of the data, at least 64", of_new_model=True)
     tile_size: int | None = flag(
         None, "side of a tile in pixels; default: half of the image's", at_least=2, at_most=1024
     )
@@ -38,7 +40,7 @@ class JigsawArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     smallest_crop: float = flag(0.4, "smallest fraction of an image's area in a view", above=0, at_most=1)
     flip: float = flag(0.5, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
-    num_train_epochs: float = flag(35, "passes over the data")
+    num_train_epochs: float = flag(10, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
@@ -47,7 +49,7 @@ class JigsawArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
 def main(args: JigsawArgs) -> None:
     start(args)
     source = pictures.find(args)
-    encoder, processor = image_encoders.build(args, source.side)
+    encoder, processor = image_encoders.build(args, max(SMALLEST, source.side))
     train, held_out = source.decoded(processor, args)
     side = args.tile_size or min(decoding.shape(processor)) // 2
     scale = (args.smallest_crop, 1.0)
