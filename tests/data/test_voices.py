@@ -92,3 +92,12 @@ def test_the_card_says_synthetic_and_the_licence():
     card = (sources.home() / "voices" / "README.md").read_text()
     assert "license: cc0-1.0" in card and "Synthetic recordings" in card and "human recordings" in card
     assert "train: 400 recordings" in card and "test: 100 recordings" in card
+
+
+def test_noisy_recordings_are_the_clean_ones_in_noise_of_up_to_the_same_power():
+    for take in range(3):
+        clean, noisy = voices.recording(0, "a", take), voices.in_noise(voices.recording(0, "a", take), 0, "a", take)
+        assert np.abs(noisy).max() == pytest.approx(0.9) and len(noisy) == len(clean)
+        scale = (noisy @ clean) / (clean @ clean)
+        ratio = 20 * np.log10((scale * clean).std() / (noisy - scale * clean).std())
+        assert voices.LOUDEST - 1 < ratio < voices.SOFTEST + 1

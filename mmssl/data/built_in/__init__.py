@@ -9,11 +9,12 @@ _BUILDERS = {  # name -> module here, and its function
     "digits": ("digits", "build_digits"),
     "emoji": ("emoji", "build"),
     "mnist5k": ("digits", "build_mnist"),
+    "noisy_voices": ("voices", "build_noisy"),
     "voices": ("voices", "build"),
     "wikipedia": ("wikipedia", "build"),
 }
 BUILT_IN = tuple(_BUILDERS)
-LABELLED = ("digits", "mnist5k", "voices")  # with labels, for evaluation
+LABELLED = ("digits", "mnist5k", "noisy_voices", "voices")  # with labels, for evaluation
 
 
 def build(name: str, directory: Path) -> None:

@@ -27,6 +27,9 @@ TAKES = 10  # recordings of each vowel by each speaker
 BANDWIDTHS = (60, 90, 150)  # Hz, of the formants
 LICENCE = "Synthetic: made by mmssl.data.built_in.voices from formant tables; no human recordings."
 
+LOUDEST, SOFTEST = 0.0, 10.0  # dB of the signal above the noise, in the noisy recordings
+HUM = 100  # Hz
+
 CARD = """---
 license: cc0-1.0
 task_categories: [audio-classification]
@@ -40,8 +43,9 @@ human recordings.
 """
 
 
-def build(directory: Path) -> None:
-    """Write the training and test Parquet files and README.md, all or nothing. The data is the same every time."""
+def build(directory: Path, noisy: bool = False) -> None:
+    """Write the training and test Parquet files and README.md, all or nothing. The data is the same every time. noisy:
+    see `in_noise`."""
     from datasets import Value
 
     from mmssl.data.audio import parquet
@@ -55,12 +59,28 @@ def build(directory: Path) -> None:
         for vowel in VOWELS:
             for take in range(TAKES):
                 buffer = io.BytesIO()
-                soundfile.write(buffer, recording(speaker, vowel, take), RATE, format="FLAC")
+                wave = recording(speaker, vowel, take)
+                soundfile.write(buffer, in_noise(wave, speaker, vowel, take) if noisy else wave, RATE, format="FLAC")
                 row = {"audio": {"bytes": buffer.getvalue(), "path": f"{vowel}_{speaker}_{take}.flac"}}
                 row |= {"label": vowel, "speaker": f"voice {speaker}"}
                 parts["test" if speaker >= SPEAKERS - 2 else "train"].append(row)
     columns = {"label": Value("string"), "speaker": Value("string")}
     parquet.write(directory, parts, columns, CARD)
+
+
+def build_noisy(directory: Path) -> None:
+    """The same recordings in noise: another domain, for recipes/domain_adaptation.py."""
+    build(directory, noisy=True)
+
+
+def in_noise(wave: np.ndarray, speaker: int, vowel: str, take: int) -> np.ndarray:
+    """(samples,) float32 in [-1, 1]: the recording in hiss and hum, SOFTEST to LOUDEST."""
+    rng = np.random.default_rng([1, speaker, list(VOWELS).index(vowel), take])
+    hum = np.sign(np.sin(2 * np.pi * (HUM * np.arange(len(wave)) / RATE + rng.uniform())))
+    noise = rng.normal(size=len(wave)) + rng.uniform(0.3, 1.0) * hum
+    ratio = 10 ** (-rng.uniform(LOUDEST, SOFTEST) / 20)
+    mixed = wave + ratio * wave.std() / noise.std() * noise
+    return (mixed * 0.9 / np.abs(mixed).max()).astype(np.float32)
 
 
 def recording(speaker: int, vowel: str, take: int) -> np.ndarray:
