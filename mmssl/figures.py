@@ -182,6 +182,21 @@ def picture_grid(columns: dict[str, Tensor], file: Path) -> None:
     _write(figure, file)
 
 
+def pictures_beside_lines(pixels: Tensor, lines: Sequence[Sequence[str]], file: Path) -> None:
+    """A row for each picture, with its lines of text beside it, the first in bold. pixels: (pictures, 3, height, width)
+    uint8."""
+    plt = _pyplot()
+
+    figure, grid = plt.subplots(len(pixels), 2, figsize=(8, 1.3 * len(pixels)), width_ratios=[1, 5], squeeze=False)
+    for (left, right), image, (first, *others) in zip(grid, pixels, lines, strict=True):
+        left.imshow(image.permute(1, 2, 0))
+        right.text(0, 0.82, shorten(first, 90), fontsize=9, weight="bold")
+        for i, line in enumerate(others):
+            right.text(0, 0.55 - 0.26 * i, shorten(line, 100), fontsize=9)
+        left.set_axis_off(), right.set_axis_off()
+    _write(figure, file)
+
+
 def similarity_matrix(similarity: Tensor, file: Path) -> None:
     """Cosine similarity; true pairs are on the diagonal. similarity: (images, texts)."""
     plt = _pyplot()

@@ -32,12 +32,12 @@ from pathlib import Path
 
 import torch
 
-from mmssl import figures
 from mmssl.arguments import command, flag
 from mmssl.data import sources
 from mmssl.data.audio import recordings
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
+from mmssl.evaluation import heard
 from mmssl.evaluation.held_out import Columns
 from mmssl.evaluation.prediction import Prediction
 from mmssl.methods import cpc
@@ -134,24 +134,8 @@ class Heard(Prediction):
 
     @torch.no_grad()
     def draw(self, method: cpc.CPC, directory: Path, results: Columns) -> dict[str, str]:
-        captions, held_out = super().draw(method, directory, results), self.held_out
-        model = method.model.cpu()
-        longest = int(held_out.lengths[:100].argmax())
-        wave = held_out.wave(longest)[: 4 * held_out.rate]
-        context = model(torch.from_numpy(wave)[None]).last_hidden_state[0]
-        figures.heard(wave, context.float().numpy(), held_out.rate, directory / "context.png")
-        captions["context.png"] = "A held-out recording and its context features."
-        usual = (name for name in ("label", "digit", "speaker") if name in held_out.data.column_names)
-        labels = next((name for name in usual if 1 < len(set(held_out.data[name])) <= 20), None)
-        if labels and len(held_out) > 2:
-            rows = range(min(len(held_out), 500))
-            vectors = torch.cat([model(torch.from_numpy(held_out.wave(i))[None]).pooler_output for i in rows])
-            names = [str(held_out.data[int(held_out.rows[i])][labels]) for i in rows]
-            figures.label_map(vectors.float().numpy(), names, directory / "map.png")
-            captions["map.png"] = (
-                f"Held-out recordings by their mean context feature, coloured by {labels}. Training used no labels."
-            )
-        return captions
+        model, captions = method.model.cpu(), super().draw(method, directory, results)
+        return captions | heard.draw(lambda wave: model(wave).last_hidden_state[0], self.held_out, directory)
 
 
 if __name__ == "__main__":

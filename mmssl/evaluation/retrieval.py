@@ -7,6 +7,7 @@ As a command, on any saved CLIP-like checkpoint:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,14 +31,28 @@ def retrieval(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float]:
     chance. Raises BadInput if a feature is not finite.
     """
     finite(image, "features of images"), finite(text, "features of texts")
-    to_image, to_text = [], torch.full((len(image),), math.inf, device=image.device)
     image, text = torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(text, dim=-1)
-    for rows in torch.arange(len(text), device=text.device).split(1024):
-        similarity = text[rows] @ image.T
+    return _both_ways(lambda rows: image[rows] @ text.T, lambda rows: text[rows] @ image.T, owner, len(image))
+
+
+def of_scores(scores: Tensor, owner: Tensor) -> dict[str, float]:
+    """The same, where a model gives each text and image a score: (texts, images). Raises BadInput if one is not
+    finite."""
+    finite(scores, "scores of texts and images")
+    return _both_ways(lambda rows: scores.T[rows], lambda rows: scores[rows], owner, scores.shape[1])
+
+
+def _both_ways(
+    by_image: Callable[[Tensor], Tensor], by_text: Callable[[Tensor], Tensor], owner: Tensor, images: int
+) -> dict[str, float]:
+    """by_image: images -> their similarity to all texts. by_text: texts -> their similarity to all images."""
+    to_image, to_text = [], torch.full((images,), math.inf, device=owner.device)
+    for rows in torch.arange(len(owner), device=owner.device).split(1024):
+        similarity = by_text(rows)
         own = similarity.gather(1, owner[rows, None])
         to_image.append(_rank(similarity, own))
-    for rows in torch.arange(len(image), device=image.device).split(1024):
-        similarity = image[rows] @ text.T
+    for rows in torch.arange(images, device=owner.device).split(1024):
+        similarity = by_image(rows)
         mine = owner[None] == rows[:, None]
         own = similarity.masked_fill(~mine, -math.inf).amax(1, keepdim=True)
         # the image's other texts are not competitors

@@ -15,20 +15,40 @@ MASKED, REPLACED = 0.8, 0.1  # section 3.1: 80 % become [MASK], 10 % a random to
 LONGEST_SPAN, SPAN_ENDS = 10, 0.2  # words; the geometric distribution of SpanBERT, arXiv:1907.10529, section 3.1
 
 
-def choose(draw: Tensor, maskable: Tensor, begins_word: Tensor, share: float, unit: str = "tokens") -> Tensor:
+def choose(
+    draw: Tensor,
+    maskable: Tensor,
+    begins_word: Tensor,
+    share: float,
+    unit: str = "tokens",
+    lengths: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
     """(batch, length) bool: the tokens to predict.
 
     Exactly the fraction `share` of each sequence's length (rounded, at least one), or all its maskable tokens if they
     are fewer. Whole words and spans of words are taken in random order until that number is reached; the last word may
-    exceed it. draw: (batch,) int64. maskable, begins_word: (batch, length) bool. unit: one of UNITS.
+    exceed it. draw: (batch,) int64. maskable, begins_word: (batch, length) bool. unit: one of UNITS. lengths: (batch,)
+    where sequences are padded. weight: (batch, length), above 0: a token or word of twice the weight comes first twice
+    as often; of a word, the largest weight of its tokens counts. Not for spans.
     """
     length = maskable.shape[1]
-    wanted = max(1, round(share * length))
+    full = torch.full_like(draw, length) if lengths is None else lengths
+    wanted = (share * full.double()).round().clamp(min=1)[:, None]
     place = torch.arange(length, device=draw.device)
     score = _share(draw[:, None], place, 0)
     if unit != "tokens":
         word = begins_word.cumsum(1)  # (batch, length) the number of each token's word, from 1
         score = _span_scores(draw, word) if unit == "spans" else _share(draw[:, None], word, 0)
+    if weight is not None:
+        if unit != "tokens":
+            weight = (
+                torch.zeros(len(draw), length + 1, dtype=weight.dtype, device=draw.device)
+                .scatter_reduce(1, word, weight, "amax")
+                .gather(1, word)
+            )
+        # the first of several exponential clocks is each one in proportion to its rate
+        score = -torch.log1p(-score) / weight
     score = score.masked_fill(~maskable, torch.inf)
     order = score.sort(dim=1, stable=True)[1]
     rank = torch.empty_like(order).scatter_(1, order, place.expand_as(order))

@@ -1,0 +1,94 @@
+"""LXMERT over image patches: masked words, masked patches and matching of image–text pairs, leaves a ViltForMaskedLM.
+
+accelerate launch recipes/lxmert.py                                   # 1,689 captioned emoji, built in
+accelerate launch recipes/lxmert.py --dataset my_folder --augmentation photo --image_size 112 --patch_size 16
+accelerate launch recipes/lxmert.py --dataset my_folder --model_name_or_path dandelin/vilt-b32-mlm        # continue
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data import sources
+from mmssl.data.image_text import pairs
+from mmssl.data.image_text.swapped import Swapped
+from mmssl.data.images import decoding, views
+from mmssl.evaluation.grounding import Grounding
+from mmssl.methods import lxmert
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+AUGMENTATIONS = {"emoji": views.EMOJI, "photo": views.PHOTO, "none": views.WHOLE}
+
+
+@dataclass
+class LxmertArgs(TrainArgs):
+    output_dir: str = flag("runs/lxmert", "where the encoder, log, figures and checkpoints go")
+    dataset: str = flag("emoji", "emoji (built in), a Parquet file, a folder of images with captions, or a Hub id")
+    image_column: str | None = flag(None, "column of images; default: the first column with a usual name")
+    caption_column: str | None = flag(
+        None, "column of captions, each a string or a list of them; default: the first with a usual name"
+    )
+    held_out: int = flag(1000, "pairs held out if the data has no test split (at most a tenth)", at_least=1)
+    model_name_or_path: str | None = flag(None, "a ViLT to continue from; default: from scratch")
+    image_size: int = flag(72, "side of images in pixels", at_least=1, at_most=2048, of_new_model=True)
+    patch_size: int = flag(12, "side of patches in pixels", at_least=1, at_most=2048, of_new_model=True)
+    width: int = flag(192, "width, a multiple of 32", at_least=32, at_most=16384, of_new_model=True)
+    layers: int = flag(4, "number of layers", at_least=1, at_most=200, of_new_model=True)
+    vocab_size: int = flag(
+        4000, "size of a new tokenizer, trained on the captions", at_least=16, at_most=10**6, of_new_model=True
+    )
+    max_length: int = flag(40, "largest number of tokens of a caption", at_least=3, at_most=8192)
+    mlm_probability: float = flag(0.4, "fraction of the tokens that is masked, in whole words", above=0, below=1)
+    rarity: float = flag(
+        0.5, "mask words in proportion to their count to the power of minus this; 0: all alike", at_least=0, at_most=1
+    )
+    masked_patches: float = flag(0.15, "fraction of the patches that is masked; 1: no picture", above=0, at_most=1)
+    compared: float = flag(
+        0.5, "fraction of the pairs shown whole for matching, half of them with another's picture", above=0, below=1
+    )
+    augmentation: str = flag("emoji", "augmentation of training images", AUGMENTATIONS)
+
+    num_train_epochs: float = flag(60, "passes over the data")
+    per_device_train_batch_size: int = flag(64, "pairs per process in one micro-batch")
+    weight_decay: float = flag(0.01, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.1, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: LxmertArgs) -> None:
+    start(args)
+    data = sources.load(args.dataset)
+    image, caption = pairs.columns(data["train"], args.image_column, args.caption_column)
+    train_rows, test_rows = sources.split(data, args.held_out, together=image)
+    model, processor = lxmert.build(args, pairs.all_captions(train_rows, caption))
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    length = min(args.max_length, processor.tokenizer.model_max_length)
+    held_out = pairs.Pairs(test_rows, processor, length, image, caption, what="held-out images")
+    known = pairs.Pairs(train_rows, processor, length, image, caption, args.seed)
+
+    view = views.sized(AUGMENTATIONS[args.augmentation], processor.image_processor)
+    method = lxmert.LXMERT(
+        model,
+        processor.tokenizer,
+        views.Views([view], *decoding.normalisation(processor.image_processor)),
+        torch.bincount(known.tokens.ids.long(), minlength=len(processor.tokenizer)),
+        args.mlm_probability,
+        args.rarity,
+        args.masked_patches,
+        args.compared,
+    )
+    evaluation = Grounding(held_out, processor.tokenizer)
+    optimizer = optim.from_args(method, args)
+    pretrain(
+        args, method, processor, Swapped(known, args.seed, args.compared), [optimizer], evaluation,
+        trained_on=f"{len(known):,} pairs", held_out=f"{len(held_out):,} images", example=evaluation.example(),
+        base_model=args.model_name_or_path,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command(main, LxmertArgs, __doc__)
