@@ -37,25 +37,21 @@ class ClipPrediction(Strips):
         columns = super().baselines(method)
         if method.future is None:
             return columns
-        found: dict[str, list[Tensor]] = {}
+        found, mean = {}, self._mean_frame(method)
         for seen, future in self._held_out(method):
-            for name, each in self._guesses(method, seen).items():
+            for name, each in _guesses(seen, mean).items():
                 error = squared_error(each.expand_as(future).flatten(0, 1), future.flatten(0, 1))
                 found.setdefault(name, []).append(error)
         return columns | {name: {ERROR: torch.cat(errors).mean().item()} for name, errors in found.items()}
 
-    def _guesses(self, method: VideoLSTM, seen: Tensor) -> dict[str, Tensor]:
-        """Name -> predictions, (clips or 1, 1, channels, height, width) in [0, 1]."""
-        if not hasattr(self, "mean"):
-            count = min(FITTED, len(self.train))
-            rows = torch.linspace(0, len(self.train) - 1, count).long().split(BATCH)
-            self.mean = torch.stack(
-                [
-                    (self.train.__getitems__(r.tolist())["pixel_values"][:, method.frames_read :].float() / 255).mean((0, 1))
-                    for r in rows
-                ]
-            ).mean(0)
-        return {"last frame": seen[:, -1:], "mean of the clip": seen.mean(1, True), "mean frame": self.mean[None, None]}
+    def _mean_frame(self, method: VideoLSTM) -> Tensor:
+        """(1, 1, channels, height, width): of the frames that are to be predicted, in training clips."""
+        rows = torch.linspace(0, len(self.train) - 1, min(FITTED, len(self.train))).long()
+        total = 0.0
+        for some in rows.split(BATCH):
+            clip = self.train.__getitems__(some.tolist())["pixel_values"]
+            total = total + (clip[:, method.frames_read :].float() / 255).mean(1, True).sum(0, True)
+        return total / len(rows)
 
     def _held_out(self, method: VideoLSTM):
         """(seen, future) of each batch, on the CPU."""
@@ -70,12 +66,17 @@ class ClipPrediction(Strips):
         if method.future is None:
             return drawn
         curves: dict[str, list[Tensor]] = {}
-        device = next(method.parameters()).device
+        device, mean = next(method.parameters()).device, self._mean_frame(method)
         for seen, future in self._held_out(method):
-            guesses = {"trained": method.predict(seen.to(device)).cpu()} | self._guesses(method, seen)
+            guesses = {"trained": method.predict(seen.to(device)).cpu()} | _guesses(seen, mean)
             for name, each in guesses.items():
                 errors = squared_error(each.expand_as(future).flatten(0, 1), future.flatten(0, 1))
                 curves.setdefault(name, []).append(errors.unflatten(0, future.shape[:2]))
         means = {name: torch.cat(errors).mean(0).tolist() for name, errors in curves.items()}
         figures.error_curve(means, "frames ahead", "squared error of a frame", directory / "error.png")
         return drawn | {"error.png": "Squared error of a predicted frame by how far it lies ahead."}
+
+
+def _guesses(seen: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    """Name -> predictions, (clips or 1, 1, channels, height, width) in [0, 1]."""
+    return {"last frame": seen[:, -1:], "mean of the clip": seen.mean(1, True), "mean frame": mean}

@@ -20,10 +20,11 @@ from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
 from mmssl.models import memory, pretrained
 from mmssl.models.decoder import Decoder, MapDecoder
-from mmssl.models.video_lstm import Stack, VideoLSTMConfig, VideoLSTMModel
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor
+
+    from mmssl.models.video_lstm import VideoLSTMModel
 
 KINDS = ("composite", "prediction", "autoencoder")
 SNIPPETS = {
@@ -62,6 +63,8 @@ class Writer(nn.Module):
 
     def __init__(self, reader: VideoLSTMModel, conditional: bool) -> None:
         super().__init__()
+        from mmssl.models.video_lstm import Stack
+
         config, encoder = reader.config, reader.frames
         self.conditional = conditional
         self.layers = Stack(config, encoder.width if conditional else 0)
@@ -102,18 +105,24 @@ class VideoLSTM(Method):
 
     unit = "clips"
     card = Card(
-        about="A recurrent network that reads the frames of a clip, trained to write them down again from its state, or "
-        "to predict those that follow. The reader is exported; the decoders, to continue from, are in `pretraining/`.",
+        about="A recurrent network that reads the frames of a clip, trained to write them down again from its state "
+        "and to predict those that follow. The reader is exported; the decoders, to continue from, are in "
+        "`pretraining/`.",
         task="feature-extraction",
-        limits="The model was trained to keep what predicts pixels: evaluate it on your task before you rely on it. Far "
-        "predictions are blurred.",
+        limits="The model was trained to keep what predicts pixels: evaluate it on your task before you rely on it. "
+        "Far predictions are blurred.",
         trivial="the mean frame of the batch",
         snippets=SNIPPETS,
         tags=("video", "lstm"),
     )
 
     def __init__(
-        self, model: VideoLSTMModel, kind: str = "composite", read: int = 10, written: int = 10, conditional: bool = False
+        self,
+        model: VideoLSTMModel,
+        kind: str = "composite",
+        read: int = 10,
+        written: int = 10,
+        conditional: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.kind, self.frames_read, self.frames_written = model, kind, read, written
@@ -176,6 +185,8 @@ class VideoLSTM(Method):
 def build(args, side: int) -> tuple[VideoLSTMModel, BaseImageProcessor]:
     """The model and processor that the flags of recipes/video_lstm.py describe. side: of the data, in pixels."""
     from transformers import VideoMAEImageProcessorPil
+
+    from mmssl.models.video_lstm import VideoLSTMConfig, VideoLSTMModel
 
     if args.model_name_or_path:
         model, processor = pretrained.load(args.model_name_or_path, args.trust_remote_code)

@@ -155,7 +155,9 @@ class Streamed(Frames):
     def __init__(self, rows: Rows, processor, fps: float, what: str = "clips") -> None:
         self.rows, self.processor, self.fps, self.size = rows, processor, fps, images.shape(processor)
         lengths, self.broken = [], {}
-        for row in progress.bar(iterable=range(len(rows)), desc=f"looking at {what}", unit="clip", disable=len(rows) < ALONE):
+        for row in progress.bar(
+            iterable=range(len(rows)), desc=f"looking at {what}", unit="clip", disable=len(rows) < ALONE
+        ):
             try:
                 stored, rate = rows[row]
                 lengths.append(decoding.length(stored or {}, fps, rate))
