@@ -1,7 +1,7 @@
 """The order of frames: are three frames of a clip in order, or does the clip run forwards or backwards?
 
-shuffle  Shuffle and learn (Misra et al. 2016, arXiv:1603.08561): of five frames a < b < c < d < e of a window, (b, c, d)
-         is in order, in either direction, (b, a, d) and (b, e, d) are not.
+shuffle  Shuffle and learn (Misra et al. 2016, arXiv:1603.08561): of five frames a < b < c < d < e of a window,
+         (b, c, d) is in order, in either direction, (b, a, d) and (b, e, d) are not.
 arrow    The arrow of time: (b, c, d) or (d, c, b) (Wei et al. 2018, "Learning and using the arrow of time", CVPR; there
          with optical flow).
 
@@ -77,8 +77,8 @@ class FrameOrder(Method):
         about="The order of frames: three frames of a clip, and the network says whether they are in order, or which "
         "way time runs. The encoder of the frames is exported; the classifier, to continue from, is in `pretraining/`.",
         task="image-feature-extraction",
-        limits="The encoder was trained on noisy frames of one colour channel, without labels: evaluate it on your task "
-        "before you rely on it.",
+        limits="The encoder was trained on noisy frames of one colour channel, without labels: evaluate it on your "
+        "task before you rely on it.",
         trivial="chance: log(2)",
         snippets=image_encoders.SNIPPETS,
         tags=("video", "frame-order"),

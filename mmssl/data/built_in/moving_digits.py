@@ -18,6 +18,7 @@ from mmssl.data.images import decoding, lab
 from mmssl.errors import BadInput
 
 SIDE, DIGIT, BOX = 64, 28, 20  # px: of a frame; of a digit with its margin; of the ink alone, as in MNIST
+SMALLEST = 16  # px: side of a frame
 SPEED = (2.0, 5.0)  # px between two frames, slowest and fastest
 LIGHTNESS, CHROMA = 70.0, 55.0  # of the coloured digits, in Lab: of one lightness, so that grey tells no colour
 AT_ONCE = 1 << 26  # pixels, of all digits of all frames, that are drawn at once
@@ -47,8 +48,8 @@ class MovingDigits(Dataset):
     ) -> None:
         self.scale, self.side, self.frames, self.together = side / SIDE, side, frames, together
         size = round(DIGIT * self.scale)
-        if not 4 <= size < side:
-            raise BadInput(f"--image_size {side}: moving digits need frames of at least 16 pixels")
+        if side < SMALLEST:
+            raise BadInput(f"--image_size {side}: moving digits need frames of at least {SMALLEST} pixels")
         self.digits = F.interpolate(digits[:, None], (size, size), mode="bilinear", antialias=True)[:, 0]
         self.label, self.count, self.coloured, self.seed, self.epoch = label, count, coloured, seed, 0
         self.rows = torch.arange(count)

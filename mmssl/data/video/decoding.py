@@ -129,13 +129,13 @@ def _opened(stored: dict | str | bytes) -> Iterator[tuple[av.container.InputCont
         raise BadInput("holds no video")
     if content is None and "://" in path:
         content = regular_files.read(path, MAX_BYTES)
-    if content is None:
-        regular_files.check(path, MAX_BYTES)
-        with open(path, "rb") as file:
-            head = file.read(4 * TRANSPORT[1])
-    else:
-        head = content[: 4 * TRANSPORT[1]]
     try:
+        if content is None:
+            regular_files.check(path, MAX_BYTES)
+            with open(path, "rb") as file:
+                head = file.read(4 * TRANSPORT[1])
+        else:
+            head = content[: 4 * TRANSPORT[1]]
         source = path if content is None else io.BytesIO(content)
         with av.open(source, format=_form(head), metadata_errors="ignore") as container:
             if not container.streams.video:
@@ -146,8 +146,8 @@ def _opened(stored: dict | str | bytes) -> Iterator[tuple[av.container.InputCont
             if context.width * context.height == 0:
                 raise BadInput("holds frames of no size")
             yield container, [] if container.streams.audio else ["no sound"]
-    except av.error.FFmpegError as error:
-        raise BadInput(f"cannot be decoded ({first_line(error)})") from error
+    except (av.error.FFmpegError, OSError) as error:
+        raise BadInput(f"cannot be read ({first_line(error)})") from error
 
 
 def _form(head: bytes) -> str:
