@@ -23,6 +23,8 @@ from mmssl.training.log import read
 from mmssl.training.output_dir import OutputDir
 
 RIGHT = "tab:green"
+FRAME_MS = 150  # milliseconds that a frame of an animation is shown
+GAP = 2  # px between the frames of a strip
 
 
 def _pyplot():
@@ -37,9 +39,10 @@ def _pyplot():
 
 
 def picture(pixels: Tensor, file: Path) -> None:
-    """Write one image unchanged. pixels: (3, height, width) uint8."""
-    drawn = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(drawn, format=file.suffix[1:])
+    """Write one image unchanged, or a clip, animated. pixels: (3, height, width) or (time, 3, height, width) uint8."""
+    frames = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in (pixels if pixels.ndim == 4 else [pixels])]
+    drawn, moving = io.BytesIO(), {"save_all": True, "append_images": frames[1:], "duration": FRAME_MS, "loop": 0}
+    frames[0].save(drawn, format=file.suffix[1:], **(moving if len(frames) > 1 else {}))
     _save(drawn.getvalue(), file)
 
 
@@ -197,6 +200,34 @@ def pictures_beside_lines(pixels: Tensor, lines: Sequence[Sequence[str]], file: 
     _write(figure, file)
 
 
+def strips(rows: dict[str, Tensor], file: Path, shown: int = 20) -> None:
+    """For each clip a strip of frames, and below it the strips of its other versions. rows: title -> (clips, time, 3,
+    height, width) in [0, 1]. shown: frames, at most, spread over the time."""
+    plt = _pyplot()
+
+    clips, time = next(iter(rows.values())).shape[:2]
+    chosen = torch.linspace(0, time - 1, min(time, shown)).round().long()
+    figure, grid = plt.subplots(
+        clips * len(rows), 1, figsize=(0.5 * len(chosen) + 1.2, 0.56 * clips * len(rows) + 0.3), squeeze=False
+    )
+    for i, axes in enumerate(grid[:, 0]):
+        title, versions = list(rows.items())[i % len(rows)]
+        frames = torch.nn.functional.pad(versions[i // len(rows)][chosen], (0, GAP), value=1.0)
+        axes.imshow(torch.cat(list(frames), 2).permute(1, 2, 0).clamp(0, 1), interpolation="nearest")
+        axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    _write(figure, file)
+
+
+def animation(rows: dict[str, Tensor], file: Path) -> None:
+    """Clips beside each other, animated, their other versions below. rows: as in `strips`."""
+    versions = [torch.nn.functional.pad(clips.clamp(0, 1), (0, GAP, 0, GAP), value=1.0) for clips in rows.values()]
+    whole = torch.cat([torch.cat(list(clips), 3) for clips in versions], 2)  # (time, 3, height, width)
+    enlarged = whole.repeat_interleave(2, 2).repeat_interleave(2, 3) if whole.shape[2] < 300 else whole
+    picture((255 * enlarged).round().to(torch.uint8), file)
+
+
 def similarity_matrix(similarity: Tensor, file: Path) -> None:
     """Cosine similarity; true pairs are on the diagonal. similarity: (images, texts)."""
     plt = _pyplot()
@@ -218,6 +249,21 @@ def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -
         style = {"linestyle": "--", "color": "grey"} if name == "chance" else {"marker": "o", "markersize": 4}
         axes.plot(range(1, len(values) + 1), values, label=name, **style)
     axes.set(xlabel=xlabel, ylabel="true future picked, %", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _write(figure, file)
+
+
+def error_curve(columns: dict[str, list[float]], xlabel: str, ylabel: str, file: Path) -> None:
+    """Errors by the number of steps ahead, a line for each name; all but the first are dashed."""
+    plt = _pyplot()
+
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    for i, (name, values) in enumerate(columns.items()):
+        style = {"linestyle": "--"} if i else {"marker": "o", "markersize": 4}
+        axes.plot(range(1, len(values) + 1), values, label=name, **style)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

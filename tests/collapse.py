@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from tiny import simclr
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from mmssl.method import Method
@@ -17,10 +18,11 @@ def encoder() -> PreTrainedModel:
     return image_encoders._vit(image_encoders.ViTSize(16, 1, 2), 16, 8)
 
 
-def said(method: Method, learning_rate: float = 5e-3) -> str | None:
-    """What the monitor says within 200 steps on 24 images, each time of other views; None where it says nothing."""
+def said(method: Method, learning_rate: float = 5e-3, batch: dict[str, Tensor] | None = None) -> str | None:
+    """What the monitor says within 200 steps on 24 images, or on `batch`, each time of other views; None where it says
+    nothing."""
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=learning_rate)
-    watch, batch = CollapseWatch(), simclr.batch(24)
+    watch, batch = CollapseWatch(), batch or simclr.batch(24)
     method.train()
     for step in range(STEPS):
         method.progress = step / STEPS

@@ -15,6 +15,7 @@ IMAGE = ("image", "img", "jpg", "png", "webp", "jpeg", "picture", "photo")
 CAPTION = ("captions", "caption", "text", "txt", "sentences", "sentence", "title", "description", "comment")
 TEXT = ("text", "sentence", "content", "review", "document", "question")
 AUDIO = ("audio", "speech", "sound", "recording", "file", "wav", "flac", "mp3", "ogg", "opus")
+VIDEO = ("video", "clip", "frames", "mp4", "webm", "avi", "mkv", "mov", "gif", "file", "path")
 LABEL = ("label", "labels", "class", "category", "digit", "target", "intent", "kind", "fine_label")
 
 MAX_UNUSABLE = 0.1  # share of the rows; beyond it the data set itself must be wrong

@@ -35,6 +35,11 @@ def normal(key: Tensor, stream: Tensor) -> Tensor:
     return math.sqrt(2) * torch.erfinv(centred)
 
 
+def keys(key: Tensor, stream: Tensor) -> Tensor:
+    """A key, int64, for each pair of a key and a stream: of the frames of a clip, say, each with draws of its own."""
+    return _mix(_mix(key.long() + _mix(key >> 32, 0, 1), 0, 3) + stream.int(), 0, 4).long()
+
+
 def _mix(x: Tensor, seed: int, epoch: int) -> Tensor:
     """The 32 bits of `draw` as an int32: products wrap around. Every constant fits an int32, because torch.compile
     writes constants into a GPU kernel as 32-bit literals, where larger ones overflow."""

@@ -18,7 +18,7 @@ from mmssl import bounded_json
 from mmssl.arguments import check_text
 from mmssl.data import columns, contents, file_tables, webdataset
 from mmssl.data.atomic import once, whole
-from mmssl.data.built_in import BUILT_IN, build
+from mmssl.data.built_in import BUILT_IN, DRAWN, build
 from mmssl.data.file_tables import media
 from mmssl.data.images.decoding import undecoded
 from mmssl.distributed import rank
@@ -76,20 +76,22 @@ def load(name: str, *, streaming: bool = False, texts: bool = False) -> dict[str
     recordings are left alone, such as the logo beside a table of texts.
     """
     path = Path(name).expanduser()
+    if name in DRAWN:
+        raise BadInput(f"--dataset {name}: clips, for recipes on video, such as recipes/video_lstm.py")
     if name in BUILT_IN:
         path = _built(name)
     if path.is_file():
         if not texts and (parts := file_tables.read(path, file_tables.Files(near=path), _rows)):
-            return _named(_streamed({part or "train": rows for part, rows in parts.items()}, streaming))
+            return named(_streamed({part or "train": rows for part, rows in parts.items()}, streaming))
         if (found := reader(path)) is None:
             contents.refuse(f"--dataset {name}", contents.kind_of(path))
             raise BadInput(f"--dataset {name}: a {path.suffix or 'nameless'} file; can read {', '.join(READERS)}")
-        return _named(_read(found, {"train": [str(path)]}, streaming))
+        return named(_read(found, {"train": [str(path)]}, streaming))
     if path.is_dir():
-        return _named(_folder(path, streaming, texts))
+        return named(_folder(path, streaming, texts))
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or contents.suffix(path) in READERS:
         raise BadInput(f"--dataset {name}: no such file or folder")
-    return _named(_from_hub(name, streaming))
+    return named(_from_hub(name, streaming))
 
 
 def reader(file: Path) -> str | None:
@@ -154,7 +156,7 @@ def _digest(row: dict) -> bytes:
     return hashlib.sha256(repr(sorted(row.items())).encode()).digest()
 
 
-def _named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
+def named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
     """The splits as "train" and "test". "test" is the first split, in the order of HELD_OUT_NAMES, whose labels are
     public. If no split is called "train" (LibriSpeech: "train.100"), it is the first that is not a held-out one."""
     kinds = {name: name.partition(".")[0] for name in data}

@@ -7,6 +7,7 @@ from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassificatio
 from mmssl.models.cpc_text import CpcTextConfig, CpcTextModel
 from mmssl.models.diffusion_encoder import DiffusionEncoderConfig, DiffusionEncoderModel
 from mmssl.models.linear_image import LinearImageConfig, LinearImageModel
+from mmssl.models.video_lstm import VideoLSTMConfig, VideoLSTMModel
 from mmssl.models.word2vec import Word2VecConfig, Word2VecModel
 
 AutoConfig.register(CharRNNConfig.model_type, CharRNNConfig)
@@ -25,6 +26,9 @@ AutoModel.register(DiffusionEncoderConfig, DiffusionEncoderModel)
 
 AutoConfig.register(LinearImageConfig.model_type, LinearImageConfig)
 AutoModel.register(LinearImageConfig, LinearImageModel)
+
+AutoConfig.register(VideoLSTMConfig.model_type, VideoLSTMConfig)
+AutoModel.register(VideoLSTMConfig, VideoLSTMModel)
 
 AutoConfig.register(Word2VecConfig.model_type, Word2VecConfig)
 AutoModel.register(Word2VecConfig, Word2VecModel)

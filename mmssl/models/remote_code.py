@@ -15,9 +15,9 @@ import transformers  # its classes are imported on first use
 from mmssl import bounded_json
 from mmssl.durable import sha256
 
-# copied into exports
-OUR_FILES = (
-    "char_rnn.py", "cpc_audio.py", "cpc_text.py", "diffusion_encoder.py", "linear_image.py", "word2vec.py",
+OUR_FILES = (  # copied into exports
+    "char_rnn.py", "cpc_audio.py", "cpc_text.py", "diffusion_encoder.py", "linear_image.py", "video_lstm.py",
+    "word2vec.py",
 )  # fmt: skip
 KEYS = ("auto_map", "custom_pipelines", "custom_generate")
 

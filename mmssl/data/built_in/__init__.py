@@ -15,6 +15,11 @@ _BUILDERS = {  # name -> module here, and its function
 }
 BUILT_IN = tuple(_BUILDERS)
 LABELLED = ("digits", "mnist5k", "noisy_voices", "voices")  # with labels, for evaluation
+DRAWN = {  # clips that are drawn when they are asked for: name -> (the digits that move in them, coloured)
+    "moving_digits": ("digits", False),
+    "moving_colours": ("digits", True),
+    "moving_mnist": ("mnist5k", False),
+}
 
 
 def build(name: str, directory: Path) -> None:
@@ -25,6 +30,7 @@ def build(name: str, directory: Path) -> None:
 
 def licence(name: str) -> str:
     """The source of the data and its licence; "" if it is not built in."""
+    name = DRAWN[name][0] if name in DRAWN else name
     if name not in _BUILDERS:
         return ""
     text = import_module(f"mmssl.data.built_in.{_BUILDERS[name][0]}").LICENCE

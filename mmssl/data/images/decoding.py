@@ -106,14 +106,15 @@ def _check_pixels(width: int, height: int, holds: str) -> None:
 
 
 def decode(image: Image.Image | dict | bytes | str, processor) -> np.ndarray:
-    """(3, height, width) uint8: the output of a checkpoint's image processor before it rescales to floats.
+    """(3, height, width) uint8: the output of a checkpoint's image processor before it rescales to floats; of a
+    processor of clips, that of a clip of one frame.
 
     Training thus sees exactly the pixels that users of the exported processor give the model.
     """
     image = as_rgb(image)
     check_resized(image.size, processor)
-    pixels = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
-    return pixels.astype(np.uint8, copy=False)
+    pixels = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+    return pixels.reshape(pixels.shape[-3:]).astype(np.uint8, copy=False)
 
 
 def normalisation(processor) -> tuple[list[float], list[float]]:

@@ -1,0 +1,66 @@
+"""Frame order: trains on unlabelled video to tell whether frames are in order, leaves an image encoder of frames.
+
+accelerate launch recipes/frame_order.py                                     # moving digits, built in
+accelerate launch recipes/frame_order.py --dataset my_folder --fps 10 --motion 2
+accelerate launch recipes/frame_order.py --dataset my_folder --kind arrow --motion 2      # which way time runs
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import views
+from mmssl.data.video import clips
+from mmssl.evaluation.strips import Strips
+from mmssl.methods import frame_order
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+SHOWN = (
+    "Frames of held-out clips, and below them as the network gets them. A white square at the end: in order, or "
+    "forwards; above the truth, below the prediction."
+)
+
+
+@dataclass
+class FrameOrderArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
+    output_dir: str = flag("runs/frame_order", "where the encoder, log, figures and checkpoints go")
+    kind: str = flag("shuffle", "in order or not, or which way time runs", frame_order.KINDS)
+    smallest_crop: float = flag(0.9, "smallest fraction of a frame's area in its view", above=0, at_most=1)
+    light: float = flag(0.2, "largest change of a frame's brightness and contrast", at_least=0, at_most=1)
+    noise: float = flag(0.1, "deviation of the noise of a frame, in normalised pixels", at_least=0, at_most=10)
+    frame_dim: int = flag(32, "features at each position that the classifier sees", at_least=1, at_most=4096)
+    hidden_dim: int = flag(256, "width of the classifier", at_least=1, at_most=16384)
+
+    num_train_epochs: float = flag(3, "passes over the data")
+    per_device_train_batch_size: int = flag(32, "clips per process")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        frame_order.check_time(self.frames, self.kind)
+
+
+def main(args: FrameOrderArgs) -> None:
+    start(args)
+    source = clips.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor)
+    view = views.View(
+        scale=(args.smallest_crop, 1.0), flip=0.0, jitter=1.0, brightness=args.light, contrast=args.light,
+        saturation=0.0, hue=0.0, grey=0.0,
+    )  # fmt: skip
+    made = views.made_for(processor, [view])
+    method = frame_order.FrameOrder(encoder, made, args.kind, args.noise, args.frame_dim, args.hidden_dim)
+    evaluation = Strips(held_out, args.per_device_train_batch_size, SHOWN, {"accuracy": 0.5})
+    data = clips.described_frames(train, held_out)
+    optimizers = [optim.from_args(method, args)]
+    pretrain(args, method, processor, train, optimizers, evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, FrameOrderArgs, __doc__)
