@@ -77,14 +77,15 @@ class ImageTextEncoder:
 
     def texts(self, texts: Sequence[str], batch_size: int) -> Tensor:
         """(texts, dim) float32, of unit length, on the CPU."""
-        tokenizer = self.processor.tokenizer
+        return self._embed(self.model.get_text_features, map(self.tokens, _batches(texts, batch_size)))
+
+    def tokens(self, texts: list[str]):
+        """The input of get_text_features, padded as in the model's training."""
         longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        padding = "max_length" if "siglip" in self.model.config.model_type else "longest"  # as in its training
-        batches = (
-            tokenizer(batch, padding=padding, truncation=True, max_length=longest, return_tensors="pt")
-            for batch in _batches(texts, batch_size)
+        padding = "max_length" if "siglip" in self.model.config.model_type else "longest"
+        return self.processor.tokenizer(
+            texts, padding=padding, truncation=True, max_length=longest, return_tensors="pt"
         )
-        return self._embed(self.model.get_text_features, batches)
 
     @torch.no_grad()
     def _embed(self, function, batches: Iterable) -> Tensor:

@@ -60,25 +60,35 @@ class Reconstruction(Evaluation):
         rows = torch.linspace(0, len(self.held_out) - 1, min(SHOWN, len(self.held_out))).long()
         batch = next(_batches(self.held_out, len(rows), method.model.device, rows))
         pixels = method.views.whole(batch["pixel_values"])
-        predicted, _, masked, _ = method.reconstruct(pixels, method.noise(batch["key"]))
-        own = patchify(pixels, method.model.config.patch_size)
-        scaled = method.model.config.norm_pix_loss
-        if scaled:
-            _, mean, deviation = standardise(at(own, masked))
-            predicted = predicted * deviation + mean
-        places = masked[..., None].expand_as(predicted)
-        columns = {
-            "image": own,
-            "visible": own.scatter(1, places, 0.0),
-            "reconstructed": own.scatter(1, places, predicted.float()),
-        }
-        pixels = {name: method.model.unpatchify(patches.float()) for name, patches in columns.items()}
-        images = {name: method.views.to_unit_range(pixels[name]).cpu() for name in columns}
+        images, visible = shown(method, pixels, method.noise(batch["key"]))
+        images = {name: image.cpu() for name, image in images.items()}
         figures.picture_grid(images, directory / "reconstructions.png")
-        visible = 1 - masked.shape[1] / own.shape[1]
         caption = f"Held-out images, the {visible:.0%} of their patches that the encoder gets, and the reconstructions"
+        scaled = method.model.config.norm_pix_loss
         contrast = "; each masked patch is shown with the mean and contrast of the original" if scaled else ""
         return {"reconstructions.png": f"{caption}{contrast}."}
+
+
+@torch.no_grad()
+def shown(method: MAE, pixels: Tensor, noise: Tensor) -> tuple[dict[str, Tensor], float]:
+    """({"image", "visible", "reconstructed": (batch, 3, height, width) in [0, 1]}, the fraction of visible patches).
+
+    pixels: (batch, 3, height, width), normalised. noise: (batch, patches); patches with large values are masked. Where
+    the targets were standardised, each masked patch gets the mean and contrast of the original.
+    """
+    predicted, _, masked, _ = method.reconstruct(pixels, noise)
+    own = patchify(pixels, method.model.config.patch_size)
+    if method.model.config.norm_pix_loss:
+        _, mean, deviation = standardise(at(own, masked))
+        predicted = predicted * deviation + mean
+    places = masked[..., None].expand_as(predicted)
+    versions = {
+        "image": own,
+        "visible": own.scatter(1, places, 0.0),
+        "reconstructed": own.scatter(1, places, predicted.float()),
+    }
+    pictures = {name: method.model.unpatchify(patches.float()) for name, patches in versions.items()}
+    return {name: method.views.to_unit_range(p) for name, p in pictures.items()}, 1 - masked.shape[1] / own.shape[1]
 
 
 def _batches(pictures: Pictures, size: int, device: torch.device, rows: Tensor | None = None):

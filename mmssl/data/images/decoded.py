@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +134,9 @@ def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...
         with open(file, "r+b") as f:
             os.posix_fallocate(f.fileno(), 0, file.stat().st_size)
     # processes, not threads: on small images two threads lose more to the interpreter's lock than they gain
-    workers = 0 if len(raw) < ALONE else cores()
+    # nor beside other threads that serve a page: a new process would copy the locks that they hold
+    alone = len(raw) < ALONE or threading.current_thread() is not threading.main_thread()
+    workers = 0 if alone else cores()
     decoder = _Decoder(raw, column, processor, file)
     chunks = DataLoader(decoder, batch_size=None, num_workers=workers)
     broken: dict[int, str] = {}

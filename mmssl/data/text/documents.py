@@ -52,7 +52,7 @@ def load(
     from accelerate import PartialState
 
     with PartialState().main_process_first():
-        files = _text_files(name)
+        files = text_files(name)
         if files and column:
             raise BadInput(f"--text_column {column}: {name} is plain text, which has no columns")
         if files:
@@ -124,7 +124,7 @@ def _lines(data: Dataset) -> tuple[np.ndarray, int]:
     return np.concatenate(hashes), characters
 
 
-def _text_files(name: str) -> dict[str, list[str]] | None:
+def text_files(name: str) -> dict[str, list[str]] | None:
     """{"train": files, "test": ... if there are any}, or None if `name` is not text files."""
     if name in sources.BUILT_IN:
         return None
