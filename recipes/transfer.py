@@ -1,9 +1,10 @@
-"""Transfer: evaluates any checkpoint of images, text or audio on labelled data, with baselines.
+"""Transfer: evaluates any checkpoint of images, video, text or audio on labelled data, with baselines.
 
 python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode knn linear
 python recipes/transfer.py --model_name_or_path runs/mae --dataset my_folder --mode finetune --labels 1% 10% 100%
 python recipes/transfer.py --model_name_or_path runs/bert --dataset sst2.parquet --mode linear --layers all
 python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode few_shot --ways 5 --shots 1 5
+python recipes/transfer.py --model_name_or_path runs/videomae --dataset my_videos --label_column which_video
 
 Prints a table of accuracies, mean and standard deviation over seeds; each seed draws its own labels. Columns: this
 checkpoint; the same architecture untrained (in fine-tuning: trained from scratch with the same steps); raw features

@@ -1,4 +1,4 @@
-"""Labelled images, texts or recordings in the form an encoder takes: the data of probes and fine-tuning."""
+"""Labelled images, clips, texts or recordings in the form an encoder takes: the data of probes and fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from torch.utils.data import Dataset, Subset
 
 from mmssl.data import columns, sources
 from mmssl.data.audio import waves
+from mmssl.data.built_in import DRAWN
 from mmssl.data.images.pictures import Pictures
 from mmssl.data.text.tokens import Tokens
+from mmssl.data.video import clips, examples
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
     import datasets
 
 
-INPUT_COLUMNS = {"image": columns.IMAGE, "text": columns.TEXT, "audio": columns.AUDIO}
+INPUT_COLUMNS = {"image": columns.IMAGE, "video": columns.VIDEO, "text": columns.TEXT, "audio": columns.AUDIO}
+CLIP_FRAMES = 8  # of a clip, for encoders that take any number
+VISUAL = ("image", "video")
+WHICH_CLIP = "which_video"  # the label column that stands for the video itself, which a clip is cut from
 
 
 @dataclass
@@ -121,14 +126,24 @@ def load(
     max_samples: int = 0,
     max_length: int = 256,
     max_seconds: float = 10.0,
+    frames: int = CLIP_FRAMES,
 ) -> tuple[Labelled, Labelled]:
     """(training, test). The test data is the rows that `hold_out`, "column=value,value", selects; else the source's own
     test data; else `held_out` rows.
 
-    max_samples: upper limit for each part; 0: no limit. Raises BadInput if labels are missing or all the same, if a
-    test label does not occur in training, or if an input cannot be read.
+    max_samples: upper limit for each part; 0: no limit. frames: of a clip. Encoders of images take videos, too, if the
+    data has no images. With the label column "which_video", the test is to recognise the video of a clip: training
+    clips are of its first two thirds, test clips of the rest. Raises BadInput if labels are missing or all the same, if
+    a test label does not occur in training, or if an input cannot be read.
     """
-    data = sources.load(name, texts=modality == "text")
+    if name in DRAWN and modality in VISUAL:
+        return examples.moving(name, processor, frames, max_samples, Labelled)
+    data = clips.load(name) if modality in VISUAL else sources.load(name, texts=modality == "text")
+    if modality == "image" and input_column is None and not {*columns.IMAGE} & {*data["train"].column_names}:
+        modality = "video"
+    if label_column == WHICH_CLIP and modality == "video":
+        column = columns.find(data["train"].column_names, input_column, columns.VIDEO, "input")
+        return examples.which(data["train"], column, processor, frames, Labelled)
     train, test = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
     if max_samples:
         train, test = (part.select(_some(len(part), max_samples)) for part in (train, test))
@@ -138,8 +153,8 @@ def load(
     read = READ[modality]
     parts = []
     for rows, label in zip((train, test), labels, strict=True):
-        usable, inputs = read(rows, input_column, processor, max_length, max_seconds)
-        identity = f"{rows._fingerprint} {input_column} {max_length} {max_seconds}"
+        usable, inputs = read(rows, input_column, processor, frames if modality == "video" else max_length, max_seconds)
+        identity = f"{rows._fingerprint} {input_column} {max_length} {max_seconds} {frames}"
         parts.append(Labelled(inputs, label[usable], names, identity, inputs.lengths))
     return parts[0], parts[1]
 
@@ -292,4 +307,4 @@ def _waves(rows: datasets.Dataset, column: str, processor, _: int, max_seconds: 
     return torch.tensor(usable), Waves([found[row] for row in usable], extractor)
 
 
-READ = {"image": _images, "text": _texts, "audio": _waves}  # modality -> reader of a column of inputs
+READ = {"image": _images, "text": _texts, "audio": _waves, "video": examples.middles}  # modality -> reader of a column of inputs

@@ -98,9 +98,10 @@ def sine_cosine_positions(side: int, width: int) -> Tensor:
 def xavier(module: nn.Module) -> None:
     """Xavier initialisation of all linear layers and patch projections (MAE, arXiv:2111.06377, appendix A.1)."""
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Conv2d)):
+        if isinstance(part, (nn.Linear, nn.Conv2d, nn.Conv3d)):
             nn.init.xavier_uniform_(part.weight.flatten(1))
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Any encoder of images, texts or recordings: one vector per example, from the last layer or from every layer."""
+"""Any encoder of images, video, texts or audio: one vector per example, from the last layer or from every layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from mmssl import durable, progress
 from mmssl.data import sources
 from mmssl.data.images.decoding import normalisation
 from mmssl.data.images.views import WHOLE, View, Views
-from mmssl.data.labelled import Labelled
+from mmssl.data.labelled import CLIP_FRAMES, Labelled
+from mmssl.data.video.clips import viewed
 from mmssl.errors import BadInput, first_line, not_written
 from mmssl.evaluation.finite import finite
 from mmssl.models import pretrained
@@ -30,6 +31,7 @@ MODALITIES = {
     "audio": ("FeatureExtractionMixin", "feature_extractor"),
     "text": ("PreTrainedTokenizerBase", "tokenizer"),
 }
+VISUAL = ("image", "video")
 TOWERS = {"vision": "image", "text": "text"}
 
 
@@ -37,7 +39,8 @@ class Encoder(nn.Module):
     """
     model:     from AutoModel, or one tower of such a model.
     processor: the image processor, tokenizer or feature extractor of the checkpoint.
-    modality:  "image", "text" or "audio".
+    modality:  "image", "video", "text" or "audio". An encoder of images takes clips, too: its output is then the mean
+               over their frames.
     pooling:   "mean" over the tokens without padding; the "first" token; "concat" (images only), all tokens
                concatenated, which keeps positions; or the model's own "pooler".
     view:      augmentation of images in training; otherwise the whole image is used.
@@ -47,12 +50,24 @@ class Encoder(nn.Module):
         super().__init__()
         self.model, self.processor, self.modality = model, processor, modality
         self.pooling, self.view = pooling, view
-        self.views = Views([view], *normalisation(processor)) if modality == "image" else None
+        self.views = Views([view], *normalisation(processor)) if modality in VISUAL else None
+
+    @property
+    def frames(self) -> int:
+        """Of a clip."""
+        return getattr(self.model.config, "num_frames", CLIP_FRAMES)
 
     def forward(self, lengths: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """(batch, width); with "concat", (batch, tokens * width). inputs, lengths: as from data.labelled. In training,
         images need a key: (batch,) int64, from which their views are drawn."""
-        output = self.model(**self._prepared(inputs))
+        prepared = self._prepared(inputs)
+        pixels = prepared.get("pixel_values")
+        if self.modality == "image" and pixels.ndim == 5:
+            frames = self._of_last(self.model(pixels.flatten(0, 1)), inputs, lengths)
+            return frames.unflatten(0, pixels.shape[:2]).mean(1)
+        return self._of_last(self.model(**prepared), inputs, lengths)
+
+    def _of_last(self, output, inputs: dict[str, Tensor], lengths: Tensor | None) -> Tensor:
         if self.pooling == "pooler":
             if getattr(output, "pooler_output", None) is None:
                 raise BadInput(f"--pooling pooler: a {type(self.model).__name__} has none; use mean")
@@ -76,7 +91,11 @@ class Encoder(nn.Module):
         given = {name: value for name, value in inputs.items() if name not in ("index", "key")}
         if self.views is not None:
             pixels = given["pixel_values"]
-            shown = self.views(pixels, inputs["key"])[0] if self.training else self.views.whole(pixels)
+            key = inputs["key"] if self.training else None
+            if pixels.ndim == 5:
+                shown = viewed(self.views, pixels, key)
+            else:
+                shown = self.views.whole(pixels) if key is None else self.views(pixels, key)[0]
             given["pixel_values"] = shown
         return given
 
@@ -118,7 +137,9 @@ def load(
     for modality, (kind, part) in MODALITIES.items():
         whole = getattr(processor, part, processor)
         if isinstance(whole, getattr(transformers, kind)) and (not both or modality == wanted):
-            if pooling == "concat" and modality != "image":
+            if modality == "image" and getattr(model, "input_modalities", None) == "video":
+                modality = "video"
+            if pooling == "concat" and modality not in VISUAL:
                 raise BadInput(f"--pooling concat: the number of tokens differs between {modality}s; use mean")
             if modality == "text":
                 whole.model_max_length = pretrained.longest(model, whole)  # many tokenizers leave it unset

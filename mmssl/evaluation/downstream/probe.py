@@ -41,7 +41,9 @@ class Probed(Evaluation):
             if PartialState().is_main_process:
                 encoder = self._export(method)
                 self.modality = encoder.modality
-                self.data = labelled.load(name, encoder.modality, encoder.processor, max_samples=MAX_SAMPLES)
+                self.data = labelled.load(
+                    name, encoder.modality, encoder.processor, max_samples=MAX_SAMPLES, frames=encoder.frames
+                )
 
     def __call__(self, method: Method) -> dict[str, float]:
         values = self.evaluation(method)

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from mmssl.data.labelled import Images, Labelled, Texts
+from mmssl.data.video.examples import Examples
 
 if TYPE_CHECKING:
     from mmssl.evaluation.downstream.knn import Matrix
 
-NAMES = {"image": "raw pixels", "text": "tf-idf", "audio": "log-mel"}
+NAMES = {"image": "raw pixels", "video": "raw pixels", "text": "tf-idf", "audio": "log-mel"}
 LARGEST_SIDE = 32  # pixels; larger images are reduced by averaging
 WORDS = 20_000
 MELS = 40
@@ -27,7 +28,9 @@ def raw_features(train: Labelled, test: Labelled) -> tuple[Matrix, Matrix]:
             sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(train) > 100 else 1, max_features=WORDS
         )
         return words.fit_transform(train.inputs.texts), words.transform(test.inputs.texts)
-    extract = _pixels if isinstance(train.inputs, Images) else _log_mel
+    extract = (
+        _pixels if isinstance(train.inputs, Images) else _motion if isinstance(train.inputs, Examples) else _log_mel
+    )
     return extract(train), extract(test)
 
 
@@ -39,6 +42,18 @@ def _pixels(data: Labelled) -> np.ndarray:
     if (pixels[:, 0] == pixels[:, 1]).all() and (pixels[:, 1] == pixels[:, 2]).all():
         pixels = pixels[:, :1]  # grey
     return pixels.flatten(1).numpy()
+
+
+def _motion(data: Labelled) -> np.ndarray:
+    """(examples, 2 * channels * height * width) float32: the mean frame, and the mean change between frames."""
+    rows = []
+    for row in range(len(data)):
+        pixels = data.inputs.__getitems__([row])["pixel_values"][0].float() / 255
+        both = torch.stack([pixels.mean(0), pixels.diff(dim=0).abs().mean(0)])
+        if max(both.shape[2:]) > LARGEST_SIDE:
+            both = torch.nn.functional.adaptive_avg_pool2d(both, LARGEST_SIDE)
+        rows.append(both.flatten())
+    return torch.stack(rows).numpy()
 
 
 def _log_mel(data: Labelled) -> np.ndarray:

@@ -36,6 +36,7 @@ AUGMENTATIONS = {
 }
 OF_OTHERS = {  # flags without effect on an encoder of this modality
     "image": ("max_length", "max_seconds"),
+    "video": ("max_length", "max_seconds"),
     "text": ("max_seconds", "augmentation"),
     "audio": ("max_length", "augmentation"),
 }
@@ -59,7 +60,7 @@ class Transfer:
         self.train, self.test = labelled.load(
             args.dataset, ours.modality, ours.processor, input_column=args.input_column, label_column=args.label_column,
             held_out=args.held_out, hold_out=args.hold_out, max_samples=args.max_samples, max_length=args.max_length,
-            max_seconds=args.max_seconds,
+            max_seconds=args.max_seconds, frames=ours.frames,
         )  # fmt: skip
         self.subsets = {
             amount: [labelled.subset(self.train.label, amount, seed) for seed in range(args.seeds)]

@@ -1,0 +1,63 @@
+"""Tracking: trains on unlabelled video, patches and what becomes of them, leaves an image encoder of patches.
+
+accelerate launch recipes/tracking.py                                   # moving digits, built in
+accelerate launch recipes/tracking.py --dataset my_folder --fps 10 --motion 2 --encoder resnet18
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import decoding, views
+from mmssl.data.video import clips
+from mmssl.evaluation.strips import Strips
+from mmssl.methods.tracking import MARGIN, Tracking
+from mmssl.models import image_encoders
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+SHOWN = "Held-out clips with the patch that is tracked, and the patch as the tracker has it in each frame."
+
+
+@dataclass
+class TrackingArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
+    output_dir: str = flag("runs/tracking", "where the encoder, log, figures and checkpoints go")
+    frames: int = flag(8, "frames that a patch is tracked through")
+    patch_side: int | None = flag(
+        None, "side of a patch in pixels; default: half of the frame", at_least=4, at_most=512
+    )
+    reach: int = flag(6, "farthest that a patch is looked for from frame to frame, in pixels", at_least=1, at_most=64)
+    projection_dim: int = flag(64, "size of the embedding that is compared", at_least=1, at_most=16384)
+    margin: float = flag(MARGIN, "of the cosine distance to random patches", above=0, at_most=2)
+    hard_from: float = flag(
+        0.3, "fraction of the run after which the hardest random patches count", at_least=0, at_most=1
+    )
+    smallest_crop: float = flag(0.6, "smallest fraction of a patch's area in its view", above=0, at_most=1)
+    flip: float = flag(0.0, "probability of a horizontal flip", at_least=0, at_most=1)
+
+    num_train_epochs: float = flag(3, "passes over the data")
+    per_device_train_batch_size: int = flag(32, "clips per process")
+    learning_rate: float = flag(1e-3, "peak learning rate")
+    weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: TrackingArgs) -> None:
+    start(args)
+    source = clips.find(args)
+    encoder, processor = image_encoders.build(args, source.side)
+    train, held_out = source.decoded(processor)
+    side = args.patch_side or min(decoding.shape(processor)) // 2
+    scale = (args.smallest_crop, 1.0)
+    view = views.View(max(image_encoders.SMALLEST, side), scale, flip=args.flip, saturation=0.2, hue=0.0, grey=0.2)
+    made = views.Views([view], *decoding.normalisation(processor))
+    method = Tracking(encoder, made, side, args.reach, args.projection_dim, args.margin, args.hard_from)
+    batch = args.per_device_train_batch_size
+    evaluation = Strips(held_out, batch, SHOWN, {"found_in_batch": 1 / min(batch, len(held_out))})
+    data, optimizer = clips.described_frames(train, held_out), optim.from_args(method, args)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, TrackingArgs, __doc__)

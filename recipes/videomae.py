@@ -1,0 +1,63 @@
+"""VideoMAE: trains on unlabelled clips, nine tenths of them masked in tubes, leaves a VideoMAEModel.
+
+accelerate launch recipes/videomae.py                                       # moving digits, built in
+accelerate launch recipes/videomae.py --dataset my_folder --fps 10 --size tiny --augmentation crop_flip
+accelerate launch recipes/videomae.py --dataset my_folder --model_name_or_path MCG-NJU/videomae-base    # continue
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import TrainArgs, command, flag
+from mmssl.data.images import views
+from mmssl.data.video import clips
+from mmssl.evaluation.strips import Strips
+from mmssl.methods import videomae
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+AUGMENTATIONS = {"crop_flip": views.CROP_FLIP, "crop": views.CROP, "none": views.WHOLE}
+SHOWN = "Held-out clips, the tubes of them that the encoder gets, and the reconstructions."
+
+
+@dataclass
+class VideoMaeArgs(clips.ClipArgs, TrainArgs):
+    output_dir: str = flag("runs/videomae", "where the encoder, log, figures and checkpoints go")
+    model_name_or_path: str | None = flag(None, "continue from this VideoMAE: an earlier run, a directory or a Hub id")
+    size: str = flag("micro", "size of encoder and decoder", videomae.SIZES, of_new_model=True)
+    image_size: int | None = flag(
+        None, "side in pixels; default: that of the data", at_least=16, at_most=512, of_new_model=True
+    )
+    patch_size: int | None = flag(
+        None, "side in pixels; default: an eighth of the frame", at_least=1, at_most=512, of_new_model=True
+    )
+    tubelet_size: int = flag(2, "frames of a token", at_least=1, at_most=64, of_new_model=True)
+    mask_ratio: float = flag(0.9, "fraction of the tubes that are masked", above=0, below=1)
+    norm_pix_loss: bool = flag(True, "standardise each target patch", of_new_model=True)
+    augmentation: str = flag("none", "one crop for all frames of a training clip, with or without flips", AUGMENTATIONS)
+
+    num_train_epochs: float = flag(5, "passes over the data; VideoMAE needs many")
+    per_device_train_batch_size: int = flag(32, "clips per process")
+    learning_rate: float = flag(1e-3, "peak learning rate; for base and larger, 1.5e-4 * batch / 256")
+    weight_decay: float = flag(0.05, "weight decay of matrices; biases and norms have none")
+    adam_beta2: float = flag(0.95, "AdamW's beta2")
+    warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+
+def main(args: VideoMaeArgs) -> None:
+    start(args)
+    source = clips.find(args)
+    model, processor = videomae.build(args, source.side)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    train, held_out = source.decoded(processor)
+    made = views.made_for(processor, [AUGMENTATIONS[args.augmentation]])
+    method = videomae.VideoMAE(model, made, args.mask_ratio)
+    evaluation = Strips(held_out, args.per_device_train_batch_size, SHOWN)
+    data, optimizer = clips.described(train, held_out), optim.from_args(method, args)
+    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+
+
+if __name__ == "__main__":
+    command(main, VideoMaeArgs, __doc__)
