@@ -307,4 +307,5 @@ def _waves(rows: datasets.Dataset, column: str, processor, _: int, max_seconds: 
     return torch.tensor(usable), Waves([found[row] for row in usable], extractor)
 
 
-READ = {"image": _images, "text": _texts, "audio": _waves, "video": examples.middles}  # modality -> reader of a column of inputs
+# modality -> reader of a column of inputs
+READ = {"image": _images, "text": _texts, "audio": _waves, "video": examples.middles}
