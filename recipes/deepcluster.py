@@ -3,6 +3,10 @@
 accelerate launch recipes/deepcluster.py                                 # scikit-learn's digits, built in
 accelerate launch recipes/deepcluster.py --dataset my_folder --encoder resnet18 --image_size 96 --clusters 1000
 accelerate launch recipes/deepcluster.py --dataset my_folder --edges     # without colours, as in the paper
+
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 40), seed 0, 9 minutes of one core of an EPYC (Zen 4) in
+bf16; recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 53.7, k-NN 48.1; before
+training 42.8, 40.1; raw pixels 41.0, 33.9.
 """
 
 from __future__ import annotations

@@ -6,6 +6,10 @@ accelerate launch recipes/exemplar.py --dataset my_folder --classes 16000 --num_
 
 A class is met once in an epoch, so more classes take longer to learn: see recipes/README.md. The classifier has a row
 for each image: 1 KB, and 4 KB in training, with the default --hidden_dim 256.
+
+20,000 images of CIFAR-10, of which it learns 4,000 (--dataset cifar10 --num_train_epochs 160), seed 0, 9 minutes of one
+core of an EPYC (Zen 4) in bf16; recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images:
+linear 56.0, k-NN 53.0; before training 42.8, 40.1; raw pixels 41.0, 33.9.
 """
 
 from __future__ import annotations

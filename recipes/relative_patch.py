@@ -5,6 +5,10 @@ accelerate launch recipes/relative_patch.py --dataset my_folder --encoder resnet
 accelerate launch recipes/relative_patch.py --dataset my_folder --colour project     # both ways against aberration
 
 An encoder halves the side four times, so patches are small beside an image: small images are enlarged to 64 pixels.
+
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 8), seed 0, 6 minutes of one core of an EPYC (Zen 4) in
+bf16: held out, accuracy 40.3, chance 12.5. Then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000
+test images: linear 47.5, k-NN 39.5; before training 46.1, 39.2; raw pixels 41.0, 33.9. Longer runs were not tried.
 """
 
 from __future__ import annotations
