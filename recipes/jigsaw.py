@@ -4,7 +4,7 @@ accelerate launch recipes/jigsaw.py                                      # sciki
 accelerate launch recipes/jigsaw.py --dataset my_folder --encoder resnet18 --image_size 96 --decode_size 128
 accelerate launch recipes/jigsaw.py --dataset my_folder --permutations 1000 --hidden_dim 4096      # as in the paper
 
-20,000 images of CIFAR-10 at 64 pixels (--dataset cifar10 --num_train_epochs 3), seed 0, 8 minutes of one core of an EPYC
+20,000 images of CIFAR-10 at 64 pixels (--dataset cifar10 --num_train_epochs 3), seed 0, 8 minutes of one EPYC core
 (Zen 4) in bf16: held out, accuracy 28.6, chance 1.6. Then recipes/transfer.py --mode knn linear --labels 100%, per cent
 of 4,000 test images: linear 47.0, k-NN 34.8; before training 46.1, 39.2; raw pixels 41.0, 33.9. So short a run learns
 hardly anything for these labels, perhaps because the encoder has seen standardised tiles only. At 32 pixels (5 passes,
