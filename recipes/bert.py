@@ -29,87 +29,33 @@ recipes/README.md has these experiments in full.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 
-from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.text import documents, masking, packed
-from mmssl.errors import BadInput
+from mmssl.arguments import command, flag
+from mmssl.data.text import packed
 from mmssl.evaluation import masked_lm
 from mmssl.methods import bert
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
-STREAMED = 10_000  # documents of a stream that the tokenizer is trained on
-
 
 @dataclass
-class BertArgs(TrainArgs):
+class BertArgs(bert.MaskedTextArgs):
     output_dir: str = flag("runs/bert", "where the encoder, log, figures and checkpoints go")
-    dataset: str = flag("wikipedia", "wikipedia (built in), text files (.txt, .gz; with commas), Parquet, a Hub id")
-    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents held out if the data has no test split (at most a tenth)", at_least=1)
-    streaming: bool = flag(False, "read and tokenise during training, for data larger than the disk")
     model_name_or_path: str | None = flag(None, "a masked language model to continue from; default: from scratch")
-    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     architecture: str = flag(
         "modernbert", "architecture of a new model; modernbert needs fewer steps", bert.ARCHITECTURES, of_new_model=True
     )
-    size: str = flag(
-        "mini", "size of a new model: layers x width 2x128 4x256 4x512 8x512 12x768 24x1024", bert.SIZES,
-        of_new_model=True,
-    )  # fmt: skip
-    init_vectors: str | None = flag(
-        None, "start from these word vectors: a run of recipes/word2vec.py, its Hub id, or a word2vec file",
-        of_new_model=True,
-    )  # fmt: skip
-    tokenizer_name: str | None = flag(
-        None, "use this checkpoint's tokenizer; default: train one on the text", of_new_model=True
-    )
-    tokenizer: str = flag(
-        "wordpiece", "kind of a new tokenizer: WordPiece (lower-cased) or byte-level BPE", bert.TOKENIZERS,
-        of_new_model=True,
-    )  # fmt: skip
-    vocab_size: int = flag(8192, "size of the tokenizer to train", at_least=16, at_most=10**6, of_new_model=True)
-    max_seq_length: int = flag(128, "tokens per sequence", at_least=8, at_most=10**6)
-    mlm_probability: float = flag(0.15, "fraction of the tokens that are masked", above=0, below=1)
-    masking: str = flag("tokens", "mask single tokens, whole words or spans of words", masking.UNITS)
-    cross_documents: bool = flag(True, "let tokens attend to the other documents in their sequence")
-    dropout: float = flag(0.0, "dropout probability in training", at_least=0, below=1)
-
-    per_device_train_batch_size: int = flag(32, "sequences per process in one micro-batch")
-    lr_scheduler_type: str = flag("linear", "schedule after the warm-up", ("cosine", "linear", "constant"))
-    weight_decay: float = flag(0.01, "weight decay of matrices; biases and norms have none")
-    warmup_steps: float = flag(0.1, "linear warm-up steps; below 1, a fraction of the run")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.streaming and self.max_steps <= 0:
-            raise BadInput("--streaming: a stream has no length; set the length of the run with --max_steps")
-        if self.tokenizer_name:
-            self.refuse(("tokenizer", "vocab_size"), f"--tokenizer_name {self.tokenizer_name}")
 
 
 def main(args: BertArgs) -> None:
     start(args)
-    train_rows, test_rows = documents.load(
-        args.dataset, args.text_column, held_out=args.held_out, streaming=args.streaming
-    )
-    if args.streaming:
-        trained_on, texts = "a stream of documents", [row["text"] for row in islice(train_rows, STREAMED)]
-    else:
-        trained_on, texts = str(documents.count(train_rows, test_rows)), train_rows["text"]
-    model, tokenizer = bert.build(args, texts)
+    train_rows, test_rows, texts, trained_on = bert.load_documents(args)
+    model, tokenizer = bert.build(args, texts, args.architecture)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-
-    held_out = packed.Packed(*packed.number(test_rows, tokenizer), tokenizer, args.max_seq_length)
-    if args.streaming:
-        training, collate = packed.stream(train_rows, tokenizer, args.max_seq_length), packed.Collate(tokenizer)
-        counts = packed.counts(held_out.tokens, len(tokenizer))
-    else:
-        tokens, begins_word = packed.number(train_rows, tokenizer)
-        training, collate = packed.Packed(tokens, begins_word, tokenizer, args.max_seq_length, args.seed), None
-        counts = packed.counts(tokens, len(tokenizer))
+    training, held_out, counts, collate = packed.train_and_held_out(
+        train_rows, test_rows, tokenizer, args.max_seq_length, args.seed
+    )
     packed.refuse_unknown(counts, tokenizer, args.model_name_or_path or args.tokenizer_name or args.tokenizer)
 
     method = bert.BERT(model, tokenizer, args.mlm_probability, args.masking, args.cross_documents, args.dropout)

@@ -53,7 +53,7 @@ class MaskedTokens(Evaluation):
     def __call__(self, method: BERT) -> dict[str, float]:
         """{"loss": nats per masked token, "accuracy": in per cent}."""
         loss = right = masked = 0.0
-        for batch, chosen, targets in _questions(method, self.held_out, self.batch_size):
+        for batch, chosen, targets in questions_of(method, self.held_out, self.batch_size):
             logits = method.guess(batch["input_ids"], chosen, batch["draw"])[0].float()
             finite(logits, "logits of masked tokens")
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
@@ -66,7 +66,7 @@ class MaskedTokens(Evaluation):
         counts = torch.from_numpy(self.counts + 1).double()
         counts[method.special] = 0  # never masked
         logs, likeliest = (counts / counts.sum()).log(), int(counts.argmax())
-        targets = torch.cat([targets.cpu() for _, _, targets in _questions(method, self.held_out, 256)])
+        targets = torch.cat([targets.cpu() for _, _, targets in questions_of(method, self.held_out, 256)])
         accuracy = 100 * (targets == likeliest).float().mean().item()
         return {"unigram": {"loss": -logs[targets].mean().item(), "accuracy": accuracy}}
 
@@ -90,7 +90,7 @@ class MaskedTokens(Evaluation):
         return float(-(frequency * np.log(frequency)).sum())
 
 
-def _questions(method: BERT, held_out: packed.Packed, batch_size: int) -> Iterator[tuple[dict, Tensor, Tensor]]:
+def questions_of(method: BERT, held_out: packed.Packed, batch_size: int) -> Iterator[tuple[dict, Tensor, Tensor]]:
     """(batch, chosen: (batch, length) bool, the chosen tokens: (chosen,))."""
     n = min(len(held_out), SEQUENCES)
     for start in range(0, n, batch_size):

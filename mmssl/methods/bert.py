@@ -8,6 +8,8 @@ RoBERTa (arXiv:1907.11692, section 4); the head is computed only for masked toke
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,8 @@ import torch
 from tokenizers.models import WordPiece
 from torch import Tensor, nn
 
-from mmssl.data.text import masking
+from mmssl.arguments import TrainArgs, flag
+from mmssl.data.text import documents, masking
 from mmssl.data.text.tokens import train_bpe, train_wordpiece
 from mmssl.errors import BadInput, first_line
 from mmssl.hub import sentence_transformers
@@ -24,8 +27,11 @@ from mmssl.method import Card, Method, Output
 from mmssl.models import memory, pretrained, remote_code, word_vectors
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from gensim.models import KeyedVectors
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mmssl.data.sources import Data
 
 
 SIZES = {  # layers, width; from BERT and from the miniatures of Turc et al. 2019, arXiv:1908.08962
@@ -38,6 +44,7 @@ SIZES = {  # layers, width; from BERT and from the miniatures of Turc et al. 201
 }
 ARCHITECTURES = ("bert", "modernbert")
 TOKENIZERS = {"wordpiece": train_wordpiece, "bpe": train_bpe}
+STREAMED = 10_000  # documents of a stream that the tokenizer is trained on
 
 SNIPPETS = {
     "Fill in a word": """
@@ -67,6 +74,58 @@ with torch.no_grad():
     print(model(**tokenizer("one text", return_tensors="pt")).last_hidden_state.shape)
 """,
 }
+
+
+@dataclass
+class TextArgs(TrainArgs):
+    """Flags that the recipes of text encoders share: the text, and the encoder and its tokenizer."""
+
+    dataset: str = flag("wikipedia", "wikipedia (built in), text files (.txt, .gz; with commas), Parquet, a Hub id")
+    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
+    held_out: int = flag(1000, "documents held out if the data has no test split (at most a tenth)", at_least=1)
+    model_name_or_path: str | None = flag(None, "a checkpoint to continue from; default: from scratch")
+    trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
+    size: str = flag(
+        "mini", "size of a new model: layers x width 2x128 4x256 4x512 8x512 12x768 24x1024", SIZES, of_new_model=True
+    )
+    init_vectors: str | None = flag(
+        None, "start from these word vectors: a run of recipes/word2vec.py, its Hub id, or a word2vec file",
+        of_new_model=True,
+    )  # fmt: skip
+    tokenizer_name: str | None = flag(
+        None, "use this checkpoint's tokenizer; default: train one on the text", of_new_model=True
+    )
+    tokenizer: str = flag(
+        "wordpiece", "kind of a new tokenizer: WordPiece (lower-cased) or byte-level BPE", TOKENIZERS, of_new_model=True
+    )
+    vocab_size: int = flag(8192, "size of the tokenizer to train", at_least=16, at_most=10**6, of_new_model=True)
+    max_seq_length: int = flag(128, "tokens per sequence", at_least=8, at_most=10**6)
+
+    lr_scheduler_type: str = flag("linear", "schedule after the warm-up", ("cosine", "linear", "constant"))
+    weight_decay: float = flag(0.01, "weight decay of matrices; biases and norms have none")
+    warmup_steps: float = flag(0.1, "linear warm-up steps; below 1, a fraction of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokenizer_name:
+            self.refuse(("tokenizer", "vocab_size"), f"--tokenizer_name {self.tokenizer_name}")
+
+
+@dataclass
+class MaskedTextArgs(TextArgs):
+    """Flags that the recipes share in which tokens of packed sequences are masked."""
+
+    streaming: bool = flag(False, "read and tokenise during training, for data larger than the disk")
+    mlm_probability: float = flag(0.15, "fraction of the tokens that are masked", above=0, below=1)
+    masking: str = flag("tokens", "mask single tokens, whole words or spans of words", masking.UNITS)
+    cross_documents: bool = flag(True, "let tokens attend to the other documents in their sequence")
+    dropout: float = flag(0.0, "dropout probability in training", at_least=0, below=1)
+    per_device_train_batch_size: int = flag(32, "sequences per process in one micro-batch")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.streaming and self.max_steps <= 0:
+            raise BadInput("--streaming: a stream has no length; set the length of the run with --max_steps")
 
 
 def sequence_mean(chosen: Tensor) -> Tensor:
@@ -184,17 +243,28 @@ class BERT(Method):
         sentence_transformers.write_mean_pooling(Path(directory), self.model.config.hidden_size, self.max_length)
 
 
-def build(args, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer that the flags of recipes/bert.py describe: a checkpoint, or a new model with a tokenizer
-    that is trained on `texts` or taken from another checkpoint."""
+def load_documents(args: MaskedTextArgs) -> tuple[Data, Dataset, Iterable[str], str]:
+    """(train, held out, the texts that a tokenizer is trained on, the training data in words). See documents.load."""
+    options = {"held_out": args.held_out, "streaming": args.streaming}
+    train, held_out = documents.load(args.dataset, args.text_column, **options)
+    if args.streaming:
+        return train, held_out, [row["text"] for row in islice(train, STREAMED)], "a stream of documents"
+    return train, held_out, train["text"], str(documents.count(train, held_out))
+
+
+def build(
+    args: TextArgs, texts: Iterable[str], architecture: str, auto_class: str = "AutoModelForMaskedLM"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer that the flags describe: a checkpoint, or a new model with a tokenizer that is trained on
+    `texts` or taken from another checkpoint. architecture, auto_class: see `from_scratch`."""
     if args.model_name_or_path:
-        return from_pretrained(args.model_name_or_path, args.max_seq_length, args.trust_remote_code)
+        return from_pretrained(args.model_name_or_path, args.max_seq_length, args.trust_remote_code, auto_class)
     vectors = load_vectors(args) if args.init_vectors else None
     if args.tokenizer_name:
         tokenizer = load_tokenizer(args.tokenizer_name, args.max_seq_length)
     else:
         tokenizer = TOKENIZERS[args.tokenizer](texts, args.vocab_size, args.max_seq_length)
-    model = from_scratch(tokenizer, args.architecture, args.size)
+    model = from_scratch(tokenizer, architecture, args.size, auto_class)
     if vectors is not None:
         known = begin_with(model, tokenizer, vectors)
         word_vectors.say_taken_over(known, len(tokenizer), args.init_vectors)
@@ -212,9 +282,12 @@ def load_vectors(args) -> KeyedVectors:
     return vectors
 
 
-def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: str) -> PreTrainedModel:
-    """A new model for texts up to the tokenizer's model_max_length. architecture: of ARCHITECTURES. size: of SIZES."""
-    from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig
+def from_scratch(
+    tokenizer: PreTrainedTokenizerBase, architecture: str, size: str, auto_class: str = "AutoModelForMaskedLM"
+) -> PreTrainedModel:
+    """A new model for texts up to the tokenizer's model_max_length. architecture: of ARCHITECTURES, or "electra". size:
+    of SIZES. auto_class: the class of transformers that makes it."""
+    import transformers
 
     layers, width = SIZES[size]
     given = {
@@ -230,11 +303,14 @@ def from_scratch(tokenizer: PreTrainedTokenizerBase, architecture: str, size: st
         "eos_token_id": tokenizer.sep_token_id,
     }
     if architecture == "modernbert":
-        config = ModernBertConfig(intermediate_size=3 * width // 2, **given)  # the ratio of its base model
+        config = transformers.ModernBertConfig(intermediate_size=3 * width // 2, **given)  # as of its base model
+    elif architecture == "electra":
+        del given["cls_token_id"], given["sep_token_id"]
+        config = transformers.ElectraConfig(embedding_size=width, intermediate_size=4 * width, **given)
     else:
-        config = BertConfig(intermediate_size=4 * width, **given)
+        config = transformers.BertConfig(intermediate_size=4 * width, **given)
     sizes = f"--size {size}, a vocabulary of {len(tokenizer):,}, {tokenizer.model_max_length:,} positions"
-    return memory.build(lambda: AutoModelForMaskedLM.from_config(config), sizes)
+    return memory.build(lambda: getattr(transformers, auto_class).from_config(config), sizes)
 
 
 @torch.no_grad()
@@ -266,12 +342,12 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def from_pretrained(
-    name: str, max_length: int, trust_remote_code: bool = False
+    name: str, max_length: int, trust_remote_code: bool = False, auto_class: str = "AutoModelForMaskedLM"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Any checkpoint of a masked language model, and its tokenizer, for texts of at most max_length tokens. Raises
-    BadInput if `name` is not one."""
+    """Any checkpoint of a masked language model, or of another class with such a tokenizer, and its tokenizer, for
+    texts of at most max_length tokens. Raises BadInput if `name` is not one."""
 
-    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class="AutoModelForMaskedLM")
+    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class=auto_class)
     check_tokenizer(tokenizer, f"--model_name_or_path {name}")
     if len(tokenizer) > model.config.vocab_size:
         raise BadInput(

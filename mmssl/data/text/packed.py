@@ -174,6 +174,22 @@ class Collate:
         return {"input_ids": ids, "begins_word": begins, "draw": torch.randint(1 << 32, (len(rows),))}
 
 
+def train_and_held_out(
+    train: sources.Data, held_out: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, length: int, seed: int = 0
+) -> tuple[Packed | datasets.IterableDataset, Packed, np.ndarray, Collate | None]:
+    """(the sequences of the training data, those of the held-out data, how often each token occurs, how batches of a
+    stream are collated). Of a stream, the tokens of the held-out data are counted."""
+    from datasets import IterableDataset
+
+    test = Packed(*number(held_out, tokenizer), tokenizer, length)
+    if isinstance(train, IterableDataset):
+        found = counts(test.tokens, len(tokenizer))
+        return stream(train, tokenizer, length), test, found, Collate(tokenizer)
+    tokens, begins_word = number(train, tokenizer)
+    found = counts(tokens, len(tokenizer))
+    return Packed(tokens, begins_word, tokenizer, length, seed), test, found, None
+
+
 def counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
     """(vocab_size,) int64: how often each token occurs."""
     parts = (tokens[i : i + (1 << 24)] for i in range(0, len(tokens), 1 << 24))

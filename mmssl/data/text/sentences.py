@@ -1,10 +1,10 @@
-"""Documents as sequences of sentences, and sentences as words, for predictive coding."""
+"""Documents as sequences of sentences, and sentences as words, for predictive coding; and single sentences."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mmssl.data import draws
 from mmssl.data.text.pieces import LONGEST_RUN, OF_A_TOKEN, pieces, portions
+from mmssl.data.text.tokens import Tokens
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ def split(text: str) -> list[str]:
     return [sentence.strip() for sentence in END.split(text) if sentence and WORD.search(sentence)]
 
 
+def of_each(texts: Iterable[str], fewest_words: int, whole: bool = False) -> list[list[str]]:
+    """The sentences of each text that have at least `fewest_words` words, on one line each. whole: a text is one."""
+    parts = ([text] if whole else split(text) for text in texts)
+    return [[s for s in (" ".join(part.split()) for part in some) if s.count(" ") + 1 >= fewest_words]
+            for some in parts]  # fmt: skip
+
+
 def vocabulary(texts: Iterable[str], size: int, min_count: int) -> list[str]:
     """The most frequent words: lower-cased letters and digits, cut as by `word_vectors.tokenizer`; none of more than
     LONGEST_RUN characters."""
@@ -41,6 +49,27 @@ def vocabulary(texts: Iterable[str], size: int, min_count: int) -> list[str]:
             words = re.sub(r"[\W_]+", " ", piece.lower()).split()
             counts.update(word for word in words if len(word) <= LONGEST_RUN)
     return [word for word, count in counts.most_common(size) if count >= min_count]
+
+
+class Sentences(Dataset):
+    """Single sentences, padded to the longest of a batch and cut to `max_length` tokens, special ones included."""
+
+    def __init__(
+        self, sentences: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int = 0
+    ) -> None:
+        self.tokens, self.seed, self.epoch = Tokens(sentences, tokenizer, max_length), seed, 0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        """input_ids, attention_mask: (rows, longest of them). key: (rows,) int64, from which all random choices for
+        this sentence in this epoch are derived. index: (rows,)."""
+        index = torch.tensor(rows)
+        return self.tokens[index] | {"key": draws.draw(index, self.seed, self.epoch), "index": index}
 
 
 class Documents(Dataset):

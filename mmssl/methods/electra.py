@@ -1,0 +1,194 @@
+"""ELECTRA: a small generator replaces some words of a text with plausible ones; the encoder tells which were replaced.
+
+Replaced-token detection, Clark et al. 2020, arXiv:2003.10555. The generator is a masked language model; its samples at
+the masked tokens are the discriminator's input, and no gradient passes through them. A sample that equals the original
+counts as original. Differs: masks and samples are drawn from a number per sequence and epoch; no dropout by default.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssl.data import draws
+from mmssl.errors import BadInput
+from mmssl.hub import sentence_transformers
+from mmssl.kernels.cross_entropy import cross_entropy_
+from mmssl.method import Card, Output
+from mmssl.methods.bert import BERT, apart, logits_at, sequence_mean
+
+if TYPE_CHECKING:
+    from transformers import ElectraForMaskedLM, ElectraForPreTraining, PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHT = 50.0  # of the discriminator's loss, section 3.2 and appendix A
+GENERATOR_SIZE = 0.25  # of the discriminator's width, section 3.2: between a quarter and a half
+
+SNIPPETS = {
+    "Which words of a text do not belong there": """
+import torch
+from transformers import AutoModelForPreTraining, AutoTokenizer
+
+name = "..."
+model, tokenizer = AutoModelForPreTraining.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+inputs = tokenizer({text[0]!r}, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    replaced = model(**inputs).logits[0].sigmoid()
+for token, probability in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), replaced):
+    print(f"{{probability:.2f}} {{token}}")
+""",
+    "Fine-tune it to classify texts (here with two of them)": """
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+name = "..."
+model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=2)
+tokenizer = AutoTokenizer.from_pretrained(name)
+batch = tokenizer(["one text", "and another one"], padding=True, truncation=True, return_tensors="pt")
+print(model(**batch).logits)
+""",
+    "Features of every token; the same directory is a sentence-transformers model (their mean), too": """
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+name = "..."
+model, tokenizer = AutoModel.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+with torch.no_grad():
+    print(model(**tokenizer("one text", return_tensors="pt")).last_hidden_state.shape)
+""",
+}
+
+
+@torch.no_grad()
+def sample(logits: Tensor, key: Tensor) -> Tensor:
+    """(rows,) int64: a token of each row's softmax, by the inverse of its distribution function. logits: (rows,
+    vocabulary) fp32. key: (rows,) int64; one uniform number follows from each."""
+    reached = logits.softmax(1).cumsum(1)
+    drawn = draws.uniform(key, torch.zeros_like(key))[:, None] * reached[:, -1:]  # rounding: the last is not quite 1
+    return torch.searchsorted(reached, drawn, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+
+
+def entropy(share: Tensor) -> Tensor:
+    """Nats of a yes-or-no question whose answer is yes with probability `share`."""
+    return -torch.xlogy(share, share) - torch.xlogy(1 - share, 1 - share)
+
+
+class ELECTRA(BERT):
+    """The BERT in it is the generator, `model`.
+
+    discriminator: an ElectraForPreTraining, which is exported.
+    generator_size: the generator's width, as a fraction of the discriminator's; both have the same embeddings.
+    weight: of the discriminator's loss.
+    The other arguments are those of BERT, for both networks.
+    """
+
+    def __init__(
+        self,
+        discriminator: ElectraForPreTraining,
+        tokenizer: PreTrainedTokenizerBase,
+        share: float = 0.15,
+        unit: str = "tokens",
+        cross_documents: bool = True,
+        dropout: float = 0.0,
+        unigram_loss: float = 0.0,
+        generator_size: float = GENERATOR_SIZE,
+        weight: float = WEIGHT,
+    ) -> None:
+        generator = smaller(discriminator, generator_size)
+        super().__init__(generator, tokenizer, share, unit, cross_documents, dropout, unigram_loss)
+        self.discriminator, self.weight = discriminator, weight
+        for module in discriminator.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+
+    def forward(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Output:
+        """See BERT. The loss is the generator's over masked tokens plus `weight` times the discriminator's over all."""
+        chosen = self.choose(input_ids, begins_word, draw)
+        logits, _ = self.guess(input_ids, chosen, draw)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.float()
+            seen = self.replace(input_ids, chosen, draw, logits)  # first: the next line overwrites the logits
+            generated, right = cross_entropy_(logits, input_ids[chosen], sequence_mean(chosen))
+        replaced = seen != input_ids
+        judged, hidden = self.judge(seen)
+        with torch.autocast(logits.device.type, enabled=False):
+            detected = F.binary_cross_entropy_with_logits(judged.float(), replaced.float())
+            ignorant = self.unigram_loss + self.weight * entropy(replaced.float().mean())
+        hit = (judged > 0) == replaced
+        metrics = {
+            "generator_loss": generated.detach(),
+            "generator_accuracy": right.float().mean(),
+            "detection_loss": detected.detach(),
+            "detected_replaced": (hit & replaced).sum() / replaced.sum().clamp(min=1),
+            "detected_original": (hit & ~replaced).sum() / (~replaced).sum().clamp(min=1),
+        }
+        return Output(generated + self.weight * detected, metrics, hidden[chosen].detach(), ignorant)
+
+    def guess(self, input_ids: Tensor, chosen: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, features) of the generator at the chosen tokens, all of which it sees as [MASK] (section 2)."""
+        masked = input_ids.masked_fill(chosen, self.mask_token)
+        return logits_at(self.model, chosen, input_ids=masked, attention_mask=self.attention(input_ids))
+
+    def replace(self, input_ids: Tensor, chosen: Tensor, draw: Tensor, logits: Tensor) -> Tensor:
+        """(batch, length): input_ids with the chosen tokens replaced by samples. logits: (chosen, vocabulary) fp32."""
+        key = draw[:, None] | (1 + torch.arange(input_ids.shape[1], device=draw.device)) << 32  # one for each place
+        return input_ids.masked_scatter(chosen, sample(logits, key[chosen]))
+
+    def judge(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits that a token is replaced, hidden states): (batch, length) and (batch, length, width)."""
+        encoder = self.discriminator.base_model
+        hidden = encoder(input_ids=input_ids, attention_mask=self.attention(input_ids)).last_hidden_state
+        return self.discriminator.discriminator_predictions(hidden), hidden
+
+    def attention(self, input_ids: Tensor) -> Tensor | None:
+        return None if self.cross_documents else apart(input_ids, self.separator, self.model.config)
+
+    @property
+    def card(self) -> Card:
+        return Card(
+            about="ELECTRA: a small generator replaces some words of a text with plausible ones, and the discriminator "
+            "tells which were replaced. The discriminator, an `ElectraForPreTraining`, is exported; the generator, to "
+            "continue from, is in `pretraining/`.",
+            task="feature-extraction",
+            limits="It reproduces the content, style and prejudices of its training text. It was not trained on texts "
+            f"longer than {self.max_length} tokens.",
+            trivial="a model that knows only how often each token occurs, and how many are replaced",
+            snippets=SNIPPETS,
+            fill=True,
+            tags=("electra", "sentence-transformers"),
+            auto_class="AutoModelForPreTraining",
+        )
+
+    def exported(self) -> PreTrainedModel:
+        return self.discriminator
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the discriminator with its head, the files that let SentenceTransformer load it, and in a separate file
+        the generator."""
+        self.discriminator.save_pretrained(directory)
+        width = self.discriminator.config.hidden_size
+        sentence_transformers.write_mean_pooling(Path(directory), width, self.max_length)
+        self.save_heads(directory)
+
+
+def smaller(discriminator: ElectraForPreTraining, size: float) -> ElectraForMaskedLM:
+    """A generator as deep as the discriminator, of `size` times its width, with the discriminator's embeddings. Raises
+    BadInput if the model is not an ElectraForPreTraining."""
+    from transformers import ElectraForMaskedLM, ElectraForPreTraining
+
+    if not isinstance(discriminator, ElectraForPreTraining):
+        raise BadInput(
+            f"--model_name_or_path: a {type(discriminator).__name__}, not an ELECTRA discriminator; give an "
+            "ElectraForPreTraining, or leave out the flag to train a new one"
+        )
+    config = copy.deepcopy(discriminator.config)
+    config.num_attention_heads = heads = max(1, round(size * config.num_attention_heads))
+    config.hidden_size = max(1, round(size * config.hidden_size / heads)) * heads
+    config.intermediate_size = max(1, round(size * config.intermediate_size))
+    generator = ElectraForMaskedLM(config)
+    generator.electra.embeddings = discriminator.electra.embeddings
+    generator.tie_weights()
+    return generator

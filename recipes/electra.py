@@ -1,0 +1,60 @@
+"""ELECTRA, replaced-token detection: trains on text, leaves an encoder (ElectraForPreTraining) for fine-tuning.
+
+accelerate launch recipes/electra.py                                        # about 100 Wikipedia articles, built in
+accelerate launch recipes/electra.py --dataset my_text.txt --size small     # your text, with a tokenizer trained on it
+accelerate launch recipes/electra.py --dataset my_text.txt --model_name_or_path google/electra-small-discriminator
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import command, flag
+from mmssl.data.text import packed
+from mmssl.evaluation.masked_lm import MaskedTokens
+from mmssl.evaluation.replaced_tokens import ReplacedTokens
+from mmssl.methods import bert, electra
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class ElectraArgs(bert.MaskedTextArgs):
+    output_dir: str = flag("runs/electra", "where the encoder, log, figures and checkpoints go")
+    model_name_or_path: str | None = flag(None, "an ELECTRA discriminator to continue from; default: from scratch")
+    generator_size: float = flag(
+        electra.GENERATOR_SIZE, "width of the generator, as a fraction of the discriminator's", above=0, at_most=1
+    )
+    discriminator_weight: float = flag(electra.WEIGHT, "weight of the discriminator's loss", above=0, at_most=10**4)
+
+
+def main(args: ElectraArgs) -> None:
+    start(args)
+    train, test, texts, trained_on = bert.load_documents(args)
+    model, tokenizer = bert.build(args, texts, "electra", "AutoModelForPreTraining")
+    training, held_out, counts, collate = packed.train_and_held_out(
+        train, test, tokenizer, args.max_seq_length, args.seed
+    )
+    packed.refuse_unknown(counts, tokenizer, args.model_name_or_path or args.tokenizer_name or args.tokenizer)
+    method = electra.ELECTRA(
+        model, tokenizer, args.mlm_probability, args.masking, args.cross_documents, args.dropout,
+        generator_size=args.generator_size, weight=args.discriminator_weight,
+    )  # fmt: skip
+    if args.gradient_checkpointing:
+        method.model.gradient_checkpointing_enable()
+        method.discriminator.gradient_checkpointing_enable()
+
+    masked = MaskedTokens(held_out, counts, args.per_device_train_batch_size, tokenizer)
+    method.unigram_loss = masked.entropy(method)
+    pretrain(
+        args, method, tokenizer, training, [optim.from_args(method, args)], ReplacedTokens(masked),
+        collate=collate,
+        trained_on=trained_on,
+        held_out=f"{len(test):,} documents",
+        example={"text": ["The cook ate the book in the kitchen.", "A text."]},
+        base_model=args.model_name_or_path or args.init_vectors,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command(main, ElectraArgs, __doc__)

@@ -1,0 +1,77 @@
+"""SimCSE, unsupervised: trains on sentences, leaves an encoder of sentences for sentence-transformers and AutoModel.
+
+accelerate launch recipes/simcse.py                                          # sentences of Wikipedia articles, built in
+accelerate launch recipes/simcse.py --dataset my_text.txt --model_name_or_path runs/bert     # continue an encoder
+accelerate launch recipes/simcse.py --dataset lines.csv --text_column line --whole_texts     # a text is a sentence
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmssl.arguments import command, flag
+from mmssl.data.text import documents
+from mmssl.data.text.sentences import Sentences, of_each
+from mmssl.errors import BadInput
+from mmssl.evaluation.sentence_similarity import SentenceSimilarity, neighbours, read_pairs
+from mmssl.methods import bert, simcse
+from mmssl.pretrain import pretrain, start
+from mmssl.training import optim
+
+
+@dataclass
+class SimcseArgs(bert.TextArgs):
+    output_dir: str = flag("runs/simcse", "where the encoder, log, figures and checkpoints go")
+    model_name_or_path: str | None = flag(None, "a text encoder to continue from; default: from scratch")
+    architecture: str = flag("modernbert", "architecture of a new model", bert.ARCHITECTURES, of_new_model=True)
+    whole_texts: bool = flag(False, "take each text as one sentence; default: cut texts into sentences")
+    fewest_words: int = flag(4, "leave out sentences of fewer words", at_least=1, at_most=10**4)
+    max_seq_length: int = flag(64, "tokens of a sentence; the rest is cut off")
+    sts_file: str | None = flag(
+        None, "scored pairs to evaluate on, CSV, TSV or Parquet in the form of STS-B or SICK; default: pairs of "
+        "neighbouring held-out sentences and of sentences of different documents",
+    )  # fmt: skip
+    pooling: str = flag("mean", "a sentence's vector: the mean of its tokens, or the first one", simcse.POOLING)
+    temperature: float = flag(0.05, "softmax temperature", above=0, at_most=100)
+    dropout: float = flag(0.1, "dropout of hidden states, drawn anew in each pass", above=0, below=1)
+    attention_dropout: float = flag(
+        0.0,
+        "torch's dropout of attention probabilities; micro-batches then differ from the batch",
+        at_least=0,
+        below=1,
+    )
+
+    num_train_epochs: float = flag(1.0, "passes over the sentences")
+    per_device_train_batch_size: int = flag(64, "sentences per process in one micro-batch")
+
+
+def main(args: SimcseArgs) -> None:
+    start(args)
+    pairs = read_pairs(args.sts_file) if args.sts_file else None
+    train, test = documents.load(args.dataset, args.text_column, held_out=args.held_out)
+    found, held_out = (of_each(documents.each(rows), args.fewest_words, args.whole_texts) for rows in (train, test))
+    kept = list(dict.fromkeys(sentence for sentences in found for sentence in sentences))
+    if not kept:
+        raise BadInput(f"--dataset {args.dataset}: no sentence of {args.fewest_words} words; lower --fewest_words")
+    encoder, tokenizer = simcse.build(args, kept)
+    if args.gradient_checkpointing:
+        encoder.gradient_checkpointing_enable()
+    method = simcse.SimCSE(
+        encoder, args.max_seq_length, args.temperature, args.pooling, args.dropout, args.attention_dropout
+    )
+    unseen = [sentence for sentences in held_out for sentence in sentences]
+    pairs = pairs or neighbours(held_out)
+    pretrain(
+        args, method, tokenizer, Sentences(kept, tokenizer, args.max_seq_length, args.seed),
+        [optim.from_args(method, args)],
+        SentenceSimilarity(pairs, unseen, tokenizer, method, args.per_device_train_batch_size),
+        trained_on=f"{len(kept):,} sentences of {len(train):,} documents; {sum(map(len, found)) - len(kept):,} others "
+        f"repeat one of them, and those of fewer than {args.fewest_words} words are left out",
+        held_out=f"{len(unseen):,} sentences of {len(test):,} documents",
+        example={"text": ["The train was late, and we waited.", "Music"]},
+        base_model=args.model_name_or_path or args.init_vectors,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    command(main, SimcseArgs, __doc__)
