@@ -140,8 +140,8 @@ def from_pretrained(name: str, kind: str) -> tuple[PreTrainedModel, Wav2Vec2Feat
     if model.config.feat_extract_norm != "layer" or not extractor.do_normalize:
         raise BadInput(
             f"{flag} normalises over the whole recording with its padding (feat_extract_norm "
-            f"{model.config.feat_extract_norm!r}), so that a recording would depend on its batch; continue from one with "
-            "layer norms, such as the large models"
+            f"{model.config.feat_extract_norm!r}), so that a recording would depend on its batch; continue from one "
+            "with layer norms, such as the large models"
         )
     model.config.layerdrop = 0.0
     extractor.return_attention_mask = True
@@ -149,9 +149,9 @@ def from_pretrained(name: str, kind: str) -> tuple[PreTrainedModel, Wav2Vec2Feat
 
 
 def recordings_of(
-    args: SpeechArgs, model: PreTrainedModel, extractor: Wav2Vec2FeatureExtractor, shortest: int, hop: int | None = None
+    args: SpeechArgs, model: PreTrainedModel, extractor: Wav2Vec2FeatureExtractor, shortest: int
 ) -> tuple[Recordings, Recordings]:
-    """(training, held out): crops with keys. shortest: frames; shorter recordings are left out. hop: see Recordings.
+    """(training, held out): crops with keys. shortest: frames; shorter recordings are left out.
     Raises BadInput if a crop would be no longer than that."""
     config, rate = model.config, extractor.sampling_rate
     samples = receptive_field(config) + (shortest - 1) * math.prod(config.conv_stride)
@@ -162,7 +162,7 @@ def recordings_of(
             f"not; give at least {samples / rate:.2f}"
         )
     train_rows, test_rows = sources.split(recordings.load(args.dataset, args.audio_column), args.held_out)
-    size = {"sampling_rate": rate, "crop": crop, "shortest": samples, "keys": True, "hop": hop}
+    size = {"sampling_rate": rate, "crop": crop, "shortest": samples, "keys": True}
     training = recordings.Recordings(train_rows, **size, seed=args.seed)
     return training, recordings.Recordings(test_rows, **size, what="held-out recordings")
 

@@ -90,3 +90,28 @@ def test_a_sequence_with_too_few_tokens_hides_them_all():
     maskable[0, 5] = True
     chosen = masking.choose(torch.arange(2), maskable, torch.ones_like(maskable), SHARE)
     assert torch.equal(chosen, maskable)
+
+
+def test_a_padded_sequence_has_the_fraction_of_its_own_length_masked(texts):
+    draw, maskable, begins = (x[:50] for x in texts)
+    short = maskable & (torch.arange(LENGTH) < 40)
+    chosen = masking.choose(draw, short, begins, SHARE, lengths=torch.full((50,), 40))
+    assert (chosen.sum(1) == 6).all()
+    cut = masking.choose(draw, short[:, :40], begins[:, :40], SHARE, lengths=torch.full((50,), 40))
+    assert torch.equal(chosen[:, :40], cut)
+
+
+@pytest.mark.parametrize("unit", ["tokens", "words"])
+def test_a_token_of_three_times_the_weight_comes_first_three_times_as_often(unit):
+    draw, ones = torch.arange(20_000) * 7919, torch.ones(20_000, 4, dtype=torch.bool)
+    weight = torch.tensor([3.0, 1.0, 1.0, 1.0]).expand(20_000, -1)
+    first = masking.choose(draw, ones, ones, 0.25, unit, weight=weight).float().mean(0)
+    assert first[0] == pytest.approx(0.5, abs=0.02) and first[1:].tolist() == pytest.approx([1 / 6] * 3, abs=0.02)
+
+
+def test_equal_weights_choose_as_none_do(texts):
+    draw, maskable, begins = texts
+    weight = torch.full(maskable.shape, 2.0, dtype=torch.double)
+    for unit in ("tokens", "words"):
+        chosen = masking.choose(draw, maskable, begins, SHARE, unit, weight=weight)
+        assert torch.equal(chosen, masking.choose(draw, maskable, begins, SHARE, unit))

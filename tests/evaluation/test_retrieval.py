@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmssl.evaluation.retrieval import KS, chance, retrieval
+from mmssl.evaluation.retrieval import KS, chance, of_scores, retrieval
 
 
 def brute_force(image, text, owner) -> dict[str, float]:
@@ -71,3 +71,10 @@ def test_chance_is_what_random_features_reach():
 
 def test_chance_on_fewer_texts_than_k_is_certainty():
     assert chance(3, torch.arange(3))["image_to_text_R@5"] == chance(3, torch.arange(3))["text_to_image_R@5"] == 100
+
+
+def test_retrieval_of_scores_is_that_of_the_features_they_are_products_of():
+    generator = torch.Generator().manual_seed(0)
+    image, text = F.normalize(torch.randn(12, 5, generator=generator)), F.normalize(torch.randn(30, 5))
+    owner = torch.arange(30) % 12
+    assert of_scores(text @ image.T, owner) == retrieval(image, text, owner)

@@ -76,7 +76,6 @@ class Recordings(Dataset):
     shortest: samples; shorter recordings are left out, named and counted, as are corrupt, empty and silent ones.
     speakers: whether a batch holds the speaker of each crop, as a number.
     keys:     whether a batch holds a key of each crop, from which a method draws.
-    hop:      if given, crops begin at multiples of so many samples, and a batch holds where in the data each one is.
     """
 
     def __init__(
@@ -89,11 +88,10 @@ class Recordings(Dataset):
         speakers: bool = False,
         what: str = "recordings",
         keys: bool = False,
-        hop: int | None = None,
     ) -> None:
         """Raises BadInput if too many recordings are unusable."""
         self.data, self.rate, self.crop, self.seed, self.epoch = data, sampling_rate, crop, seed, 0
-        self.keys, self.hop = keys, hop
+        self.keys = keys
 
         def decode(directory: Path) -> None:
             with whole(directory) as place:
@@ -143,18 +141,12 @@ class Recordings(Dataset):
 
     def __getitems__(self, places: list[int]) -> dict[str, Tensor]:
         """input_values: (batch, crop) float32. lengths: (batch,), samples without padding. index, speaker: (batch,).
-
-        With `keys`: key, a number that changes with seed, epoch and crop. With `hop`: recording, its number from 0, and
-        frame, the first one of the crop, in hops. All (batch,) int64.
-        """
+        key: (batch,) int64, which changes with seed, epoch and crop."""
         places = torch.tensor(places)
         chosen = self.crops[places]
         spare = (self.lengths[chosen] - self.crop).clamp(min=0)
         drawn = 0.0 if self.seed is None else draws.share(places, self.seed, self.epoch)
-        skipped = torch.as_tensor(drawn * (spare + 1)).long()
-        if self.hop:
-            skipped = skipped // self.hop * self.hop
-        first = self.starts[chosen] + skipped
+        first = self.starts[chosen] + torch.as_tensor(drawn * (spare + 1)).long()
         lengths = self.lengths[chosen].clamp(max=self.crop)
         crops = np.zeros((len(places), self.crop), np.float32)
         for crop, start, n in zip(crops, first.tolist(), lengths.tolist(), strict=True):
@@ -162,8 +154,6 @@ class Recordings(Dataset):
         batch = {"input_values": torch.from_numpy(crops / 32768), "lengths": lengths, "index": self.rows[chosen]}
         if self.keys:
             batch["key"] = draws.draw(places, ~(self.seed or 0), self.epoch)
-        if self.hop:
-            batch |= {"recording": chosen, "frame": skipped.expand_as(chosen) // self.hop}
         return batch if self.speaker is None else batch | {"speaker": self.speaker[chosen]}
 
 
