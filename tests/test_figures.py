@@ -71,3 +71,26 @@ def test_accuracy_curves_take_one_figure_or_several_for_a_point(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
     for colour in ((31, 119, 180), (255, 127, 14)):  # matplotlib's first two
         assert (pixels == colour).all(-1).sum() > 50
+
+
+def test_a_clip_is_animated_and_its_frames_are_kept(tmp_path):
+    clip = torch.randint(0, 256, (5, 3, 8, 6), dtype=torch.uint8)
+    figures.picture(clip, tmp_path / "clip.png")
+    with Image.open(tmp_path / "clip.png") as file:
+        assert file.n_frames == 5
+        file.seek(3)
+        assert np.array_equal(np.asarray(file.convert("RGB")), clip[3].permute(1, 2, 0).numpy())
+
+
+def test_strips_and_animations_hold_every_version_of_every_clip(tmp_path):
+    rows = {"true": torch.rand(2, 7, 3, 16, 16), "predicted": torch.rand(2, 7, 3, 16, 16)}
+    figures.strips(rows, tmp_path / "strips.png")
+    figures.animation(rows, tmp_path / "moving.gif")
+    assert Image.open(tmp_path / "strips.png").width > 300
+    with Image.open(tmp_path / "moving.gif") as file:
+        assert file.n_frames == 7 and file.size == (2 * 2 * 18, 2 * 2 * 18)
+
+
+def test_an_error_curve_of_one_step_is_drawn(tmp_path):
+    figures.error_curve({"trained": [1.0], "last frame": [2.0]}, "frames ahead", "error", tmp_path / "error.png")
+    assert (tmp_path / "error.png").exists()

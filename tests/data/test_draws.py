@@ -49,3 +49,11 @@ def test_no_constant_is_beyond_int32():
     graph = make_fx(all_draws)(torch.arange(5)).graph
     constants = [value for node in graph.nodes for value in node.args if isinstance(value, int)]
     assert len(constants) > 10 and all(-(2**31) <= value < 2**31 for value in constants)
+
+
+def test_keys_of_one_key_differ_and_their_draws_are_independent():
+    keys = draws.keys(torch.arange(5000)[:, None], torch.arange(4))
+    assert keys.shape == (5000, 4) and len(keys.unique()) > 19_990
+    assert torch.equal(keys[7], draws.keys(torch.tensor(7), torch.arange(4)))
+    drawn = draws.uniform(keys, torch.tensor(0)).double()
+    assert (torch.corrcoef(drawn.T) - torch.eye(4)).abs().max() < 0.06
