@@ -24,7 +24,7 @@ INSTALL = $(RUN)pip install --quiet --no-compile --disable-pip-version-check --c
 	touch $@
 
 .venv/dev: .venv/demo
-	$(INSTALL) ".[demo,dev]"
+	$(INSTALL) ".[demo,dev,look]"
 	touch $@
 
 .PHONY: demo test lint

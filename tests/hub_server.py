@@ -36,7 +36,7 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """repositories: by "models/user/name" or "datasets/user/name"."""
+    """repositories: by "models/user/name", "datasets/user/name" or "spaces/user/name"."""
 
     daemon_threads = True
 
@@ -100,9 +100,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({"errors": [], "warnings": []})
         if path == "/api/whoami-v2":
             return self.answer({"type": "user", "name": "user", "orgs": []})
-        if found := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)(?:/([\w-]+))?(?:/([^/]+))?(?:/(.+))?", path):
+        if found := re.fullmatch(
+            r"/api/((?:models|datasets|spaces)/[^/]+/[^/]+)(?:/([\w-]+))?(?:/([^/]+))?(?:/(.+))?", path
+        ):
             return self.api(*found.groups())
-        if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if found := re.fullmatch(r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self.resolve((found[1] or "models/") + found[2], found[4])
         self.fail(404, f"no such page: {path}")
 

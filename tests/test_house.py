@@ -33,6 +33,7 @@ ROOMS = [
     "methods",  # each one file
     "evaluation",  # what an encoder is worth
     "pretrain",  # a whole run: data, method, loop, evaluation, export
+    "look",  # a page over finished runs
 ]
 
 

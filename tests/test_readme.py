@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mmssl.evaluation import retrieval, zero_shot
+from mmssl.look import __main__ as look
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -59,6 +60,7 @@ def test_every_flag_in_the_readme_exists():
     ]
     commands += [retrieval.RetrievalArgs, zero_shot.ZeroShotArgs]
     known = {"--help"} | {f"--{field.name}" for arguments in commands for field in fields(arguments)}
+    known |= set(look.parser()._option_string_actions)
     for line in blocks("") + re.findall(r"`(--[^`\n]*)`", README):
         for flag in re.findall(r"(--\w+)", line.split("accelerate launch")[-1].split(".py", 1)[-1]):
             assert flag in known, f"{flag} in {line[:80]}"

@@ -1,6 +1,7 @@
 """Export of a finished run: a directory for the Hub and `from_pretrained`, tested to load, with a model card.
 
 python -m mmssl.hub.export push runs/clip user/name     upload a finished run; a new repository is private
+python -m mmssl.hub.export push runs/clip user/name --space     and its page, which `mmssl.look --space` wrote
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from mmssl.method import Method
 from mmssl.models import remote_code
 from mmssl.plain_text import one_line, say
 from mmssl.training.log import Log
-from mmssl.training.output_dir import OutputDir, listed
+from mmssl.training.output_dir import SPACE, OutputDir, listed
 from mmssl.training.signals import interruptible
 from mmssl.training.summary import Summary
 
@@ -244,6 +245,29 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
     return address
 
 
+def push_space(directory: Path, repository: str, private: bool = True) -> str:
+    """Upload the page that `python -m mmssl.look --space` wrote, as a Space of the same name that shows the model
+    `repository`, and return its address. Raises BadInput if there is none, or as `push` does."""
+    run, app = OutputDir(directory), Path(SPACE, "app.py")
+    files = sorted(name for name in run.files() if name.startswith(f"{SPACE}/") and (run.path / name).is_file())
+    if app.as_posix() not in files:
+        raise BadInput(f"{directory} has no page yet: write it with python -m mmssl.look {directory} --space")
+    try:
+        repository = _create(repository, private, "space")
+        named = card.name_the_model((run.path / app).read_text(encoding="utf-8"), repository)
+        with tempfile.TemporaryDirectory() as place:
+            for name in files:
+                copy = Path(place, name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.symlink_to(run.path / name)
+            Path(place, app).unlink()
+            Path(place, app).write_text(named, encoding="utf-8")
+            return _upload(Path(place, SPACE), repository, "Upload the page of the model", "space")
+    except _Refused as error:
+        retry = f"python -m mmssl.hub.export push {shlex.quote(str(directory))} {repository} --space"
+        raise BadInput(f"{error}. The page is still in {run.path / SPACE}; retry with: {retry}") from error
+
+
 class Uploads:
     """--push_to_hub during training. At the start: create the repository, so that a refusal costs no training. With
     --hub_strategy every_save, after each checkpoint: upload the current encoder while training continues."""
@@ -297,17 +321,17 @@ class _Refused(Exception):
     """The Hub refused, or could not be reached; the message says why and what to do."""
 
 
-def _create(repository: str, private: bool) -> str:
-    """Create the repository if it does not exist; returns its full name."""
-    return _ask(repository, lambda: HfApi().create_repo(repository, private=private, exist_ok=True).repo_id)
+def _create(repository: str, private: bool, kind: str = "model") -> str:
+    """Create the repository if it does not exist; returns its full name. kind: "model", or "space" (of Gradio)."""
+    options = {"private": private, "exist_ok": True, "repo_type": kind}
+    options |= {"space_sdk": "gradio"} if kind == "space" else {}
+    return _ask(repository, lambda: HfApi().create_repo(repository, **options).repo_id)
 
 
-def _upload(directory: Path, repository: str, message: str) -> str:
+def _upload(directory: Path, repository: str, message: str, kind: str = "model") -> str:
     """Upload in one commit: all files or none. Other files in the repository stay. Returns the address."""
-    return _ask(
-        repository,
-        lambda: str(HfApi().upload_folder(folder_path=directory, repo_id=repository, commit_message=message)),
-    )
+    options = {"repo_id": repository, "repo_type": kind, "commit_message": message}
+    return _ask(repository, lambda: str(HfApi().upload_folder(folder_path=directory, **options)))
 
 
 def _ask(repository: str, call):
@@ -346,10 +370,14 @@ def main() -> None:
     command.add_argument("directory", type=Path)
     command.add_argument("repository", help="user/name")
     command.add_argument("--public", action="store_true", help="make a new repository public")
+    command.add_argument("--space", action="store_true", help="also upload its page, as a Space of the same name")
     given = parser.parse_args()
     with explained():
         check_text("directory", str(given.directory))
-        say(push(given.directory.expanduser(), given.repository, private=not given.public))
+        directory = given.directory.expanduser()
+        say(push(directory, given.repository, private=not given.public))
+        if given.space:
+            say(push_space(directory, given.repository, private=not given.public))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", help="directories of finished runs, or Hub ids of pushed ones")
     parser.add_argument("--dataset", help="the data to search in; default: that of the run, if it is still there")
     parser.add_argument(
-        "--held_out", type=int, help="rows held out from training, if the data has no test split; 0: all rows; default: "
-        "as in the run, and all rows of other data"
+        "--held_out", type=int, help="rows held out from training, if the data has no test split; 0: all; default: as "
+        "in the run, and all rows of other data"
     )  # fmt: skip
     parser.add_argument("--max_samples", type=int, default=0, help="use only the first n rows; 0: all")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: also for other machines")
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         if given.space:
             from mmssl.look import space
 
-            space.write(given.runs, given.dataset)
+            space.write(given.runs, given.dataset, given.held_out, given.max_samples)
         else:
             from mmssl.look import page
 

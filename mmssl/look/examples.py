@@ -222,10 +222,8 @@ def _inside(run: Run, rows: datasets.Dataset, column: str) -> datasets.Dataset:
     if path is None:
         return rows
     shown = [row for row, name in enumerate(path.to_pylist()) if name is None or run.is_ours_to_show(name)]
-    if len(shown) < len(rows):
-        say(
-            f"{len(rows) - len(shown):,} of {len(rows):,} rows of {run.dataset} are not shown: they name files outside of it"
-        )
+    if left_out := len(rows) - len(shown):
+        say(f"{left_out:,} of {len(rows):,} rows of {run.dataset} are not shown: they name files outside of it")
     if not shown:
         raise BadInput(f"--dataset {run.dataset} names only files outside of its folder, which are not shown")
     return rows.select(shown)

@@ -28,6 +28,7 @@ from mmssl import bounded_json, durable
 from mmssl.errors import BadInput, first_line, not_written
 
 CHECKPOINTS, METRICS, OURS = "checkpoints", "metrics.json", ".mmssl"
+SPACE = "space"  # the page of the model, a repository of its own on the Hub
 FOLDERS = (CHECKPOINTS, "figures", "logs", "pretraining", OURS)
 # patterns of the files that a run writes; a method's other files are checked when they are moved into place
 WRITTEN = (
@@ -37,7 +38,7 @@ WRITTEN = (
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json", "vectors.bin",
     "vectors.txt", "counts.txt", "pretraining/*", "figures/loss.png", f"{CHECKPOINTS}/step_*",
 )  # fmt: skip
-AT_HOME = (CHECKPOINTS, "logs", OURS)  # folders that are never uploaded
+AT_HOME = (CHECKPOINTS, "logs", OURS, SPACE)  # folders that are never uploaded with the model
 OF_A_CHECKPOINT = ("method.safetensors", "optimizer_*.safetensors", "buffers_*.safetensors", "state.json", "SHA256SUMS")
 
 
