@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmssl.data.images.pictures import refuse_streamed
+
 BETWEEN = "."  # of a part's name and that of a tensor
 
 
@@ -19,6 +21,8 @@ class Joined(Dataset):
     """
 
     def __init__(self, parts: dict[str, Dataset], seed: int = 0) -> None:
+        for part in parts.values():
+            refuse_streamed(part)
         self.parts, self.seed, self.epoch = parts, seed, 0
 
     def __len__(self) -> int:

@@ -36,7 +36,8 @@ class Loader:
 
     dataset:    map-style; if it has `__getitems__(indices)`, that fetches a whole batch in one call. Or a streaming
                 `datasets.IterableDataset`, whose shards are distributed over processes and workers. If the dataset or
-                collate_fn has `set_epoch(epoch)`, it is called before each epoch.
+                collate_fn has `set_epoch(epoch)`, it is called before each epoch. If the dataset has `order(seed)`, of
+                which a slice is an int64 tensor, that is the shuffled order: of data that should be read in blocks.
     collate_fn: list of items (or what `__getitems__` returned) -> dict of tensors, each with the batch dimension first;
                 not needed if `__getitems__` returns such a dict or torch's default_collate is enough. An `index` among
                 them is not passed to the method: it names the samples in error messages.
@@ -99,7 +100,10 @@ class Loader:
         key = (self.seed, epoch, rank())
         if not self.streaming:
             batches = _Batches(self.dataset, self.collate_fn, self._order(epoch), key)
-            yield from self._data_loader(batches, sampler=range(start, len(batches)))
+            try:
+                yield from self._data_loader(batches, sampler=range(start, len(batches)))
+            except BadInput as error:  # a worker's comes with its traceback
+                raise BadInput(str(error).rpartition(f"{BadInput.__name__}: ")[2].strip()) from error
             return
         rows = split_dataset_by_node(self.dataset, rank=rank(), world_size=world_size())
         rows.set_epoch(epoch)  # again: the split is a copy that does not know the epoch
@@ -107,10 +111,13 @@ class Loader:
         batches = islice(self._whole_batches(fetched, key), start, None)
         yield from self._while_all_have_one(batches) if world_size() > 1 else batches
 
-    def _order(self, epoch: int) -> torch.Tensor:
+    def _order(self, epoch: int) -> torch.Tensor | _Blockwise:
         """(batches, batch_size): the rows of this process's batches."""
+        seed = self.seed * 1_000_003 + epoch
+        if self.shuffle and hasattr(self.dataset, "order"):
+            return _Blockwise(self.dataset.order(seed), len(self), self.batch_size)
         # a new generator: the order must not depend on what ran before
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(seed)
         n, per_step = len(self.dataset), self.batch_size * world_size()
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
         return order[: len(self) * per_step].view(len(self), world_size(), self.batch_size)[:, rank()]
@@ -162,10 +169,25 @@ class Loader:
         )
 
 
+class _Blockwise:
+    """The rows of this process's batches, computed one batch at a time."""
+
+    def __init__(self, order, batches: int, batch_size: int) -> None:
+        self.order, self.batches, self.batch_size = order, batches, batch_size
+        self.rank, self.world_size = rank(), world_size()
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, batch: int) -> torch.Tensor:
+        first = (batch * self.world_size + self.rank) * self.batch_size
+        return self.order[first : first + self.batch_size]
+
+
 class _Batches(Dataset):
     """Batch i of one epoch, with its own random state."""
 
-    def __init__(self, dataset: Dataset, collate_fn: Callable, order: torch.Tensor, key: tuple) -> None:
+    def __init__(self, dataset: Dataset, collate_fn: Callable, order: torch.Tensor | _Blockwise, key: tuple) -> None:
         self.dataset, self.collate_fn, self.order, self.key = dataset, collate_fn, order, key
 
     def __len__(self) -> int:

@@ -52,6 +52,7 @@ CONVERT = {
 HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
 RUN = (".mmssl", "manifest.json")  # in the directory of every run, see training.output_dir
 HUB_TIMEOUT = 10  # seconds
+PARQUET_COPY = "refs/convert/parquet"  # the revision that the Hub makes of data in other formats
 BLOCK = 1 << 24  # bytes
 
 
@@ -100,6 +101,32 @@ def reader(file: Path) -> str | None:
     return readers.get(contents.kind_of(file)) or READERS.get(contents.suffix(file))
 
 
+def shards(name: str) -> dict[str, list[str]] | None:
+    """The Parquet or tar files of `load(name)`, {"train": paths or URLs, "test": ... if there is held-out data}; None
+    if the data does not lie in such files. On the Hub: Parquet files, those of the repository or the Hub's own copy."""
+    path = Path(name).expanduser()
+    if name in BUILT_IN:
+        path = _built(name)
+    if path.is_file():
+        return {"train": [str(path)]} if reader(path) in ("parquet", "webdataset") else None
+    if path.is_dir():
+        files = listed(path)
+        found = _shards(files, [f for f in files if media(f.name)])
+        return _named(by_split(path, found)) if found else None
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or contents.suffix(path) in READERS:
+        return None  # `load` says what is wrong
+    return _shards_of_the_hub(name)
+
+
+def _shards(files: list[Path], named: list[Path]) -> list[Path]:
+    """The tar files of a folder, else its Parquet files, unless they are tables about its images and recordings."""
+    for suffix in (".tar", ".parquet"):  # img2dataset writes a Parquet file about each tar file
+        found = [f for f in files if contents.suffix(f) == suffix and f.stem != "metadata"]
+        if found and not (named and suffix == ".parquet" and file_tables.is_about(found[0], named)):
+            return found
+    return []
+
+
 def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | None = None) -> tuple[Data, Dataset]:
     """(train, held out): the source's own test data, or `held_out` rows of the training data, always the same ones and
     at most a tenth of them. A stream holds out the first `held_out` rows of its test data, else of its training data.
@@ -130,11 +157,15 @@ def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | N
 
 def _groups(rows: Dataset, column: str) -> np.ndarray:
     """(rows,) int: equal numbers for equal images, counted in the order in which they first occur."""
-    numbers: dict[bytes | str, int] = {}
     stored = undecoded(rows.select_columns(column), column)
     images = (row[column] or {"bytes": None, "path": None} for row in stored)
-    keys = (hashlib.sha256(image["bytes"]).digest() if image["bytes"] else image["path"] for image in images)
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+    stored_as = (image["bytes"] or f"path {image['path']}".encode(errors="surrogateescape") for image in images)
+    # 8 bytes for each row, as there may be very many; where two images share them, they only stay together
+    keys = np.fromiter((int.from_bytes(hashlib.sha256(each).digest()[:8], "little") for each in stored_as), np.uint64)
+    _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.empty_like(first)
+    order[first.argsort()] = np.arange(len(first))
+    return order[numbers]
 
 
 def _split_stream(train: IterableDataset, test: IterableDataset | None, held_out: int) -> tuple[Data, Dataset]:
@@ -198,10 +229,8 @@ def _folder(path: Path, streaming: bool, texts: bool) -> DatasetDict | IterableD
     if {"dataset_dict.json", "state.json"} & {file.name for file in files if file.parent == path}:
         return _streamed(_saved(path), streaming)
     named = [] if texts else [f for f in files if media(f.name)]
-    for suffix in (".tar", ".parquet"):  # img2dataset writes a Parquet file about each tar file
-        found = [f for f in files if contents.suffix(f) == suffix and f.stem != "metadata"]
-        if found and not (named and suffix == ".parquet" and file_tables.is_about(found[0], named)):
-            return _read(READERS[suffix], by_split(path, found), streaming)
+    if found := _shards(files, named):
+        return _read(READERS[contents.suffix(found[0])], by_split(path, found), streaming)
     refuse_runs(path, files)
     if parts := _tables(path, files, named) or _captioned(path, files, named):
         return _streamed(parts, streaming)
@@ -419,6 +448,31 @@ def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
             f"--dataset {name}: not a file or folder here, not one of the built-in {', '.join(BUILT_IN)}, and the Hub "
             f"answered: {type(error).__name__}: {first_line(error)}{offline}"
         ) from error
+
+
+def _shards_of_the_hub(name: str) -> dict[str, list[str]]:
+    from datasets import load_dataset_builder
+
+    repository, _, configuration = name.partition(":")
+    for revision in (None, PARQUET_COPY):
+        try:
+            if not HF_HUB_OFFLINE:
+                HfApi().dataset_info(repository, timeout=HUB_TIMEOUT)
+            found = load_dataset_builder(repository, configuration or None, revision=revision).config.data_files
+        except Exception as error:
+            if revision:
+                continue
+            raise BadInput(
+                f"--dataset {name}: not a file or folder here, not one of the built-in {', '.join(BUILT_IN)}, and the "
+                f"Hub answered: {type(error).__name__}: {first_line(error)}"
+            ) from error
+        files = {str(part): list(urls) for part, urls in (found or {}).items()}
+        if files and all(url.endswith(".parquet") for urls in files.values() for url in urls):
+            return _named(files)
+    raise BadInput(
+        f"--dataset {name} --streaming: it holds no Parquet files, and the Hub has no copy in that format; download it "
+        f"(hf download {repository} --repo-type dataset --local-dir my_folder) and give that folder"
+    )
 
 
 def _read(reader: str, files: dict[str, list[str]], streaming: bool):

@@ -74,7 +74,7 @@ class Restoration(Neighbours):
         """(images, 3, height, width), normalised, on the CPU."""
         one = method.views.whole(self.train.pixels[self.train.rows[:1]].to(device))
         count = min(len(self.train), FITTED, max(2, FITTED_BYTES // (one.numel() * one.element_size())))
-        rows = self.train.rows[torch.linspace(0, len(self.train) - 1, count).long()]
+        rows = self.train.sample(count)
         return torch.cat([method.views.whole(self.train.pixels[r].to(device)).cpu() for r in rows.split(BATCH)])
 
     def _results(self, method: Method, device: torch.device, restore: Restore) -> dict[str, float]:

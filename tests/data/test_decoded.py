@@ -51,6 +51,12 @@ def test_workers_decode_as_one_process_does(tmp_path, home, monkeypatch):
     assert torch.equal(Decoded(data, "image", PROCESSOR).pixels, alone)
 
 
+def test_decoding_draws_no_random_numbers(tmp_path):
+    data, before = write_images(tmp_path / "a"), torch.get_rng_state()
+    Decoded(data, "image", PROCESSOR)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_second_run_decodes_nothing(tmp_path, home):
     data = write_images(tmp_path / "a")
     Decoded(data, "image", PROCESSOR)

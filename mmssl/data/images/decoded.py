@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -27,7 +28,7 @@ from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
 from mmssl.data.images.decoding import undecoded
 from mmssl.device import cores
-from mmssl.distributed import rank
+from mmssl.distributed import rank, world_size
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -55,11 +56,11 @@ class Decoded:
         shape = (len(raw), 3, *decoding.shape(processor))
 
         def decode(directory: Path) -> None:
-            with whole(directory) as place:
-                _check_space(place, shape, what)
-                _decode(raw, column, processor, shape, place, what)
+            with whole(directory) as partial:
+                _check_space(partial, shape, what)
+                _decode(raw, column, processor, shape, partial, what)
 
-        directory = once(sources.home() / "decoded" / _digest(raw, column, processor), decode)
+        directory = once(_directory(raw, column, processor), decode)
         # "c" is copy-on-write: torch needs writable memory, and a write must not reach the file
         with reading(directory):
             pixels = np.load(directory / "pixels.npy", mmap_mode="c")
@@ -85,6 +86,33 @@ class Decoded:
     def unusable(self) -> dict[str, list[str]]:
         """As `columns.report_unusable` takes it."""
         return {"images that cannot be decoded": [f"row {row}: {why}" for row, why in sorted(self.broken.items())]}
+
+
+def place(data: datasets.Dataset, column: str, processor) -> Path:
+    """The folder of the decoded images, whether or not it exists."""
+    return _directory(undecoded(data, column), column, processor)
+
+
+def _directory(raw: datasets.Dataset, column: str, processor) -> Path:
+    return sources.home() / "decoded" / _digest(raw, column, processor)
+
+
+def space(rows: int, processor) -> int:
+    """Bytes that so many images take when they are decoded."""
+    return rows * 3 * math.prod(decoding.shape(processor))
+
+
+def room(limit: float | None) -> int:
+    """Bytes of disk for images: `limit`, in GB; None: half of what is free now, the same on all processes."""
+    if limit is not None:
+        return int(limit * 1e9)
+    there = next(path for path in (sources.home(), *sources.home().absolute().parents) if path.exists())
+    free = [shutil.disk_usage(there).free // 2]
+    if world_size() > 1:  # one may begin to fill the disk before another looks
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(free)
+    return free[0]
 
 
 def try_decode(image, processor) -> tuple[np.ndarray | str, str]:
@@ -138,7 +166,8 @@ def _decode(raw: datasets.Dataset, column: str, processor, shape: tuple[int, ...
     alone = len(raw) < ALONE or threading.current_thread() is not threading.main_thread()
     workers = 0 if alone else cores()
     decoder = _Decoder(raw, column, processor, file)
-    chunks = DataLoader(decoder, batch_size=None, num_workers=workers)
+    # its own generator: drawing from the global one would give the run that decodes other weights than the next run
+    chunks = DataLoader(decoder, batch_size=None, num_workers=workers, generator=torch.Generator())
     broken: dict[int, str] = {}
     one_colour: list[int] = []
     scaled: dict[str, list[int]] = {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from mmssl.data.images.pictures import Pictures
+from mmssl.data.images.pictures import Pictures, refuse_streamed
 
 NEVER_TRAINED = 2**31 - 1  # an epoch that no run reaches
 
@@ -22,6 +22,7 @@ class Numbered(Dataset):
     """
 
     def __init__(self, pictures: Pictures, count: int | None = None, seed: int = 0) -> None:
+        refuse_streamed(pictures)
         self.pictures, self.chosen = pictures, None
         if count is not None and count < len(pictures):
             order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))

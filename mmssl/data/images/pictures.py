@@ -1,8 +1,9 @@
-"""Images without captions, each decoded once."""
+"""Images without captions: each decoded once, or, where that takes too much space, each time it is used."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,11 +13,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.arguments import Flags, flag
-from mmssl.data import columns, draws, sources
+from mmssl.data import columns, draws, shards, sources
+from mmssl.data.images import decoded, on_demand
 from mmssl.data.images.decoded import Decoded
 from mmssl.data.images.decoding import as_rgb, undecoded
+from mmssl.data.images.on_demand import OnDemand, Table
+from mmssl.data.shards import Shards
+from mmssl.distributed import rank
+from mmssl.errors import BadInput
+from mmssl.plain_text import say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import datasets
 
 
@@ -39,6 +48,17 @@ class PictureArgs(Flags):
         at_least=1,
         at_most=4096,
     )
+    image_cache: float | None = flag(
+        None,
+        "GB of disk for decoded images; where they need more, data workers decode them in each epoch. With streaming: "
+        "for what is fetched from the Hub. Default: half of the free space",
+        at_least=0,
+    )
+    streaming: bool = flag(
+        False,
+        "read images where they lie (Parquet or tar files, here or on the Hub) and decode them during training, for "
+        "data larger than memory and disk",
+    )
 
 
 @dataclass
@@ -48,16 +68,61 @@ class Source:
     side: the most common length of the longer side, in pixels, at most LARGEST.
     """
 
-    train: datasets.Dataset
+    train: datasets.Dataset | Shards
     held_out: datasets.Dataset
     column: str
     side: int
 
     def decoded(self, processor, args: PictureArgs) -> tuple[Pictures, Pictures]:
-        """(training, held out), as `processor` resizes them. Raises BadInput if too many cannot be decoded."""
+        """(training, held out), as `processor` resizes them. Says which images are decoded when. Raises BadInput if too
+        many cannot be decoded."""
         processor = scaled(processor, args.decode_size) if args.decode_size else processor
-        train = Pictures(self.train, processor, self.column, args.seed)
-        return train, Pictures(self.held_out, processor, self.column, args.seed, what="held-out images")
+        room = decoded.room(args.image_cache)
+        if self._fits(self.held_out, processor, room):
+            held_out = Pictures(self.held_out, processor, self.column, args.seed, "held-out images")
+            room = max(0, room - decoded.space(len(self.held_out), processor))
+        else:
+            held_out = self._undecoded(self.held_out, processor, args.seed, "held-out images")
+        whole = not args.streaming and self._fits(self.train, processor, room)
+        if whole:
+            train = Pictures(self.train, processor, self.column, args.seed)
+        else:
+            train = self._undecoded(self.train, processor, args.seed, "images")
+        if rank() == 0:
+            size = "{} x {} pixels: {}".format(*train.pixels.shape[2:], _bytes(decoded.space(len(train), processor)))
+            limit = f"at most {_bytes(room)} (--image_cache)"
+            if whole:
+                say(f"images: decoded once to {size}, {limit}")
+            else:
+                by = f"by {args.dataloader_num_workers} workers (--dataloader_num_workers)"
+                by = by if args.dataloader_num_workers else "by the training process (--dataloader_num_workers 0)"
+                speed = train.pixels.per_second(train.rows[: on_demand.TRIED])
+                why = "--streaming" if args.streaming else f"decoded to {size}, {limit}"
+                say(f"images: decoded during training {by}, {speed:,.0f} a second on one core; {why}")
+        return train, held_out
+
+    def _fits(self, rows: datasets.Dataset | Shards, processor, room: int) -> bool:
+        """Whether decoded images fit into so many bytes. Those that an earlier run decoded take no more space."""
+        if decoded.space(len(rows), processor) <= room:
+            return True
+        return not isinstance(rows, Shards) and decoded.place(rows, self.column, processor).exists()
+
+    def _undecoded(self, rows: datasets.Dataset | Shards, processor, seed: int, what: str) -> Undecoded:
+        if isinstance(rows, Shards):
+            held_out = frozenset(hashlib.sha256(content).digest() for content in self._contents())
+            return Streamed(OnDemand(rows.reader, len(rows.reader), processor, what, held_out), rows.rows, seed)
+        pixels = OnDemand(Table(rows, self.column), len(rows), processor, what)
+        return Undecoded(pixels, torch.arange(len(rows)), seed)
+
+    def _contents(self) -> Iterator[bytes]:
+        """The bytes of the held-out images."""
+        for image in Table(self.held_out, self.column).read(range(len(self.held_out))):
+            if image is not None and image["bytes"]:
+                yield image["bytes"]
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def described(train: Pictures, held_out: Pictures) -> dict:
@@ -71,15 +136,30 @@ def described(train: Pictures, held_out: Pictures) -> dict:
 
 def find(args: PictureArgs) -> Source:
     """The rows of --dataset, split. Raises BadInput if there are none, or if they hold no images."""
+    if args.streaming:
+        room = decoded.room(args.image_cache)
+        if found := shards.find(args.dataset, args.image_column, args.held_out, room):
+            return _of_shards(*found)
     data = sources.load(args.dataset)
     column = columns.find(data["train"].column_names, args.image_column, columns.IMAGE, "image")
     train, held_out = sources.split(data, args.held_out, together=column)
-    return Source(train, held_out, column, _usual_side(train, column))
+    first = undecoded(train, column).select(range(min(len(train), LOOKED_AT)))[column]
+    return Source(train, held_out, column, _usual_side(first))
 
 
-def _usual_side(rows: datasets.Dataset, column: str) -> int:
+def _of_shards(train: Shards, held_out: Shards, column: str) -> Source:
+    import datasets
+
+    rows = sorted(held_out.rows[:].tolist())
+    images = [{"bytes": each} if isinstance(each, bytes) else each for each in held_out.reader.read(rows)]
+    features = datasets.Features({column: datasets.Image()})
+    kept = datasets.Dataset.from_dict({column: images}, features=features)
+    return Source(train, kept, column, _usual_side(train.reader.read(train.rows[:LOOKED_AT].tolist())))
+
+
+def _usual_side(images: Iterable) -> int:
     sides: Counter[int] = Counter()
-    for image in undecoded(rows, column).select(range(min(len(rows), LOOKED_AT)))[column]:
+    for image in images:
         try:
             sides[max(as_rgb(image).size)] += 1
         except Exception:  # a corrupt file; it is reported later, when all images are decoded
@@ -106,14 +186,18 @@ class Pictures(Dataset):
 
     def __init__(self, data: datasets.Dataset, processor, column: str, seed: int = 0, what: str = "images") -> None:
         """Raises BadInput if more than a tenth of the rows cannot be used."""
-        decoded = Decoded(data, column, processor, what)
-        columns.report_unusable(decoded.unusable, len(data))
-        self.pixels, self.seed, self.epoch = decoded.pixels, seed, 0
-        self.rows = torch.tensor([row for row in range(len(data)) if row not in decoded.broken])
+        found = Decoded(data, column, processor, what)
+        columns.report_unusable(found.unusable, len(data))
+        self.pixels, self.seed, self.epoch = found.pixels, seed, 0
+        self.rows = torch.tensor([row for row in range(len(data)) if row not in found.broken])
 
     def set_epoch(self, epoch: int) -> None:
         """Each epoch has other keys."""
         self.epoch = epoch
+
+    def sample(self, count: int) -> Tensor:
+        """(count,) rows, spread evenly over the data."""
+        return self.rows[torch.linspace(0, len(self) - 1, count).long()]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,3 +208,39 @@ class Pictures(Dataset):
         the source."""
         rows = self.rows[torch.as_tensor(indices)]
         return {"pixel_values": self.pixels[rows], "key": draws.draw(rows, self.seed, self.epoch), "index": rows}
+
+
+class Undecoded(Pictures):
+    """The same batches, but each image is decoded when it is used. A corrupt image, which is known only then, is
+    replaced by its neighbour, see OnDemand.
+
+    pixels: OnDemand. rows: as in Pictures, or Rows of shards.
+    """
+
+    def __init__(self, pixels: OnDemand, rows: Tensor | shards.Rows, seed: int = 0) -> None:
+        self.pixels, self.rows, self.seed, self.epoch = pixels, rows, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if rank() == 0:
+            self.pixels.report()
+
+
+class Streamed(Undecoded):
+    """Images of shards. An epoch goes through their blocks, each of which is read once (see data.shards)."""
+
+    def order(self, seed: int) -> shards.Order:
+        return self.rows.order(seed)
+
+    def sample(self, count: int) -> Tensor:
+        """(count,) rows of as few blocks as hold them: the first positions, which are of blocks from everywhere."""
+        return self.rows[:count].sort().values
+
+
+def refuse_streamed(data: Dataset) -> None:
+    """Raise BadInput if images come in the order of their blocks, for code that chooses its own."""
+    if isinstance(data, Streamed):
+        raise BadInput(
+            "--streaming: this method needs its training images in any order, so they must be on this machine: leave "
+            "--streaming out. They are not decoded beforehand with --image_cache 0"
+        )

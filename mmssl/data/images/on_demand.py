@@ -1,0 +1,124 @@
+"""Images decoded each time they are asked for, by the data workers: where the decoded ones do not fit on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from mmssl.data import columns
+from mmssl.data.images import decoding
+from mmssl.data.images.decoded import try_decode
+from mmssl.data.images.decoding import undecoded
+from mmssl.errors import BadInput
+from mmssl.plain_text import one_line
+
+if TYPE_CHECKING:
+    import datasets
+
+    from mmssl.data.shards import Reader
+
+logger = logging.getLogger(__name__)
+
+NAMED = 3  # corrupt images that each worker names
+MANY = 500  # images; beyond them, more than MAX_UNUSABLE corrupt ones end the run
+NEXT = 100  # images that are tried in place of a corrupt one
+PLACES = 1025  # the training process and its workers
+TRIED, TRIED_FOR = 32, 1.0  # images, seconds: to measure the speed of a core
+
+
+class OnDemand:
+    """What `Decoded.pixels` is: `images[rows]` is (n, 3, height, width) uint8 for n rows, here decoded now.
+
+    What is wrong with an image is known only when it is read. In its place comes the next row that can be used, always
+    the same; it is counted, and the first ones are named. If, after MANY images, more than a tenth are corrupt,
+    BadInput ends the run.
+    """
+
+    def __init__(
+        self, reader: Reader, rows: int, processor, what: str, left_out: frozenset[bytes] = frozenset()
+    ) -> None:
+        """rows: of the reader. left_out: SHA-256 of the bytes of images that are treated as if they were not there."""
+        self.reader, self.processor, self.what, self.left_out = reader, processor, what, left_out
+        self.shape = (rows, 3, *decoding.shape(processor))
+        # shared memory, a line for each process: a worker does not outlive its epoch
+        self.counts = torch.zeros(PLACES, 2, dtype=torch.int64).share_memory_()  # images decoded, corrupt ones
+        self.named = torch.full((PLACES, NAMED), -1, dtype=torch.int64).share_memory_()
+        self.said = 0
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        numbers = rows.tolist()
+        found = [self._decoded(row, image) for row, image in zip(numbers, self.reader.read(numbers), strict=True)]
+        return torch.from_numpy(np.stack(found)) if found else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
+
+    def _decoded(self, row: int, image) -> np.ndarray:
+        for _ in range(NEXT):
+            if not self._is_left_out(image):
+                result, _ = try_decode({"bytes": image} if isinstance(image, bytes) else image, self.processor)
+                self._count(row, result)
+                if not isinstance(result, str):
+                    return result
+            row = (row + 1) % self.shape[0]
+            (image,) = self.reader.read([row])
+        raise BadInput(f"{NEXT} {self.what} in sequence, up to row {row:,}, cannot be used: repair or remove them")
+
+    def _is_left_out(self, image) -> bool:
+        if not self.left_out:
+            return False
+        content = image.get("bytes") if isinstance(image, dict) else image
+        return content is not None and hashlib.sha256(content).digest() in self.left_out
+
+    def _count(self, row: int, result: np.ndarray | str) -> None:
+        place = (worker.id + 1) if (worker := get_worker_info()) else 0
+        counts, named = self.counts[place], self.named[place]
+        counts[0] += 1
+        if not isinstance(result, str):
+            return
+        if (unused := (named < 0).nonzero()).numel() and not (self.named == row).any():
+            named[unused[0, 0]] = row
+            logger.warning("left out of the %s: row %d: %s", self.what, row, one_line(result))
+        counts[1] += 1
+        read, corrupt = self.counts.sum(0).tolist()
+        if read >= MANY and corrupt > columns.MAX_UNUSABLE * read:
+            raise BadInput(
+                f"{corrupt:,} of {read:,} {self.what} cannot be decoded, row {row:,} last ({one_line(result)}): too "
+                "many to leave out; repair or remove them"
+            )
+
+    def report(self) -> None:
+        """Say how many were corrupt so far, if there are more than were said."""
+        read, corrupt = self.counts.sum(0).tolist()
+        if corrupt > self.said:
+            logger.warning("%s of %s %s could not be decoded, so far", f"{corrupt:,}", f"{read:,}", self.what)
+            self.said = corrupt
+
+    def per_second(self, rows: Tensor) -> float:
+        """Images that one core reads and decodes in a second, measured on up to TRIED of `rows`."""
+        some = rows[:TRIED]
+        self[some[:1]]  # opens files
+        count, started = 0, time.perf_counter()
+        for row in some.split(1):
+            self[row]
+            count += 1
+            if time.perf_counter() - started > TRIED_FOR:
+                break
+        seconds = time.perf_counter() - started
+        self.counts.zero_()  # they are read again by the training
+        return count / seconds
+
+
+class Table:
+    """The images of rows of a data set that is mapped into memory, as a Reader gives them."""
+
+    def __init__(self, rows: datasets.Dataset, column: str) -> None:
+        self.rows, self.column = undecoded(rows, column).with_format("arrow"), column
+
+    def read(self, rows: Sequence[int]) -> list[dict | None]:
+        return self.rows[list(rows)].column(self.column).to_pylist()
