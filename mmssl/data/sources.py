@@ -112,7 +112,7 @@ def shards(name: str) -> dict[str, list[str]] | None:
     if path.is_dir():
         files = listed(path)
         found = _shards(files, [f for f in files if media(f.name)])
-        return _named(by_split(path, found)) if found else None
+        return named(by_split(path, found)) if found else None
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or contents.suffix(path) in READERS:
         return None  # `load` says what is wrong
     return _shards_of_the_hub(name)
@@ -468,7 +468,7 @@ def _shards_of_the_hub(name: str) -> dict[str, list[str]]:
             ) from error
         files = {str(part): list(urls) for part, urls in (found or {}).items()}
         if files and all(url.endswith(".parquet") for urls in files.values() for url in urls):
-            return _named(files)
+            return named(files)
     raise BadInput(
         f"--dataset {name} --streaming: it holds no Parquet files, and the Hub has no copy in that format; download it "
         f"(hf download {repository} --repo-type dataset --local-dir my_folder) and give that folder"
