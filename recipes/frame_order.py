@@ -28,12 +28,13 @@ SHOWN = (
 class FrameOrderArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     output_dir: str = flag("runs/frame_order", "where the encoder, log, figures and checkpoints go")
     kind: str = flag("shuffle", "in order or not, or which way time runs", frame_order.KINDS)
-    smallest_crop: float = flag(0.9, "smallest fraction of a frame's area in its view", above=0, at_most=1)
+    smallest_crop: float = flag(0.95, "smallest fraction of a frame's area in its view", above=0, at_most=1)
     light: float = flag(0.2, "largest change of a frame's brightness and contrast", at_least=0, at_most=1)
     noise: float = flag(0.1, "deviation of the noise of a frame, in normalised pixels", at_least=0, at_most=10)
     frame_dim: int = flag(32, "features at each position that the classifier sees", at_least=1, at_most=4096)
     hidden_dim: int = flag(256, "width of the classifier", at_least=1, at_most=16384)
 
+    frames: int = flag(20, "frames in a clip, of which three are seen")
     num_train_epochs: float = flag(3, "passes over the data")
     per_device_train_batch_size: int = flag(32, "clips per process")
     learning_rate: float = flag(1e-3, "peak learning rate")

@@ -42,12 +42,14 @@ CELLS = 4  # rows and columns of the map of features that the classifier sees
 def tuples(key: Tensor, time: int, kind: str) -> tuple[Tensor, Tensor]:
     """(numbers, label): (batch, 3) int64, frames in [0, time); (batch,) int64, 1 in order or forwards.
 
-    The frames b, c, d, and so a and e, are as far apart as a draw says, at most as the window allows. A tuple in order
-    runs either way, as one out of order does: the direction alone tells nothing.
+    The frames b, c, d, and so a and e, are as far apart as a draw says, at least half as far as the window allows:
+    between near frames too little moves. A tuple in order runs either way, as one out of order does: the direction
+    alone tells nothing.
     """
     gap_at_most = (time - 1) // 4 if kind == "shuffle" else (time - 1) // 2
     drawn = draws.uniform(key[:, None], TUPLE + torch.arange(5, device=key.device)).unbind(1)
-    gap = 1 + (gap_at_most * drawn[0]).long()
+    gap_at_least = (gap_at_most + 1) // 2
+    gap = gap_at_least + ((gap_at_most - gap_at_least + 1) * drawn[0]).long()
     if kind == "arrow":
         first = (drawn[1] * (time - 2 * gap)).long()
         b, c, d = first, first + gap, first + 2 * gap
@@ -96,7 +98,7 @@ class FrameOrder(Method):
         super().__init__()
         self.encoder, self.views, self.kind, self.noise = encoder, views, kind, noise
         self.frame = nn.Conv2d(image_encoders.width(encoder), dim, 1)
-        self.classifier = heads.mlp([FRAMES * dim * CELLS**2, hidden, hidden, 2], "none")
+        self.classifier = heads.mlp([FRAMES * dim * CELLS**2, hidden, hidden, 2], "layer")
         nn.init.zeros_(self.classifier[-1].weight)  # the first prediction is chance
         nn.init.zeros_(self.classifier[-1].bias)
 
