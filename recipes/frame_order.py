@@ -3,6 +3,10 @@
 accelerate launch recipes/frame_order.py                                     # moving digits, built in
 accelerate launch recipes/frame_order.py --dataset my_folder --fps 10 --motion 2
 accelerate launch recipes/frame_order.py --dataset my_folder --kind arrow --motion 2      # which way time runs
+
+Moving digits, 150 steps (--max_steps 150 --held_out 256), two minutes of one core of an EPYC (Zen 4) in bf16, seed 0:
+83.6 % of the tuples of 256 clips of held-out digits are judged right, chance 50. Without the differences of each pair of
+frames, and with frames nearer to each other, 140 steps did not get above chance.
 """
 
 from __future__ import annotations
@@ -28,12 +32,13 @@ SHOWN = (
 class FrameOrderArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     output_dir: str = flag("runs/frame_order", "where the encoder, log, figures and checkpoints go")
     kind: str = flag("shuffle", "in order or not, or which way time runs", frame_order.KINDS)
-    smallest_crop: float = flag(0.9, "smallest fraction of a frame's area in its view", above=0, at_most=1)
+    smallest_crop: float = flag(0.95, "smallest fraction of a frame's area in its view", above=0, at_most=1)
     light: float = flag(0.2, "largest change of a frame's brightness and contrast", at_least=0, at_most=1)
     noise: float = flag(0.1, "deviation of the noise of a frame, in normalised pixels", at_least=0, at_most=10)
     frame_dim: int = flag(32, "features at each position that the classifier sees", at_least=1, at_most=4096)
     hidden_dim: int = flag(256, "width of the classifier", at_least=1, at_most=16384)
 
+    frames: int = flag(20, "frames in a clip, of which three are seen")
     num_train_epochs: float = flag(3, "passes over the data")
     per_device_train_batch_size: int = flag(32, "clips per process")
     learning_rate: float = flag(1e-3, "peak learning rate")

@@ -50,7 +50,9 @@ def main(args: TrackingArgs) -> None:
     train, held_out = source.decoded(processor)
     side = args.patch_side or min(decoding.shape(processor)) // 2
     scale = (args.smallest_crop, 1.0)
-    view = views.View(max(image_encoders.SMALLEST, side), scale, flip=args.flip, saturation=0.2, hue=0.0, grey=0.2)
+    view = views.View(
+        max(image_encoders.SMALLEST, side), scale, flip=args.flip, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0
+    )
     made = views.Views([view], *decoding.normalisation(processor))
     method = Tracking(encoder, made, side, args.reach, args.projection_dim, args.margin, args.hard_from)
     batch = args.per_device_train_batch_size

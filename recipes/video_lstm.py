@@ -3,6 +3,16 @@
 accelerate launch recipes/video_lstm.py                                    # moving digits, built in
 accelerate launch recipes/video_lstm.py --dataset my_folder --fps 10       # MP4, WebM, AVI, GIF
 accelerate launch recipes/video_lstm.py --dataset moving_mnist --cell full --hidden_size 2048 --conditional True
+
+Ten frames are read, ten predicted. 360 steps (--max_steps 360 --learning_rate 3e-3), 4.5 minutes of one core of an EPYC
+(Zen 4) in bf16, seed 0; squared error of a predicted frame, summed over its pixels, on 64 clips of held-out digits:
+
+    trained 87.9    untrained 863    mean frame 121.8    mean of the frames read 159.8    last frame 217.7
+
+The cross entropy is 560 nats a frame. The paper has 341 for its composite conditional model on Moving MNIST, after many
+GPU hours and on other digits; digits here are blots after so short a run, in the right places for five frames. Of the
+frames read, reconstructed in reverse order, the squared error is 35.9. Conditional decoders, full cells, several seeds
+and longer runs were not tried.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ looking at the content is hidden: each frame is cropped and lit by draws of its 
 than the traces of compression, and shows one of its colour channels; videos have lost their black bars when they were
 decoded. Differs: half of the tuples are in order, so that chance is one half; the gaps between the frames are equal or
 nearly so; frames are taken from a window that is drawn by its motion, not chosen by optical flow; positions reach the
-classifier as a map of features, where the paper has fully connected layers.
+classifier as a map of features, where the paper has fully connected layers; and the differences of each pair of frames
+are among its inputs, after the pairs of Lee et al. 2017, arXiv:1708.01246.
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ CELLS = 4  # rows and columns of the map of features that the classifier sees
 def tuples(key: Tensor, time: int, kind: str) -> tuple[Tensor, Tensor]:
     """(numbers, label): (batch, 3) int64, frames in [0, time); (batch,) int64, 1 in order or forwards.
 
-    The frames b, c, d, and so a and e, are as far apart as a draw says, at most as the window allows. A tuple in order
-    runs either way, as one out of order does: the direction alone tells nothing.
+    The frames b, c, d, and so a and e, are as far apart as a draw says, at least half as far as the window allows:
+    between near frames too little moves. A tuple in order runs either way, as one out of order does: the direction
+    alone tells nothing.
     """
     gap_at_most = (time - 1) // 4 if kind == "shuffle" else (time - 1) // 2
     drawn = draws.uniform(key[:, None], TUPLE + torch.arange(5, device=key.device)).unbind(1)
-    gap = 1 + (gap_at_most * drawn[0]).long()
+    gap_at_least = (gap_at_most + 1) // 2
+    gap = gap_at_least + ((gap_at_most - gap_at_least + 1) * drawn[0]).long()
     if kind == "arrow":
         first = (drawn[1] * (time - 2 * gap)).long()
         b, c, d = first, first + gap, first + 2 * gap
@@ -96,7 +99,7 @@ class FrameOrder(Method):
         super().__init__()
         self.encoder, self.views, self.kind, self.noise = encoder, views, kind, noise
         self.frame = nn.Conv2d(image_encoders.width(encoder), dim, 1)
-        self.classifier = heads.mlp([FRAMES * dim * CELLS**2, hidden, hidden, 2], "none")
+        self.classifier = heads.mlp([2 * FRAMES * dim * CELLS**2, hidden, hidden, 2], "layer")
         nn.init.zeros_(self.classifier[-1].weight)  # the first prediction is chance
         nn.init.zeros_(self.classifier[-1].bias)
 
@@ -128,8 +131,11 @@ class FrameOrder(Method):
         """(logits (batch, 2), features (batch, width), the mean over frames). frames: (batch, 3, 3, height, width)."""
         maps = image_encoders.maps(self.encoder, frames.flatten(0, 1))
         cells = F.adaptive_avg_pool2d(F.relu(self.frame(maps)), CELLS)
-        together = cells.flatten(1).unflatten(0, (-1, FRAMES))
-        return self.classifier(together.flatten(1)), maps.mean((2, 3)).unflatten(0, (-1, FRAMES)).mean(1)
+        each = cells.flatten(1).unflatten(0, (-1, FRAMES))
+        # how far each pair of frames is apart: of frames in order, the outer ones are the farthest
+        pairs = (each - each.roll(1, 1)).abs()
+        logits = self.classifier(torch.cat([each, pairs], 1).flatten(1))
+        return logits, maps.mean((2, 3)).unflatten(0, (-1, FRAMES)).mean(1)
 
     @torch.no_grad()
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:

@@ -47,7 +47,8 @@ class Tracking(Method):
     encoder:    a convolutional image encoder, see models.image_encoders. It is applied to patches, and exported.
     views:      the view of a patch.
     patch_size: side of a patch in pixels. reach: farthest that it is looked for from frame to frame, in pixels.
-    hard_from:  fraction of the training after which the hardest random patches count alone.
+    hard_from:  fraction of the training after which the hardest random patches count alone. Too early, all patches
+                become alike.
     """
 
     couples_samples = True
@@ -71,7 +72,7 @@ class Tracking(Method):
         reach: int = 6,
         dim: int = 64,
         margin: float = MARGIN,
-        hard_from: float = 0.3,
+        hard_from: float = 1.0,
     ) -> None:
         super().__init__()
         image_encoders.check_takes_patches(encoder)
@@ -129,9 +130,9 @@ class Tracking(Method):
         red = torch.tensor([1.0, 0.2, 0.2], device=clips.device)[:, None]
         for clip, own in zip(clips, places.tolist(), strict=True):
             for frame, (top, left) in zip(clip, own, strict=True):
-                for row in (top, top + side - 1):
+                for row in (top, top + 1, top + side - 2, top + side - 1):
                     frame[:, row, left : left + side] = red
-                for column in (left, left + side - 1):
+                for column in (left, left + 1, left + side - 2, left + side - 1):
                     frame[:, top : top + side, column] = red
         cut, _ = self.tracked(pixel_values, key)
         height, width = clips.shape[3:]
