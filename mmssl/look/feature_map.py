@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mmssl.look.answers import answer, enlarged, on_pick
+from mmssl.look.answers import answer, at_first, enlarged, on_pick
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -60,9 +60,9 @@ def drawn(places: np.ndarray, values: list | None) -> Image.Image:
         points = axes.scatter(*places.T, s=10, c=values, cmap="viridis")
         figure.colorbar(points, cax=figure.add_axes((0.8, 0.2, 0.02, 0.6)))
     elif values is not None:
-        labels = np.array(values)
+        labels, palette = np.array(values), colormaps["tab10" if len(set(values)) <= 10 else "tab20"]
         for number, name in enumerate(sorted(set(values))):
-            colour = colormaps["tab20"](number % 20)
+            colour = palette(number % palette.N)
             shown = (name or "(empty)")[:30] if number < LEGEND else None
             axes.scatter(*places[labels == name].T, s=10, color=colour, label=shown)
         legend = axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -94,7 +94,7 @@ def tab(run: Run, page) -> None:
         how = gr.Radio([PCA, TSNE], value=PCA, label="Layout")
     kind = run.encodes
     with gr.Row():
-        picture = gr.Image(label="Map", interactive=False, scale=3, buttons=[])
+        picture = gr.Image(label="Map", show_label=False, interactive=False, scale=3, buttons=[])
         with gr.Column(scale=1, min_width=200):
             image = gr.Image(label="Point", interactive=False, visible=kind == "image", height=240, buttons=[])
             sound = gr.Audio(label="Point", interactive=False, visible=kind == "audio", buttons=[])
@@ -138,4 +138,4 @@ def tab(run: Run, page) -> None:
     for control in (column, how):
         control.input(answer(run, mapped), [column, how], picture, api_name="map")
     picture.select(on_pick(run, pick), how, [image, sound, text])
-    page.load(answer(run, begin), None, [column, picture])
+    page.load(at_first(begin), None, [column, picture])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from mmssl.errors import BadInput
-from mmssl.look.answers import answer, enlarged, on_pick
+from mmssl.look.answers import answer, at_first, enlarged, on_pick
+from mmssl.plain_text import markdown
 
 if TYPE_CHECKING:
     from mmssl.look.examples import Examples
@@ -73,7 +74,7 @@ def tab(run: Run, page) -> None:
     pair = run.pairs_images_and_texts
     how = "Describe an image, click one, or choose your own" if pair else "Click an image, or choose your own"
     gr.Markdown(f"{how}; the page shows the images whose features are nearest, with their cosine.")
-    about = gr.Textbox(show_label=False, container=False, interactive=False, elem_classes="about")
+    about = gr.Markdown()
     with gr.Row(visible=pair):
         text = gr.Textbox(label="Text", placeholder="a red heart", scale=4)
         search = gr.Button("Search", variant="primary", scale=0)
@@ -82,7 +83,7 @@ def tab(run: Run, page) -> None:
             image = gr.Image(label="Image", type="pil", sources=["upload", "clipboard"], height=220)
             captions = gr.Dataframe(
                 headers=["nearest captions", "cosine"], datatype="str", wrap=True, interactive=False,
-                visible=False, column_widths=["75%", "25%"],
+                visible=False, column_widths=["75%", "25%"], buttons=[],
             )  # fmt: skip
         found = gallery("Nearest", columns=4, scale=3)
     sample = gallery("Some images of the data", columns=8)
@@ -101,7 +102,7 @@ def tab(run: Run, page) -> None:
         return enlarged(image), *shown(examples, examples.nearest(row, FOUND)), _table(run, image)
 
     def begin():
-        return run.examples.about, *sampled(run, 0)
+        return markdown(run.examples.about), *sampled(run, 0)
 
     def next_sample(seed: float):
         return (seed + 1, *sampled(run, seed + 1))
@@ -112,7 +113,7 @@ def tab(run: Run, page) -> None:
     for clicked, rows in ((sample, rows_sampled), (found, rows_found)):
         clicked.select(on_pick(run, nearest_to_row), rows, [image, found, rows_found, captions])
     other.click(answer(run, next_sample), seed, [seed, sample, rows_sampled])
-    page.load(answer(run, begin), None, [about, sample, rows_sampled])
+    page.load(at_first(begin), None, [about, sample, rows_sampled])
 
 
 def _table(run: Run, image: Image.Image):
@@ -128,5 +129,5 @@ def gallery(label: str, columns: int, scale: int = 1):
 
     return gr.Gallery(
         label=label, columns=columns, scale=scale, allow_preview=False, interactive=False, object_fit="contain",
-        height="auto", buttons=[],
+        height="auto", buttons=[], elem_classes="shown",
     )  # fmt: skip

@@ -11,7 +11,7 @@ from mmssl import bounded_json
 from mmssl.data.images.decoding import as_rgb, decode
 from mmssl.errors import BadInput
 from mmssl.look import images
-from mmssl.look.answers import answer, enlarged, on_pick
+from mmssl.look.answers import answer, at_first, enlarged, on_pick
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -83,4 +83,4 @@ def tab(run: Run, page) -> None:
     for slider in (hidden, seed):
         slider.release(answer(run, reconstructed), asked, result)
     sample.select(on_pick(run, pick), [rows, hidden, seed], [image, result])
-    page.load(answer(run, begin), None, [sample, rows])
+    page.load(at_first(begin), None, [sample, rows])

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmssl.errors import BadInput
-from mmssl.look.answers import answer, on_pick
+from mmssl.look.answers import answer, at_first, on_pick
 from mmssl.look.examples import LONGEST_SOUND
+from mmssl.plain_text import markdown
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -53,11 +54,11 @@ def tab(run: Run, page) -> None:
     import gradio as gr
 
     gr.Markdown("Click a recording in the table, or give your own: the page plays those whose features are nearest.")
-    about = gr.Textbox(show_label=False, container=False, interactive=False, elem_classes="about")
+    about = gr.Markdown()
     with gr.Row():
         sample = gr.Dataframe(
             headers=["row", "recording", "seconds"], datatype="str", interactive=False, max_height=420,
-            column_widths=["15%", "65%", "20%"],
+            column_widths=["15%", "65%", "20%"], buttons=[],
         )  # fmt: skip
         with gr.Column():
             asked = gr.Audio(label="Recording", type="filepath", sources=["upload"], buttons=[])
@@ -90,8 +91,8 @@ def tab(run: Run, page) -> None:
     def begin():
         usable = run.examples.inputs[1]
         rows = [usable[i] for i in np.linspace(0, len(usable) - 1, min(SAMPLE, len(usable))).astype(int)]
-        return run.examples.about, listed(run, rows), rows
+        return markdown(run.examples.about), listed(run, rows), rows
 
     search.click(answer(run, to_file), asked, players, api_name="similar_sounds")
     sample.select(on_pick(run, to_row), rows, [asked, *players])
-    page.load(answer(run, begin), None, [about, sample, rows])
+    page.load(at_first(begin), None, [about, sample, rows])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmssl.errors import BadInput
-from mmssl.look.answers import answer, on_pick
+from mmssl.look.answers import answer, at_first, on_pick
+from mmssl.plain_text import markdown
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -35,10 +36,10 @@ def tab(run: Run, page) -> None:
     import gradio as gr
 
     gr.Markdown("Write a text, or click one of the data: the page shows the texts whose features are nearest.")
-    about = gr.Textbox(show_label=False, container=False, interactive=False, elem_classes="about")
+    about = gr.Markdown()
     text = gr.Textbox(label="Text", lines=2)
     ask = gr.Button("Search", variant="primary")
-    columns = {"datatype": "str", "wrap": True, "interactive": False}
+    columns = {"datatype": "str", "wrap": True, "interactive": False, "buttons": []}
     found = gr.Dataframe(headers=["nearest texts", "cosine"], column_widths=["88%", "12%"], **columns)
     sample = gr.Dataframe(headers=["some texts of the data"], **columns)
     rows = gr.State([])
@@ -55,12 +56,12 @@ def tab(run: Run, page) -> None:
 
     def begin():
         rows = run.examples.sample(SAMPLE)
-        return run.examples.about, [[_short(run.examples.text(row))] for row in rows], rows
+        return markdown(run.examples.about), [[_short(run.examples.text(row))] for row in rows], rows
 
     for event in (ask.click, text.submit):
         event(answer(run, to_text), text, found, api_name="similar_texts")
     sample.select(on_pick(run, to_row), rows, [text, found])
-    page.load(answer(run, begin), None, [about, sample, rows])
+    page.load(at_first(begin), None, [about, sample, rows])
 
 
 def _short(text: str) -> str:

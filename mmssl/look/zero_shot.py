@@ -10,7 +10,7 @@ from mmssl.data import columns
 from mmssl.errors import BadInput
 from mmssl.evaluation.zero_shot import class_embeddings
 from mmssl.look import images
-from mmssl.look.answers import answer, enlarged, on_pick
+from mmssl.look.answers import answer, at_first, enlarged, on_pick
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -82,4 +82,4 @@ def tab(run: Run, page) -> None:
         return "\n".join(own_labels(run)), pictures, rows
 
     sample.select(on_pick(run, pick), [rows, labels, template], [image, result])
-    page.load(answer(run, begin), None, [labels, sample, rows])
+    page.load(at_first(begin), None, [labels, sample, rows])
