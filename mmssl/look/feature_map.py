@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mmssl.look.answers import answer, at_first, enlarged, on_pick
+from mmssl.look.examples import examples_of
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -27,7 +28,7 @@ def fits(run: Run) -> bool:
 
 
 def prepare(run: Run) -> None:
-    _ = run.examples.features, run.examples.colours
+    _ = examples_of(run).features, examples_of(run).colours
 
 
 def plane(features: np.ndarray, how: str) -> np.ndarray:
@@ -104,14 +105,14 @@ def tab(run: Run, page) -> None:
     def layout(how: str) -> tuple[np.ndarray, list[int]]:
         """(places, the row of each)"""
         if how not in layouts:
-            features, rows = run.examples.features
+            features, rows = examples_of(run).features
             chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:POINTS])
             layouts[how] = plane(features.numpy()[chosen], how), [rows[i] for i in chosen]
         return layouts[how]
 
     def mapped(column: str, how: str) -> Image.Image:
         places, rows = layout(how)
-        values = run.examples.colours.get(column)
+        values = examples_of(run).colours.get(column)
         return drawn(places, None if values is None else [values[row] for row in rows])
 
     def pick(picked: list[int], how: str):
@@ -120,7 +121,7 @@ def tab(run: Run, page) -> None:
         return shown(row)
 
     def shown(row: int):
-        examples = run.examples
+        examples = examples_of(run)
         about = examples.about_row(row)
         if kind == "image":
             return enlarged(examples.image(row)), None, about
@@ -131,7 +132,7 @@ def tab(run: Run, page) -> None:
         return None, None, f"{about}\n\n{examples.text(row)[:1000]}".strip()
 
     def begin():
-        names = list(run.examples.colours)
+        names = list(examples_of(run).colours)
         chosen = names[0] if names else NO_COLOUR
         return gr.update(choices=[*names, NO_COLOUR], value=chosen), mapped(chosen, PCA)
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmssl.errors import BadInput
 from mmssl.look.answers import answer, at_first, enlarged, on_pick
+from mmssl.look.examples import examples_of
 from mmssl.plain_text import markdown
 
 if TYPE_CHECKING:
@@ -25,27 +26,27 @@ def fits(run: Run) -> bool:
 
 
 def prepare(run: Run) -> None:
-    if run.pairs_images_and_texts and run.examples.caption_column:
-        _ = run.examples.captions
-    _ = run.examples.features
+    if run.pairs_images_and_texts and examples_of(run).caption_column:
+        _ = examples_of(run).captions
+    _ = examples_of(run).features
 
 
 def by_text(run: Run, text: str) -> list[tuple[int, float]]:
     """[(row, cosine)] of the images nearest to a text."""
     if not text.strip():
         raise BadInput("write what the image should show, then search")
-    return run.examples.nearest(text, FOUND)
+    return examples_of(run).nearest(text, FOUND)
 
 
 def by_image(run: Run, image: Image.Image | None) -> list[tuple[int, float]]:
     if image is None:
         raise BadInput("choose an image first")
-    return run.examples.nearest(image, FOUND)
+    return examples_of(run).nearest(image, FOUND)
 
 
 def captions_of(run: Run, given: Image.Image) -> list[list]:
     """[[caption, cosine]], nearest first; [] where the data has no captions."""
-    examples = run.examples
+    examples = examples_of(run)
     if examples.caption_column is None:
         return []
     nearest = examples.nearest_captions(examples.feature_of(given), CAPTIONS)
@@ -63,7 +64,7 @@ def shown(examples: Examples, found: list[tuple[int, float]]) -> Shown:
 
 def sampled(run: Run, seed: float, n: int = SAMPLE) -> Shown:
     """Some images of the data."""
-    examples = run.examples
+    examples = examples_of(run)
     rows = examples.sample(n, int(seed))
     return [(enlarged(examples.image(row)), examples.about_row(row)) for row in rows], rows
 
@@ -91,18 +92,18 @@ def tab(run: Run, page) -> None:
     rows_found, rows_sampled, seed = gr.State([]), gr.State([]), gr.State(0)
 
     def nearest_to_text(text: str):
-        return shown(run.examples, by_text(run, text))
+        return shown(examples_of(run), by_text(run, text))
 
     def nearest_to_image(image: Image.Image):
-        return (*shown(run.examples, by_image(run, image)), _table(run, image))
+        return (*shown(examples_of(run), by_image(run, image)), _table(run, image))
 
     def nearest_to_row(picked: int, rows: list[int]):
-        examples, row = run.examples, rows[picked]
+        examples, row = examples_of(run), rows[picked]
         image = examples.image(row)
         return enlarged(image), *shown(examples, examples.nearest(row, FOUND)), _table(run, image)
 
     def begin():
-        return markdown(run.examples.about), *sampled(run, 0)
+        return markdown(examples_of(run).about), *sampled(run, 0)
 
     def next_sample(seed: float):
         return (seed + 1, *sampled(run, seed + 1))

@@ -12,6 +12,7 @@ from mmssl.data.images.decoding import as_rgb, decode
 from mmssl.errors import BadInput
 from mmssl.look import images
 from mmssl.look.answers import answer, at_first, enlarged, on_pick
+from mmssl.look.examples import examples_of
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -70,7 +71,7 @@ def tab(run: Run, page) -> None:
         return [(enlarged(found[name]), caption) for name, caption in CAPTIONS.items()]
 
     def pick(picked: int, rows: list[int], hidden: float, seed: float):
-        chosen = run.examples.image(rows[picked])
+        chosen = examples_of(run).image(rows[picked])
         return enlarged(chosen), reconstructed(chosen, hidden, seed)
 
     def begin():
