@@ -1,5 +1,6 @@
 """How a tab answers: one query of a run at a time, and a mistake of the user becomes a message on the page."""
 
+import contextlib
 import functools
 import html
 from collections.abc import Callable
@@ -16,7 +17,17 @@ def answer(run, function: Callable) -> Callable:
 
     @functools.wraps(function)
     def handler(*given):
-        return _answered(run, function, *given)
+        return _answered(run.asking, function, *given)
+
+    return handler
+
+
+def at_first(function: Callable) -> Callable:
+    """`function` as the handler of the page's opening: it asks no model, so it does not wait for queries."""
+
+    @functools.wraps(function)
+    def handler():
+        return _answered(contextlib.nullcontext(), function)
 
     return handler
 
@@ -28,17 +39,17 @@ def on_pick(run, function: Callable) -> Callable:
 
     # no functools.wraps: Gradio gives the event to the argument that is annotated with its class
     def handler(event: gr.SelectData, *given):
-        return _answered(run, function, event.index, *given)
+        return _answered(run.asking, function, event.index, *given)
 
     handler.__name__ = function.__name__
     return handler
 
 
-def _answered(run, function: Callable, *given):
+def _answered(turn, function: Callable, *given):
     import gradio as gr
 
     try:
-        with run.asking:
+        with turn:
             return function(*given)
     except BadInput as error:
         # the page renders messages as HTML, and this one may hold a caption or the name of a file

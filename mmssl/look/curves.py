@@ -103,7 +103,11 @@ def tab(runs: list[Run]) -> None:
             log = gr.Checkbox(label="Logarithmic axis")
         asked = [quantity, over, log]
         picture = gr.Image(
-            value=drawn(found, next(iter(found)), 1, False), label="Curves", interactive=False, buttons=[]
+            value=drawn(found, next(iter(found)), 1, False),
+            label="Curves",
+            show_label=False,
+            interactive=False,
+            buttons=[],
         )
         for control in asked:
             control.input(lambda *given: drawn(found, given[0], int(given[1]), given[2]), asked, picture,
@@ -111,4 +115,4 @@ def tab(runs: list[Run]) -> None:
     headers, rows = results(runs)
     if rows:
         gr.Markdown("Results on held-out data, beside those of the baselines.")
-        gr.Dataframe(rows, headers=headers, datatype="str", interactive=False)
+        gr.Dataframe(rows, headers=headers, datatype="str", interactive=False, buttons=[], max_height=800)

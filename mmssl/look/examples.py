@@ -17,7 +17,7 @@ from mmssl.data.images.decoding import as_rgb, decode, undecoded
 from mmssl.data.text import documents
 from mmssl.errors import BadInput, first_line
 from mmssl.evaluation.downstream import encoder as encoders
-from mmssl.look.run import made_once
+from mmssl.look.run import kept, made_once
 from mmssl.plain_text import say
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ def nearest(query: Tensor, features: Tensor, k: int, leave_out: int | None = Non
     k = min(k, len(features) - (leave_out is not None))
     values, found = similarity.topk(max(k, 0))
     return list(zip(found.tolist(), values.tolist(), strict=True))
+
+
+def examples_of(run: Run) -> Examples:
+    """The examples of a run, the same ones at every call. Raises BadInput if there is no data that its model reads."""
+    if run.dataset is None:
+        raise BadInput(f"{run.name}: its training data is not here any more; give another with --dataset")
+    return kept(run, "examples", lambda: Examples(run))
 
 
 class Examples:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mmssl.look.answers import answer, enlarged, on_pick
+from mmssl.look.answers import answer, at_first, enlarged, on_pick
+from mmssl.look.examples import examples_of
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -27,7 +28,7 @@ def fits(run: Run) -> bool:
 
 
 def prepare(run: Run) -> None:
-    _ = run.examples.features, run.examples.colours
+    _ = examples_of(run).features, examples_of(run).colours
 
 
 def plane(features: np.ndarray, how: str) -> np.ndarray:
@@ -60,9 +61,9 @@ def drawn(places: np.ndarray, values: list | None) -> Image.Image:
         points = axes.scatter(*places.T, s=10, c=values, cmap="viridis")
         figure.colorbar(points, cax=figure.add_axes((0.8, 0.2, 0.02, 0.6)))
     elif values is not None:
-        labels = np.array(values)
+        labels, palette = np.array(values), colormaps["tab10" if len(set(values)) <= 10 else "tab20"]
         for number, name in enumerate(sorted(set(values))):
-            colour = colormaps["tab20"](number % 20)
+            colour = palette(number % palette.N)
             shown = (name or "(empty)")[:30] if number < LEGEND else None
             axes.scatter(*places[labels == name].T, s=10, color=colour, label=shown)
         legend = axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -94,7 +95,7 @@ def tab(run: Run, page) -> None:
         how = gr.Radio([PCA, TSNE], value=PCA, label="Layout")
     kind = run.encodes
     with gr.Row():
-        picture = gr.Image(label="Map", interactive=False, scale=3, buttons=[])
+        picture = gr.Image(label="Map", show_label=False, interactive=False, scale=3, buttons=[])
         with gr.Column(scale=1, min_width=200):
             image = gr.Image(label="Point", interactive=False, visible=kind == "image", height=240, buttons=[])
             sound = gr.Audio(label="Point", interactive=False, visible=kind == "audio", buttons=[])
@@ -104,14 +105,14 @@ def tab(run: Run, page) -> None:
     def layout(how: str) -> tuple[np.ndarray, list[int]]:
         """(places, the row of each)"""
         if how not in layouts:
-            features, rows = run.examples.features
+            features, rows = examples_of(run).features
             chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:POINTS])
             layouts[how] = plane(features.numpy()[chosen], how), [rows[i] for i in chosen]
         return layouts[how]
 
     def mapped(column: str, how: str) -> Image.Image:
         places, rows = layout(how)
-        values = run.examples.colours.get(column)
+        values = examples_of(run).colours.get(column)
         return drawn(places, None if values is None else [values[row] for row in rows])
 
     def pick(picked: list[int], how: str):
@@ -120,7 +121,7 @@ def tab(run: Run, page) -> None:
         return shown(row)
 
     def shown(row: int):
-        examples = run.examples
+        examples = examples_of(run)
         about = examples.about_row(row)
         if kind == "image":
             return enlarged(examples.image(row)), None, about
@@ -131,11 +132,11 @@ def tab(run: Run, page) -> None:
         return None, None, f"{about}\n\n{examples.text(row)[:1000]}".strip()
 
     def begin():
-        names = list(run.examples.colours)
+        names = list(examples_of(run).colours)
         chosen = names[0] if names else NO_COLOUR
         return gr.update(choices=[*names, NO_COLOUR], value=chosen), mapped(chosen, PCA)
 
     for control in (column, how):
         control.input(answer(run, mapped), [column, how], picture, api_name="map")
     picture.select(on_pick(run, pick), how, [image, sound, text])
-    page.load(answer(run, begin), None, [column, picture])
+    page.load(at_first(begin), None, [column, picture])

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 # each has a TITLE; fits(run): whether the run can be asked this; prepare(run): load what the first answer needs;
 # tab(run, page): draw it
 TABS = (images, zero_shot, reconstruction, fill_mask, generation, words, sounds, texts, feature_map)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 LARGEST_UPLOAD = "50mb"
 KEPT = 3600  # seconds that the images of an answer stay on disk
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto; }
-.about input, .about textarea { border: none; padding: 0; color: var(--body-text-color-subdued); background: none; }
+.shown { min-height: 0 !important; }
+.shown .grid-wrap { padding-top: 34px; min-height: 0 !important; max-height: none !important; height: auto !important; }
 footer { display: none !important; }
 """
 
@@ -53,6 +54,8 @@ def show(
     runs = [Run(name, dataset, **data) for name in names]
     page = build(runs)
     address = serve(page, host, port)
+    if host not in LOOPBACK:
+        say(f"--host {host}: other machines can open the page, and ask and see all that it shows")
     say(f"{address}  (after {time.perf_counter() - started:.1f} s; Ctrl-C ends it)")
     threading.Thread(target=prepare, args=[runs], daemon=True).start()
     page.block_thread()

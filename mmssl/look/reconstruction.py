@@ -11,7 +11,8 @@ from mmssl import bounded_json
 from mmssl.data.images.decoding import as_rgb, decode
 from mmssl.errors import BadInput
 from mmssl.look import images
-from mmssl.look.answers import answer, enlarged, on_pick
+from mmssl.look.answers import answer, at_first, enlarged, on_pick
+from mmssl.look.examples import examples_of
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -70,7 +71,7 @@ def tab(run: Run, page) -> None:
         return [(enlarged(found[name]), caption) for name, caption in CAPTIONS.items()]
 
     def pick(picked: int, rows: list[int], hidden: float, seed: float):
-        chosen = run.examples.image(rows[picked])
+        chosen = examples_of(run).image(rows[picked])
         return enlarged(chosen), reconstructed(chosen, hidden, seed)
 
     def begin():
@@ -83,4 +84,4 @@ def tab(run: Run, page) -> None:
     for slider in (hidden, seed):
         slider.release(answer(run, reconstructed), asked, result)
     sample.select(on_pick(run, pick), [rows, hidden, seed], [image, result])
-    page.load(answer(run, begin), None, [sample, rows])
+    page.load(at_first(begin), None, [sample, rows])

@@ -1,13 +1,13 @@
-"""A finished run: what it exported, told from its JSON files alone; and its model, data and features, made when they
-are first asked for."""
+"""A finished run: what it exported, told from its JSON files alone; and its model, loaded when first asked for."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from mmssl import bounded_json
 from mmssl.data import sources
@@ -16,12 +16,17 @@ from mmssl.device import best_device
 from mmssl.errors import BadInput
 from mmssl.models import pretrained
 
-if TYPE_CHECKING:
-    from mmssl.look.examples import Examples
-
 Made = TypeVar("Made")
 NOT_SHOWN = ["checkpoints/*", "logs/*", "space/*"]  # of a repository on the Hub; the page needs none of it
 PROCESSORS = {"image": "image_processor", "audio": "feature_extractor"}  # modality -> part of a combined processor
+
+
+def kept(owner, name: str, make: Callable[[], Made]) -> Made:
+    """owner.<name>, which `make` makes at the first call. owner: has `locks`, a dictionary."""
+    with owner.locks.setdefault(name, threading.RLock()):
+        if name not in owner.__dict__:
+            owner.__dict__[name] = make()
+    return owner.__dict__[name]
 
 
 class made_once(Generic[Made]):
@@ -35,10 +40,7 @@ class made_once(Generic[Made]):
         self.name = name
 
     def __get__(self, owner, kind: type | None = None) -> Made:
-        with owner.locks.setdefault(self.name, threading.RLock()):
-            if self.name not in owner.__dict__:
-                owner.__dict__[self.name] = self.make(owner)
-        return owner.__dict__[self.name]
+        return kept(owner, self.name, partial(self.make, owner))
 
 
 class Run:
@@ -112,15 +114,6 @@ class Run:
         return next(iter(self.modalities))
 
     # ------------------------------------------------------------ what is loaded
-
-    @made_once
-    def examples(self) -> Examples:
-        """The rows of the data, with their features. Raises BadInput if there is no data that the model reads."""
-        from mmssl.look.examples import Examples
-
-        if self.dataset is None:
-            raise BadInput(f"{self.name}: its training data is not here any more; give another with --dataset")
-        return Examples(self)
 
     @made_once
     def pair(self):

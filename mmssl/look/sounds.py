@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmssl.errors import BadInput
-from mmssl.look.answers import answer, on_pick
-from mmssl.look.examples import LONGEST_SOUND
+from mmssl.look.answers import answer, at_first, on_pick
+from mmssl.look.examples import LONGEST_SOUND, examples_of
+from mmssl.plain_text import markdown
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -22,7 +23,7 @@ def fits(run: Run) -> bool:
 
 
 def prepare(run: Run) -> None:
-    _ = run.examples.features
+    _ = examples_of(run).features
 
 
 def read(run: Run, file: str) -> np.ndarray:
@@ -45,7 +46,7 @@ def played(run: Run, wave: np.ndarray) -> tuple[int, np.ndarray]:
 
 def listed(run: Run, rows: list[int]) -> list[list[str]]:
     """[[number of the row, what the data says of it, seconds]]"""
-    rate, examples = run.encoder.processor.sampling_rate, run.examples
+    rate, examples = run.encoder.processor.sampling_rate, examples_of(run)
     return [[str(row), examples.about_row(row), f"{len(examples.sounds[row]) / rate:.1f}"] for row in rows]
 
 
@@ -53,11 +54,11 @@ def tab(run: Run, page) -> None:
     import gradio as gr
 
     gr.Markdown("Click a recording in the table, or give your own: the page plays those whose features are nearest.")
-    about = gr.Textbox(show_label=False, container=False, interactive=False, elem_classes="about")
+    about = gr.Markdown()
     with gr.Row():
         sample = gr.Dataframe(
             headers=["row", "recording", "seconds"], datatype="str", interactive=False, max_height=420,
-            column_widths=["15%", "65%", "20%"],
+            column_widths=["15%", "65%", "20%"], buttons=[],
         )  # fmt: skip
         with gr.Column():
             asked = gr.Audio(label="Recording", type="filepath", sources=["upload"], buttons=[])
@@ -66,7 +67,7 @@ def tab(run: Run, page) -> None:
     rows = gr.State([])
 
     def results(found: list[tuple[int, float]]) -> list:
-        examples = run.examples
+        examples = examples_of(run)
         told = [
             gr.update(
                 value=played(run, examples.sounds[row]), visible=True, label=f"{value:.2f} · {examples.about_row(row)}"
@@ -78,20 +79,20 @@ def tab(run: Run, page) -> None:
     def to_file(file: str | None):
         if not file:
             raise BadInput("choose a recording first")
-        return results(run.examples.nearest(read(run, file), FOUND))
+        return results(examples_of(run).nearest(read(run, file), FOUND))
 
     def to_row(picked: list[int], rows: list[int]):
         row = rows[picked[0]]
-        label = f"row {row} · {run.examples.about_row(row)}"
-        return gr.update(value=played(run, run.examples.sounds[row]), label=label), *results(
-            run.examples.nearest(row, FOUND)
+        label = f"row {row} · {examples_of(run).about_row(row)}"
+        return gr.update(value=played(run, examples_of(run).sounds[row]), label=label), *results(
+            examples_of(run).nearest(row, FOUND)
         )
 
     def begin():
-        usable = run.examples.inputs[1]
+        usable = examples_of(run).inputs[1]
         rows = [usable[i] for i in np.linspace(0, len(usable) - 1, min(SAMPLE, len(usable))).astype(int)]
-        return run.examples.about, listed(run, rows), rows
+        return markdown(examples_of(run).about), listed(run, rows), rows
 
     search.click(answer(run, to_file), asked, players, api_name="similar_sounds")
     sample.select(on_pick(run, to_row), rows, [asked, *players])
-    page.load(answer(run, begin), None, [about, sample, rows])
+    page.load(at_first(begin), None, [about, sample, rows])

@@ -55,7 +55,7 @@ def tab(run: Run, page) -> None:
     def table(found: list[tuple[str, float]]) -> list[list[str]]:
         return [[word, f"{value:.2f}"] for word, value in found]
 
-    shape = {"datatype": "str", "interactive": False, "column_widths": ["70%", "30%"]}
+    shape = {"datatype": "str", "interactive": False, "column_widths": ["70%", "30%"], "buttons": []}
     with gr.Row():
         with gr.Column():
             gr.Markdown("### Neighbours\nThe words whose vectors are nearest to that of a word.")

@@ -10,7 +10,8 @@ from mmssl.data import columns
 from mmssl.errors import BadInput
 from mmssl.evaluation.zero_shot import class_embeddings
 from mmssl.look import images
-from mmssl.look.answers import answer, enlarged, on_pick
+from mmssl.look.answers import answer, at_first, enlarged, on_pick
+from mmssl.look.examples import examples_of
 
 if TYPE_CHECKING:
     from mmssl.look.run import Run
@@ -51,7 +52,7 @@ def own_labels(run: Run) -> list[str]:
     """The classes of the data, if it has a column of them; else some usual ones."""
     if run.dataset is None:
         return list(USUAL)
-    found = run.examples.colours
+    found = examples_of(run).colours
     name = next((name for name in columns.LABEL if name in found), None)
     classes = sorted({str(value) for value in found.get(name, [])} - {""})
     return classes if 2 <= len(classes) <= 50 else list(USUAL)
@@ -74,7 +75,7 @@ def tab(run: Run, page) -> None:
     sample.visible = run.dataset is not None
 
     def pick(picked: int, rows: list[int], labels: str, template: str):
-        chosen = run.examples.image(rows[picked])
+        chosen = examples_of(run).image(rows[picked])
         return enlarged(chosen), probabilities(run, chosen, labels, template)
 
     def begin():
@@ -82,4 +83,4 @@ def tab(run: Run, page) -> None:
         return "\n".join(own_labels(run)), pictures, rows
 
     sample.select(on_pick(run, pick), [rows, labels, template], [image, result])
-    page.load(answer(run, begin), None, [labels, sample, rows])
+    page.load(at_first(begin), None, [labels, sample, rows])

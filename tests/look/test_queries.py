@@ -26,6 +26,7 @@ from mmssl.look import (
     words,
     zero_shot,
 )
+from mmssl.look.examples import examples_of
 from mmssl.look.run import Run
 
 
@@ -45,7 +46,7 @@ def test_the_tabs_follow_from_what_was_exported(clip_run, vit_run, mae_run, audi
 
 def test_a_text_finds_the_images_that_transformers_finds(clip_run):
     model, processor = AutoModel.from_pretrained(clip_run.folder), AutoProcessor.from_pretrained(clip_run.folder)
-    pictures = [clip_run.examples.image(row) for row in range(40)]
+    pictures = [examples_of(clip_run).image(row) for row in range(40)]
     with torch.no_grad():
         image = model.get_image_features(**processor(images=pictures, return_tensors="pt")).pooler_output
         text = model.get_text_features(**processor(text=["a red square"], return_tensors="pt")).pooler_output
@@ -57,19 +58,19 @@ def test_a_text_finds_the_images_that_transformers_finds(clip_run):
 
 
 def test_an_image_finds_itself_and_a_row_does_not(clip_run):
-    row, value = images.by_image(clip_run, clip_run.examples.image(7))[0]
+    row, value = images.by_image(clip_run, examples_of(clip_run).image(7))[0]
     assert (row, round(value, 3)) == (7, 1.0)
-    assert 7 not in [row for row, _ in clip_run.examples.nearest(7, 12)]
+    assert 7 not in [row for row, _ in examples_of(clip_run).nearest(7, 12)]
 
 
 def test_an_image_finds_each_caption_once(clip_run):
-    found = images.captions_of(clip_run, clip_run.examples.image(0))
+    found = images.captions_of(clip_run, examples_of(clip_run).image(0))
     captions = [caption for caption, _ in found]
     assert len(captions) == len(set(captions)) and "a blue circle" in captions
 
 
 def test_zero_shot_gives_the_softmax_of_the_scaled_cosines(clip_run):
-    image = clip_run.examples.image(5)
+    image = examples_of(clip_run).image(5)
     found = zero_shot.probabilities(clip_run, image, "red square\nblue circle, car", "a {}")
     model, processor = AutoModel.from_pretrained(clip_run.folder), AutoProcessor.from_pretrained(clip_run.folder)
     wanted = processor(text=["a red square", "a blue circle", "a car"], images=image, padding=True, return_tensors="pt")
@@ -80,9 +81,9 @@ def test_zero_shot_gives_the_softmax_of_the_scaled_cosines(clip_run):
 
 
 def test_a_nearest_neighbour_of_a_red_image_is_a_red_one(vit_run):
-    assert len(vit_run.examples) == 20  # the test part
-    colours = vit_run.examples.colours["label"]
-    found = vit_run.examples.nearest(0, 5)
+    assert len(examples_of(vit_run)) == 20  # the test part
+    colours = examples_of(vit_run).colours["label"]
+    found = examples_of(vit_run).nearest(0, 5)
     assert [colours[row] for row, _ in found[:3]] == [colours[0]] * 3
 
 
@@ -95,7 +96,7 @@ def test_nearest_agrees_with_sorting_all_similarities():
 
 
 def test_the_hidden_part_of_an_image_is_as_large_as_asked(mae_run):
-    image = mae_run.examples.image(0)
+    image = examples_of(mae_run).image(0)
     for hidden, patches in ((0.5, 8), (0.75, 12), (0.0, 1), (1.0, 15)):
         found = reconstruction.versions(*mae_run.autoencoder, image, hidden, 0)
         whole, visible = (np.asarray(found[name]).astype(int) for name in ("image", "visible"))
@@ -106,7 +107,7 @@ def test_the_hidden_part_of_an_image_is_as_large_as_asked(mae_run):
 
 
 def test_the_same_draw_hides_the_same_patches(mae_run):
-    image = mae_run.examples.image(0)
+    image = examples_of(mae_run).image(0)
     first, again, other = (
         np.asarray(reconstruction.versions(*mae_run.autoencoder, image, 0.5, seed)["visible"]) for seed in (1, 1, 2)
     )
@@ -140,8 +141,8 @@ def test_a_text_goes_on_and_repeats_with_its_draw(gpt_run):
 
 
 def test_similar_texts_are_about_the_same(bert_run):
-    row, value = texts.similar(bert_run, bert_run.examples.text(3))[0]
-    assert bert_run.examples.text(row).split() == bert_run.examples.text(3).split() and value > 0.999
+    row, value = texts.similar(bert_run, examples_of(bert_run).text(3))[0]
+    assert examples_of(bert_run).text(row).split() == examples_of(bert_run).text(3).split() and value > 0.999
 
 
 def test_the_answer_to_an_analogy(words_run):
@@ -153,9 +154,9 @@ def test_the_answer_to_an_analogy(words_run):
 
 
 def test_a_recording_finds_itself(audio_run, tmp_path):
-    rate, wave = sounds.played(audio_run, audio_run.examples.sounds[4])
+    rate, wave = sounds.played(audio_run, examples_of(audio_run).sounds[4])
     soundfile.write(tmp_path / "own.wav", wave, rate)
-    row, value = audio_run.examples.nearest(sounds.read(audio_run, str(tmp_path / "own.wav")), 4)[0]
+    row, value = examples_of(audio_run).nearest(sounds.read(audio_run, str(tmp_path / "own.wav")), 4)[0]
     assert row == 4 and value > 0.999
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(BadInput, match="cannot be read"):
@@ -205,8 +206,8 @@ def test_files_outside_of_the_data_are_not_shown(vit_run, tmp_path, capsys):
     rows = datasets.Dataset.from_dict({"image": [{"bytes": None, "path": path} for path in paths]})
     rows.to_parquet(inside.parent / "rows.parquet")
     run = Run(str(vit_run.folder), str(inside.parent / "rows.parquet"), use_cpu=True)
-    assert len(run.examples) == 2
-    assert run.examples.image(1).getpixel((0, 0)) == (0, 0, 255)
+    assert len(examples_of(run)) == 2
+    assert examples_of(run).image(1).getpixel((0, 0)) == (0, 0, 255)
     assert "3 of 5 rows" in capsys.readouterr().out
 
 
