@@ -188,6 +188,7 @@ def smaller(discriminator: ElectraForPreTraining, size: float) -> ElectraForMask
     config.num_attention_heads = heads = max(1, round(size * config.num_attention_heads))
     config.hidden_size = max(1, round(size * config.hidden_size / heads)) * heads
     config.intermediate_size = max(1, round(size * config.intermediate_size))
+    config.tie_word_embeddings = True
     generator = ElectraForMaskedLM(config)
     generator.electra.embeddings = discriminator.electra.embeddings
     generator.tie_weights()
