@@ -94,7 +94,8 @@ def prepare(runs: list[Run]) -> None:
     for run in runs:
         for tab in _fitting(run):
             try:
-                tab.prepare(run)
+                with run.asking:  # it uses the tokenizer, too
+                    tab.prepare(run)
             except BadInput as error:
                 say(f"warning: {run.name}: {tab.TITLE}: {error}", sys.stderr)
     say("ready")

@@ -54,7 +54,9 @@ def write(names: list[str], dataset: str | None = None, held_out: int | None = N
         say(f"{run.dataset} is local and is not part of the Space; give public data with --dataset")
     app = {"name": python_string(str(run.folder.resolve())), "dataset": repr(public), "held_out": run.held_out}
     title = one_line(run.label).replace(":", " ")
-    with OutputDir(run.folder).writing() as place:
+    written = OutputDir(run.folder)
+    written.remove([SPACE])  # of an earlier version
+    with written.writing() as place:
         folder = place / SPACE
         package = Path(mmssl.__file__).parent
         shutil.copytree(package, folder / "mmssl", ignore=lambda _, files: [f for f in files if _is_left_out(f)])
