@@ -100,10 +100,18 @@ class Loader:
         key = (self.seed, epoch, rank())
         if not self.streaming:
             batches = _Batches(self.dataset, self.collate_fn, self._order(epoch), key)
+            failed = None
             try:
                 yield from self._data_loader(batches, sampler=range(start, len(batches)))
-            except BadInput as error:  # a worker's comes with its traceback
-                raise BadInput(str(error).rpartition(f"{BadInput.__name__}: ")[2].strip()) from error
+            except Exception as error:
+                if not self.num_workers:
+                    raise
+                # the traceback (the worker's own is in the message) would keep the workers alive, also at the exit
+                failed = error.with_traceback(None)
+            if isinstance(failed, BadInput):
+                raise BadInput(str(failed).rpartition(f"{BadInput.__name__}: ")[2].strip())
+            if failed:
+                raise failed
             return
         rows = split_dataset_by_node(self.dataset, rank=rank(), world_size=world_size())
         rows.set_epoch(epoch)  # again: the split is a copy that does not know the epoch

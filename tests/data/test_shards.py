@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -227,6 +228,7 @@ def test_many_corrupt_images_end_the_run_in_one_sentence_also_from_a_worker(tmp_
     with pytest.raises(BadInput, match="images cannot be decoded, row .*: too many to leave out") as raised:
         list(Loader(train, 5, num_workers=1).epoch(0))
     assert "Traceback" not in str(raised.value)
+    assert not multiprocessing.active_children()  # the process would wait for it at its exit
 
 
 def test_methods_that_choose_their_own_order_refuse_a_stream(tmp_path):
