@@ -116,6 +116,8 @@ class SimCSE(Method):
         self.encoder, self.max_length, self.temperature, self.pooling = encoder, max_length, temperature, pooling
         self.dropouts: list[KeyedDropout] = []
         for module in list(encoder.modules()):
+            if isinstance(getattr(module, "attention_dropout", None), (int, float)):
+                module.attention_dropout = attention_dropout  # ModernBERT's attention reads a number, not a layer
             for name, child in module.named_children():
                 if isinstance(child, nn.Dropout):
                     self.dropouts.append(KeyedDropout(len(self.dropouts), dropout, attention_dropout))
