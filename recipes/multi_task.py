@@ -6,6 +6,8 @@ accelerate launch recipes/multi_task.py --dataset my_folder --tasks simclr color
 
 A task may have data of its own, NAME=DATA. With colorization among the tasks, all of them see grey images. Alone
 (--tasks rotation), a task is the method of its own recipe.
+
+Not measured yet: whether an encoder of several tasks is better than those of its parts at equal total time.
 """
 
 from __future__ import annotations
