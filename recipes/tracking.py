@@ -2,6 +2,9 @@
 
 accelerate launch recipes/tracking.py                                   # moving digits, built in
 accelerate launch recipes/tracking.py --dataset my_folder --fps 10 --motion 2 --encoder resnet18
+
+With --hard_from 0.3, 120 steps on moving digits: the loss falls to 0.29 in 36 steps and, once the hardest patches count
+alone, returns to the margin, 0.5, all patches alike: other clips show the same digits.
 """
 
 from __future__ import annotations
