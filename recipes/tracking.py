@@ -5,10 +5,10 @@ accelerate launch recipes/tracking.py --dataset my_folder --fps 10 --motion 2 --
 
 Moving digits, 60 steps (--max_steps 60 --held_out 64), one minute of one core of an EPYC (Zen 4) in bf16, seed 0, on 64
 held-out clips: loss 0.25, untrained 0.48, all patches alike 0.50; but the last patch of a track is the nearest of 32 in
-25 % of the clips, untrained 41 %, chance 3 %: digits of one kind come together. Longer runs were not tried.
+25 % of the clips, untrained 41 %, chance 3 %, perhaps as digits of one kind come together. Longer runs were not tried.
 
 With --hard_from 0.3, 120 steps on moving digits: the loss falls to 0.29 in 36 steps and, once the hardest patches count
-alone, returns to the margin, 0.5, all patches alike: other clips show the same digits.
+alone, returns to the margin, 0.5, all patches alike, perhaps because other clips show the same digits.
 """
 
 from __future__ import annotations
