@@ -7,6 +7,9 @@ Coloured moving digits, 70 steps (--max_steps 70 --held_out 32), one minute of o
 0. Masks of the digits of 32 held-out clips, carried on from the first frame to the next eleven, intersection over union
 in per cent: trained 46.6, untrained 11.3, the first mask copied 9.7. Of the positions that are not black, 67 % get the
 right one of 16 colours. Errors are those of small digits: a position is 4 x 4 pixels.
+
+39 real clips of 96 x 72 pixels (--max_steps 120 --motion 1 --frames 8), then recipes/transfer.py --label_column
+which_video --labels 100%, per cent: k-NN 91.8, untrained 86.9, raw pixels 82.8; linear 83.6, 82.8, 78.7; chance 20.5.
 """
 
 from __future__ import annotations

@@ -2,6 +2,13 @@
 
 accelerate launch recipes/tracking.py                                   # moving digits, built in
 accelerate launch recipes/tracking.py --dataset my_folder --fps 10 --motion 2 --encoder resnet18
+
+Moving digits, 60 steps (--max_steps 60 --held_out 64), one minute of one core of an EPYC (Zen 4) in bf16, seed 0, on 64
+held-out clips: loss 0.25, untrained 0.48, all patches alike 0.50; but the last patch of a track is the nearest of 32 in
+25 % of the clips, untrained 41 %, chance 3 %, perhaps as digits of one kind come together. Longer runs were not tried.
+
+With --hard_from 0.3, 120 steps on moving digits: the loss falls to 0.29 in 36 steps and, once the hardest patches count
+alone, returns to the margin, 0.5, all patches alike, perhaps because other clips show the same digits.
 """
 
 from __future__ import annotations
@@ -31,7 +38,7 @@ class TrackingArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     projection_dim: int = flag(64, "size of the embedding that is compared", at_least=1, at_most=16384)
     margin: float = flag(MARGIN, "of the cosine distance to random patches", above=0, at_most=2)
     hard_from: float = flag(
-        0.3, "fraction of the run after which the hardest random patches count", at_least=0, at_most=1
+        1.0, "fraction of the run after which only the hardest random patches count", at_least=0, at_most=1
     )
     smallest_crop: float = flag(0.6, "smallest fraction of a patch's area in its view", above=0, at_most=1)
     flip: float = flag(0.0, "probability of a horizontal flip", at_least=0, at_most=1)

@@ -3,6 +3,11 @@
 accelerate launch recipes/videomae.py                                       # moving digits, built in
 accelerate launch recipes/videomae.py --dataset my_folder --fps 10 --size tiny --augmentation crop_flip
 accelerate launch recipes/videomae.py --dataset my_folder --model_name_or_path MCG-NJU/videomae-base    # continue
+
+39 real clips of 96 x 72 pixels (--max_steps 150 --motion 1 --frames 8 --augmentation crop_flip
+--per_device_train_batch_size 16), two minutes of one core of an EPYC (Zen 4) in bf16, seed 0; then recipes/transfer.py
+--label_column which_video --labels 100%, per cent: k-NN 85.2, untrained 83.6, raw pixels 82.8; linear 77.0, 78.7, 77.0;
+chance 20.5. So short a run is no better than raw pixels; longer ones were not tried.
 """
 
 from __future__ import annotations
@@ -10,14 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.images import views
 from mmssl.data.video import clips
 from mmssl.evaluation.strips import Strips
 from mmssl.methods import videomae
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
-AUGMENTATIONS = {"crop_flip": views.CROP_FLIP, "crop": views.CROP, "none": views.WHOLE}
 SHOWN = "Held-out clips, the tubes of them that the encoder gets, and the reconstructions."
 
 
@@ -35,7 +38,9 @@ class VideoMaeArgs(clips.ClipArgs, TrainArgs):
     tubelet_size: int = flag(2, "frames of a token", at_least=1, at_most=64, of_new_model=True)
     mask_ratio: float = flag(0.9, "fraction of the tubes that are masked", above=0, below=1)
     norm_pix_loss: bool = flag(True, "standardise each target patch", of_new_model=True)
-    augmentation: str = flag("none", "one crop for all frames of a training clip, with or without flips", AUGMENTATIONS)
+    augmentation: str = flag(
+        "none", "one crop for all frames of a training clip, with or without flips", videomae.AUGMENTATIONS
+    )
 
     num_train_epochs: float = flag(5, "passes over the data; VideoMAE needs many")
     per_device_train_batch_size: int = flag(32, "clips per process")
@@ -52,8 +57,7 @@ def main(args: VideoMaeArgs) -> None:
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     train, held_out = source.decoded(processor)
-    made = views.made_for(processor, [AUGMENTATIONS[args.augmentation]])
-    method = videomae.VideoMAE(model, made, args.mask_ratio)
+    method = videomae.from_args(args, model, processor)
     evaluation = Strips(held_out, args.per_device_train_batch_size, SHOWN)
     data, optimizer = clips.described(train, held_out), optim.from_args(method, args)
     pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)

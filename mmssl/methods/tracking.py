@@ -4,7 +4,8 @@
 are tracked; the first and the last one of a track must be closer than the first one and a random patch, by a margin of
 cosine distance; after some epochs the random patches are the hardest ones. Differs: patches are found by the change
 between frames and followed by plain normalised correlation (data.video.tracks), where the paper has SURF, dense
-trajectories and a correlation filter; the random patches are those of the other clips of the batch.
+trajectories and a correlation filter; the random patches are those of the other clips of the batch, and all of
+them count unless `hard_from` says otherwise.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmssl.data import draws
+from mmssl.data.images import views
 from mmssl.data.images.views import Views
 from mmssl.data.video.clips import viewed
 from mmssl.errors import BadInput, first_line
@@ -25,8 +26,9 @@ from mmssl.models.vit_tokens import at, xavier
 if TYPE_CHECKING:
     from transformers import VideoMAEForPreTraining, VideoMAEImageProcessorPil, VideoMAEModel
 
-__all__ = ["SIZES", "VideoMAE", "build", "from_pretrained", "from_scratch"]
+__all__ = ["AUGMENTATIONS", "SIZES", "VideoMAE", "build", "from_args", "from_pretrained", "from_scratch"]
 
+AUGMENTATIONS = {"crop_flip": views.CROP_FLIP, "crop": views.CROP, "none": views.WHOLE}
 MASK = 1 << 16  # first stream of the mask's draws, far after those of the clip's view
 SNIPPETS = {
     "Features of a clip": """
@@ -182,6 +184,11 @@ def check_mask_ratio(mask_ratio: float, tubes: int) -> float:
     if not 0 < visible < tubes:
         raise BadInput(f"--mask_ratio {mask_ratio} leaves {visible} of {tubes} tubes visible; lower it or --patch_size")
     return mask_ratio
+
+
+def from_args(args, model: VideoMAEForPreTraining, processor: VideoMAEImageProcessorPil) -> VideoMAE:
+    """The method that the flags of recipes/videomae.py describe."""
+    return VideoMAE(model, views.made_for(processor, [AUGMENTATIONS[args.augmentation]]), args.mask_ratio)
 
 
 def build(args, side: int) -> tuple[VideoMAEForPreTraining, VideoMAEImageProcessorPil]:
