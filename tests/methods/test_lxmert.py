@@ -186,13 +186,13 @@ def test_half_of_the_pairs_are_compared_and_half_of_these_have_any_other_picture
         Swapped(pairs, seed=0)
 
 
-def test_it_learns_words_that_only_the_picture_tells(walls, tmp_path):
+def test_it_learns_words_that_only_the_picture_tells_and_which_picture_belongs_to_a_text(walls, tmp_path):
     method, pairs, words = walls
     evaluation, data = Grounding(pairs, words), Swapped(pairs, seed=0)
     untrained = evaluation(method.eval())
-    optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     method.train()
-    for epoch in range(90):
+    for epoch in range(200):
         data.set_epoch(epoch)
         batch = data.__getitems__(list(range(42)))
         batch.pop("index")
@@ -202,7 +202,7 @@ def test_it_learns_words_that_only_the_picture_tells(walls, tmp_path):
     found = evaluation(method.eval())
     assert found["word_accuracy"] > 85 > 70 > found["word_accuracy_wrong_picture"]
     assert found["word_accuracy_blank_picture"] < 70 and found["word_accuracy"] > untrained["word_accuracy"] + 30
-    assert 0 <= found["matching_accuracy"] <= 100 and untrained["matching_accuracy"] == pytest.approx(50, abs=15)
+    assert found["matching_accuracy"] > 75 and untrained["matching_accuracy"] == pytest.approx(50, abs=15)
     columns = evaluation.baselines(method)
     assert columns["unigram"]["word_accuracy"] < 60 and columns["chance"]["text_to_image_R@1"] == pytest.approx(
         100 / 42
