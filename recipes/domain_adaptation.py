@@ -28,8 +28,9 @@ and 1: 77.6. With 0.001 DeepJDOT reaches 28.5 on mnist5k (seed 0).
 
 What did not help on digits -> mnist5k, seed 0: DANN for 1,000 steps 24.4 (source only 27.1). With rotations and zooms
 in place of crops, 400 steps, source only 41.9, CORAL 53.6, DeepJDOT 35.2, DANN 41.9, and with 3, 10 and 30 times its
-weight 40.0, 25.8 and 28.2. At 32 pixels, 120 steps, seeds 0 and 1: DANN 32.0 and 30.8, source only 26.7 and 31.9. Perhaps the classifier of domains is right about every image, and has no gradient left to
-reverse: it was not tried to hold it back. DeepJDOT's batches of 64 are small for ten classes.
+weight 40.0, 25.8 and 28.2. At 32 pixels, 120 steps, seeds 0 and 1: DANN 32.0 and 30.8, source only 26.7 and 31.9.
+Perhaps the classifier of domains is right about every image, and has no gradient left to reverse: it was not tried to
+hold it back. DeepJDOT's batches of 64 are small for ten classes.
 """
 
 from __future__ import annotations
