@@ -15,6 +15,7 @@ from torch import nn
 from mmssl import durable
 from mmssl.errors import BadInput
 from mmssl.training import checkpoint
+from mmssl.training.optim import adamw
 from mmssl.training.output_dir import OutputDir
 
 
@@ -49,6 +50,26 @@ def test_load_gives_back_weights_buffers_moments_and_random_numbers(checkpoints)
     ours, theirs = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
     assert ours.keys() == theirs.keys() and len(ours) == 4  # the parameters without a gradient have none
     assert all(torch.equal(theirs[i][key], value) for i, state in ours.items() for key, value in state.items())
+
+
+def test_a_convolution_in_channels_last_goes_on_with_its_own_moments(checkpoints):
+    def convolution() -> tuple[nn.Module, torch.optim.Optimizer]:
+        module = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return module, adamw(module, 0.1)
+
+    def step(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        module(torch.arange(96.0).sin().view(1, 3, 4, 8)).square().mean().backward()
+        optimizer.step()
+
+    method, optimizer = convolution()
+    step(method, optimizer)
+    path = save(checkpoints, of=(method, optimizer))
+    other, other_optimizer = convolution()
+    checkpoint.load(path, other, [other_optimizer], Accelerator(cpu=True))
+    step(method, optimizer)
+    step(other, other_optimizer)
+    assert torch.equal(other.weight, method.weight)
 
 
 def test_checkpoint_is_safetensors_and_json_only(checkpoints):

@@ -321,6 +321,11 @@ def _restore(method: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]
     if len(groups) == len(now):
         now = [new | old | {k: new[k] for k in FROM_FLAGS if k in new} for new, old in zip(now, groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": now})
+    for parameter, entry in optimizer.state.items():
+        for key, value in entry.items():
+            # in the parameter's order in memory (channels_last), as torch made it: fused optimizers go by that order
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                entry[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _differing_buffers(module: nn.Module) -> dict[str, Tensor]:
