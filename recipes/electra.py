@@ -3,6 +3,24 @@
 accelerate launch recipes/electra.py                                        # about 100 Wikipedia articles, built in
 accelerate launch recipes/electra.py --dataset my_text.txt --size small     # your text, with a tokenizer trained on it
 accelerate launch recipes/electra.py --dataset my_text.txt --model_name_or_path google/electra-small-discriminator
+
+13,943 unlabelled IMDb reviews, 400 steps of 32 sequences (1.6 million tokens), seed 0, bf16, under two and a half
+minutes of one core of an EPYC (Zen 4):
+
+    recipes/electra.py --dataset unsup15k.parquet --size tiny --learning_rate 2e-3 --max_steps 400
+
+1,000 held-out reviews, in per cent:
+
+                                       trained   untrained   always "original"   unigram
+    accuracy at replaced tokens            0.0        80.0                 0.0
+    accuracy at original tokens          100.0        18.1               100.0
+    AUC, replaced against original        52.7        48.6                50.0
+    generator, masked words                4.1         0.0                           4.1
+    generator, nats                       6.63        9.04                          6.61
+
+So short a run learns how often words occur and how many are replaced, and no more: its loss, 27.4, is the trivial one,
+27.5, and the monitor says so. The paper trains on thousands of times as much text. Not measured yet: longer runs,
+--init_vectors, and what is left after fine-tuning beside BERT in equal time.
 """
 
 from __future__ import annotations
