@@ -60,9 +60,8 @@ def test_the_kernel_distance_of_equal_distributions_is_about_0_for_any_number_of
 @pytest.fixture(scope="module")
 def judged() -> Generated:
     processor = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    args = SimpleNamespace(
-        dataset="digits", image_column=None, held_out=300, decode_size=None, seed=0, probe_dataset=None, judge=None
-    )
+    flags = vars(pictures.PictureArgs(dataset="digits", held_out=300))
+    args = SimpleNamespace(**flags, seed=0, probe_dataset=None, judge=None)
     train, held_out = pictures.find(args).decoded(processor, args)
     return Generated(Evaluation(), args, train, held_out, processor, count=200)
 
