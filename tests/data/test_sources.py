@@ -250,7 +250,7 @@ def test_an_unreachable_hub_is_said_at_once(monkeypatch):
 
 def test_a_training_split_of_another_name_is_trained_on_not_the_test_split():
     parts = {name: Dataset.from_dict({"text": [name]}) for name in ("test.other", "test.clean", "train.100")}
-    named = sources._named(parts)
+    named = sources.named(parts)
     assert {part: rows["text"][0] for part, rows in named.items()} == {"train": "train.100", "test": "test.other"}
 
 
