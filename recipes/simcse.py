@@ -3,6 +3,21 @@
 accelerate launch recipes/simcse.py                                          # sentences of Wikipedia articles, built in
 accelerate launch recipes/simcse.py --dataset my_text.txt --model_name_or_path runs/bert     # continue an encoder
 accelerate launch recipes/simcse.py --dataset lines.csv --text_column line --whole_texts     # a text is a sentence
+
+20,742 sentences of the built-in articles, 150 steps, seed 0, bf16, two and a half minutes of a shared core of an EPYC:
+
+    recipes/simcse.py --size tiny --learning_rate 1e-3 --max_steps 150
+
+1,000 pairs of neighbouring held-out sentences and 1,000 of sentences of different documents (only 6 are held out):
+
+                             trained   untrained   word embeddings before   tf-idf, fitted on these sentences
+    Spearman's rho x 100        43.8        40.0                     40.9                                51.8
+    alignment                   1.45        1.27                     1.29
+    uniformity                 -3.21       -2.82                    -2.86
+
+A new encoder gains little: its two passes are so alike that the loss is 5e-5 after half of the steps, and shared words
+(tf-idf) tell more. The pairs measure whether sentences are of one topic; agreement with people's judgements (STS-B,
+SICK: --sts_file) was not measured, nor --model_name_or_path, which is what the paper does: it continues BERT.
 """
 
 from __future__ import annotations
