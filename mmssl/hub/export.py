@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,8 @@ def check_reload(
     names. Code in the directory is run only if this process has run it too (see remote_code.has_run). Raises
     NotLoadable.
     """
-    for fault in reload_faults([Exported(directory, model, processor, example, auto_class)]):
-        if fault:
-            raise fault
+    with Reload([Exported(directory, model, processor, example, auto_class)]) as test:
+        test.raise_fault()
 
 
 def reload_faults(exports: Sequence[Exported]) -> list[NotLoadable | None]:
@@ -92,17 +92,24 @@ def reload_faults(exports: Sequence[Exported]) -> list[NotLoadable | None]:
     for a directory without a fault. If a directory crashes the interpreter, the next ones get a new one."""
     faults = []
     while len(faults) < len(exports):
-        faults += _reload(exports[len(faults) :])
+        with Reload(exports[len(faults) :]) as test:
+            faults += test.faults()
     return faults
 
 
-def _reload(exports: Sequence[Exported]) -> list[NotLoadable | None]:
-    """As reload_faults, up to and including the first directory that crashes the interpreter."""
-    models = [copy.deepcopy(export.model).to("cpu", torch.float32).eval() for export in exports]
-    expected = [reload.outputs(m, e.processor, e.example) for m, e in zip(models, exports, strict=True)]
-    with tempfile.TemporaryDirectory() as place:
-        jobs, places = [], [Path(place, f"example_{i}") for i in range(len(exports))]
-        for export, own in zip(exports, places, strict=True):
+class Reload:
+    """A new interpreter that loads directories and runs their examples, while this process goes on: `faults` waits for
+    it. A context: the interpreter ends with it."""
+
+    def __init__(self, exports: Sequence[Exported]) -> None:
+        self.exports = exports
+        # now, not while this process goes on: a tokenizer keeps the padding of the last call
+        models = [copy.deepcopy(export.model).to("cpu", torch.float32).eval() for export in exports]
+        self.expected = [reload.outputs(m, e.processor, e.example) for m, e in zip(models, exports, strict=True)]
+        self.folder = tempfile.TemporaryDirectory()
+        self.places = [Path(self.folder.name, f"example_{i}") for i in range(len(exports))]
+        jobs = []
+        for export, own in zip(exports, self.places, strict=True):
             own.mkdir()
             tensors = {name: value.contiguous() for name, value in export.example.items() if torch.is_tensor(value)}
             save_file(tensors, own / reload.TENSORS)
@@ -111,26 +118,46 @@ def _reload(exports: Sequence[Exported]) -> list[NotLoadable | None]:
             code = sorted(remote_code.has_run(export.directory, export.model, export.processor))
             classes = [export.auto_class, _auto_class(export.processor)]
             jobs.append([str(export.directory.resolve()), *classes, code, str(own)])
-        program = Path(reload.__file__).read_text()
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            input=json.dumps(jobs),
-            env=_environment(place),
-            cwd=place,
-            capture_output=True,
+        self.interpreter = subprocess.Popen(
+            [sys.executable, "-c", Path(reload.__file__).read_text()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment(self.folder.name),
+            cwd=self.folder.name,
             text=True,
         )
-        faults = []
-        for export, wanted, own in zip(exports, expected, places, strict=True):
+        with suppress(BrokenPipeError):  # it has crashed already
+            self.interpreter.stdin.write(json.dumps(jobs))
+            self.interpreter.stdin.close()
+
+    def __enter__(self) -> Reload:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.interpreter.kill()
+        self.interpreter.wait()
+        self.folder.cleanup()
+
+    def faults(self) -> list[NotLoadable | None]:
+        """None for a directory without a fault; up to and including the first that crashes the interpreter."""
+        status, faults = self.interpreter.wait(), []
+        for export, wanted, own in zip(self.exports, self.expected, self.places, strict=True):
             if (own / reload.OUTPUTS).exists():
                 faults.append(_difference(export.directory, wanted, load_file(own / reload.OUTPUTS)))
                 continue
             crashed = not (own / reload.ERROR).exists()  # for example killed for memory
-            cause = f"exit code {done.returncode}" if crashed else (own / reload.ERROR).read_text()
+            cause = f"exit code {status}" if crashed else (own / reload.ERROR).read_text()
             faults.append(NotLoadable(f"{export.directory} was written but does not load: {cause}"))
             if crashed:
                 break
         return faults
+
+    def raise_fault(self) -> None:
+        """Raises the first NotLoadable, if there is one."""
+        for fault in self.faults():
+            if fault:
+                raise fault
 
 
 def _difference(directory: Path, expected: dict[str, Tensor], reloaded: dict[str, Tensor]) -> NotLoadable | None:
@@ -170,10 +197,9 @@ def finish(
         _export(method, processor, model, run)
     whole = "the weights are whole, card and metrics are missing" + f"; {again}" * bool(args.save_steps)
     unfinished = interruptible(f"the description in {directory} was not finished: {whole}")
-    with unfinished, ThreadPoolExecutor(1) as aside:
-        test = aside.submit(check_reload, run.named, model, processor, example, auto_class)
+    with unfinished, Reload([Exported(run.named, model, processor, example, auto_class)]) as test:
         record = describe()
-        test.result()
+        test.raise_fault()
         _describe(record, summary, args, trivial, run)
     say(f"model, card and figures: {directory}")
     if args.push_to_hub:
