@@ -7,7 +7,7 @@ demo: .venv/demo
 		recipes/clip.py --output_dir runs/clip --overwrite_output_dir
 
 test: .venv/dev
-	$(RUN)python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --durations 20
+	$(RUN)python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 20
 
 lint: .venv/dev
 	$(RUN)ruff check .

@@ -5,6 +5,13 @@ import pytest
 # before torch is imported: two workers with a thread for each core take several times as long as with one thread each
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# files that take a minute or more: a worker that begins one of them last works while the others wait
+LONGEST = ("test_every_method.py", "test_loop.py", "test_hub.py", "test_crash.py", "test_export.py", "test_recipes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def built_in_data(tmp_path_factory, worker_id) -> None:
