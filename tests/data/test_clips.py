@@ -18,7 +18,7 @@ from transformers import ViTImageProcessorPil
 from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
 from mmssl.data.video import clips, decoding
-from mmssl.data.video.frames import Frames, Kept, Rows, Streamed
+from mmssl.data.video.frames import Kept, Rows, Streamed
 from mmssl.errors import BadInput
 
 WHOLE = ViTImageProcessorPil(size={"height": 48, "width": 64}, resample=0)
@@ -213,7 +213,7 @@ def test_streamed_clips_are_those_that_are_kept(tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-class Made(Frames):
+class Made:
     """Two videos of 40 frames; frame t shows the number t. The second moves in frames 20 to 30 alone."""
 
     def __init__(self) -> None:

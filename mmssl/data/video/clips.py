@@ -168,7 +168,7 @@ class Clips(Dataset):
     frames: of the videos. window: frames in a clip. stride: between two of them, in frames of the video.
     seed:   each epoch draws a video's windows at other places; there are as many as fit into it side by side. None:
             they follow each other, always the same.
-    motion: power of a window's motion by which its place is drawn.
+    motion: power of a window's motion by which its place is drawn; above 0, frames also have `motion`, as Kept has.
     rows:   (clips,) the video of each clip.
     """
 

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def undecoded(data: datasets.Dataset, column: str) -> datasets.Dataset:
     return data
 
 
-class Frames:
+class Frames(Protocol):
     """
     lengths: (rows,) int64, frames of each row; 0 where it cannot be used.
     broken:  row -> what is wrong with it.
@@ -105,14 +105,9 @@ class Frames:
 
     def read(self, row: int, numbers: Tensor) -> Tensor:
         """(frames, 3, height, width) uint8: those with the numbers, which increase."""
-        raise NotImplementedError
-
-    def motion(self, row: int) -> Tensor:
-        """(frames,) fp32: the mean change of each frame from the one before, of 255; that of the first is 0."""
-        raise NotImplementedError
 
 
-class Kept(Frames):
+class Kept:
     """Decoded once, on disk."""
 
     def __init__(self, rows: Rows, processor, fps: float, disk_gb: float, what: str = "clips") -> None:
@@ -145,11 +140,12 @@ class Kept(Frames):
         return self.pixels[self.starts[row] + numbers]
 
     def motion(self, row: int) -> Tensor:
+        """(frames,) fp32: the mean change of each frame from the one before, of 255; that of the first is 0."""
         start = int(self.starts[row])
         return self.changes[start : start + int(self.lengths[row])]
 
 
-class Streamed(Frames):
+class Streamed:
     """Decoded again whenever they are read: for videos that do not fit on the disk as frames."""
 
     def __init__(self, rows: Rows, processor, fps: float, what: str = "clips") -> None:
@@ -238,7 +234,7 @@ def _decode(rows: Rows, processor, fps: float, disk_gb: float, directory: Path, 
 
 
 def _motion(frames: np.ndarray) -> np.ndarray:
-    """(frames,) fp32, as in Frames.motion."""
+    """(frames,) fp32, as in Kept.motion."""
     changes = [np.abs(a.astype(np.int16) - b).mean() for a, b in zip(frames[1:], frames[:-1], strict=True)]
     return np.array([0.0, *changes], dtype=np.float32)
 
