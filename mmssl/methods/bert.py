@@ -46,15 +46,8 @@ ARCHITECTURES = ("bert", "modernbert")
 TOKENIZERS = {"wordpiece": train_wordpiece, "bpe": train_bpe}
 STREAMED = 10_000  # documents of a stream that the tokenizer is trained on
 
-SNIPPETS = {
-    "Fill in a word": """
-from transformers import pipeline
-
-name = "..."
-fill = pipeline("fill-mask", model=name)
-for guess in fill({text[0]!r}):
-    print(f"{{guess['score']:.2f}} {{guess['token_str']}}")
-""",
+# of any text encoder with mean pooling
+ENCODER_SNIPPETS = {
     "Fine-tune it to classify texts (here with two of them)": """
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -73,6 +66,17 @@ model, tokenizer = AutoModel.from_pretrained(name).eval(), AutoTokenizer.from_pr
 with torch.no_grad():
     print(model(**tokenizer("one text", return_tensors="pt")).last_hidden_state.shape)
 """,
+}
+SNIPPETS = {
+    "Fill in a word": """
+from transformers import pipeline
+
+name = "..."
+fill = pipeline("fill-mask", model=name)
+for guess in fill({text[0]!r}):
+    print(f"{{guess['score']:.2f}} {{guess['token_str']}}")
+""",
+    **ENCODER_SNIPPETS,
 }
 
 

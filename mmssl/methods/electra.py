@@ -20,7 +20,7 @@ from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Output
-from mmssl.methods.bert import BERT, apart, logits_at, sequence_mean
+from mmssl.methods.bert import BERT, ENCODER_SNIPPETS, apart, logits_at, sequence_mean
 
 if TYPE_CHECKING:
     from transformers import ElectraForMaskedLM, ElectraForPreTraining, PreTrainedModel, PreTrainedTokenizerBase
@@ -41,24 +41,7 @@ with torch.no_grad():
 for token, probability in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), replaced):
     print(f"{{probability:.2f}} {{token}}")
 """,
-    "Fine-tune it to classify texts (here with two of them)": """
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-name = "..."
-model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=2)
-tokenizer = AutoTokenizer.from_pretrained(name)
-batch = tokenizer(["one text", "and another one"], padding=True, truncation=True, return_tensors="pt")
-print(model(**batch).logits)
-""",
-    "Features of every token; the same directory is a sentence-transformers model (their mean), too": """
-import torch
-from transformers import AutoModel, AutoTokenizer
-
-name = "..."
-model, tokenizer = AutoModel.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
-with torch.no_grad():
-    print(model(**tokenizer("one text", return_tensors="pt")).last_hidden_state.shape)
-""",
+    **ENCODER_SNIPPETS,
 }
 
 
