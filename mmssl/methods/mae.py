@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from mmssl.data import draws
 from mmssl.data.images.views import Views
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import image_encoders, memory, pretrained, remote_code
+from mmssl.models import image_encoders, memory, pretrained
 from mmssl.models.vit_tokens import at, sine_cosine_positions, xavier
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 MASK = 1 << 16  # first stream of the mask's draws, far after those of the image's view
-PRETRAINING = "pretraining"  # folder of the encoder with its decoder, to continue from
 SNIPPETS = {
     "Features of a picture": """
 from transformers import pipeline
@@ -172,7 +171,7 @@ class MAE(Method):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the encoder and, in pretraining/, the whole model."""
         self.exported().save_pretrained(directory)
-        self.model.save_pretrained(Path(directory, PRETRAINING))
+        self.model.save_pretrained(Path(directory, pretrained.PRETRAINING))
 
 
 def build(args, side: int) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
@@ -238,24 +237,6 @@ def initialise(model: ViTMAEForPreTraining) -> None:
 
 def from_pretrained(name: str, mask_ratio: float = 0.75) -> tuple[ViTMAEForPreTraining, ViTImageProcessorPil]:
     """An export of mmssl, or any checkpoint of a ViTMAE, with its decoder. Raises BadInput if `name` is neither."""
-    from transformers import AutoConfig, AutoImageProcessor, ViTMAEForPreTraining
-
-    flag = f"--model_name_or_path {name}"
-    try:
-        pretrained.read_configs(name, flag)
-        kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
-        folder = {} if kind == "vit_mae" else {"subfolder": PRETRAINING}
-        model, report = ViTMAEForPreTraining.from_pretrained(
-            name, **folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
-    except BadInput:
-        raise
-    except Exception as error:  # a missing or damaged file raises many kinds
-        raise BadInput(f"{flag} is not an MAE with its decoder: {first_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise BadInput(f"{flag} lacks {len(missing)} weights of an MAE, {missing[0]} first")
-    pretrained.check_finite(model, flag)
-    remote_code.drop(model, processor)
+    model, processor = pretrained.load_with_decoder(name, "ViTMAEForPreTraining", "an MAE")
     model.config.mask_ratio = check_mask_ratio(mask_ratio, model.vit.embeddings.patch_embeddings.num_patches)
     return model, processor

@@ -17,10 +17,10 @@ from mmssl.data import draws
 from mmssl.data.images import views
 from mmssl.data.images.views import Views
 from mmssl.data.video.clips import viewed
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.methods.mae import PRETRAINING, SIZES, Size, reconstruction_loss
-from mmssl.models import image_encoders, memory, pretrained, remote_code
+from mmssl.methods.mae import SIZES, Size, reconstruction_loss
+from mmssl.models import image_encoders, memory, pretrained
 from mmssl.models.vit_tokens import at, xavier
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class VideoMAE(Method):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the encoder and, in pretraining/, the whole model."""
         self.exported().save_pretrained(directory)
-        self.model.save_pretrained(Path(directory, PRETRAINING))
+        self.model.save_pretrained(Path(directory, pretrained.PRETRAINING))
 
 
 def check_mask_ratio(mask_ratio: float, tubes: int) -> float:
@@ -236,22 +236,4 @@ def from_scratch(
 
 def from_pretrained(name: str) -> tuple[VideoMAEForPreTraining, VideoMAEImageProcessorPil]:
     """An export of mmssl, or any checkpoint of a VideoMAE with its decoder. Raises BadInput if `name` is neither."""
-    from transformers import AutoImageProcessor, VideoMAEForPreTraining
-
-    flag = f"--model_name_or_path {name}"
-    try:
-        folder = pretrained.read_configs(name, flag)
-        part = {"subfolder": PRETRAINING} if (folder / PRETRAINING).is_dir() else {}
-        model, report = VideoMAEForPreTraining.from_pretrained(
-            name, **part, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
-    except BadInput:
-        raise
-    except Exception as error:  # a missing or damaged file raises many kinds
-        raise BadInput(f"{flag} is not a VideoMAE with its decoder: {first_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise BadInput(f"{flag} lacks {len(missing)} weights of a VideoMAE, {missing[0]} first")
-    pretrained.check_finite(model, flag)
-    remote_code.drop(model, processor)
-    return model, processor
+    return pretrained.load_with_decoder(name, "VideoMAEForPreTraining", "a VideoMAE")

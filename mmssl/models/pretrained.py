@@ -24,10 +24,11 @@ from mmssl.errors import BadInput, first_line
 from mmssl.models import remote_code
 from mmssl.plain_text import say
 
+PRETRAINING = "pretraining"  # folder of an export: a model with its decoder, to continue from
 # files of a checkpoint, and of the whole model that an export may have in pretraining/
 JSON_FILES = [
     folder + name
-    for folder in ("", "pretraining/")
+    for folder in ("", f"{PRETRAINING}/")
     for name in (
         "config.json", "generation_config.json", "model.safetensors.index.json", "adapter_config.json",
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -103,6 +104,27 @@ def load(
         raise BadInput(f"{flag}: its tokenizer has no vocabulary; is tokenizer.json missing?")
     if not trust_remote_code:
         remote_code.drop(model, processor)
+    return model, processor
+
+
+def load_with_decoder(name: str, model_class: str, what: str) -> tuple[transformers.PreTrainedModel, object]:
+    """(model, image processor) of an export of mmssl that has the model with its decoder in pretraining/, or of any
+    checkpoint of the class of transformers. what: such a model in words, for messages. Raises BadInput if `name` is
+    neither."""
+    flag = f"--model_name_or_path {name}"
+    folder = read_configs(name, flag)
+    part = {"subfolder": PRETRAINING} if (folder / PRETRAINING / "config.json").is_file() else {}
+    try:
+        model, report = getattr(transformers, model_class).from_pretrained(
+            name, **part, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
+    except Exception as error:  # a missing or damaged file raises many kinds
+        raise BadInput(f"{flag} is not {what} with its decoder: {first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(f"{flag} lacks {len(missing)} weights of {what}, {missing[0]} first")
+    check_finite(model, flag)
+    remote_code.drop(model, processor)
     return model, processor
 
 
