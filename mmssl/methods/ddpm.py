@@ -20,7 +20,7 @@ from mmssl.data import draws
 from mmssl.data.images.views import STREAMS_PER_VIEW, Views
 from mmssl.errors import BadInput, first_line
 from mmssl.method import Card, Method, Output
-from mmssl.models import ema, image_encoders, memory
+from mmssl.models import ema, image_encoders, memory, pretrained
 from mmssl.models.decoder import NOISE
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcess
                 f"--model_name_or_path {name}: not a DDPMPipeline of diffusers with unet/, scheduler/ and safetensors "
                 f"({first_line(error)})"
             ) from error
+        pretrained.check_finite(unet, f"--model_name_or_path {name}")
         if not isinstance(unet.config.sample_size, int) or unet.config.in_channels != 3:
             raise BadInput(f"--model_name_or_path {name}: its U-Net does not take square colour images")
         if scheduler.config.prediction_type != "epsilon":
