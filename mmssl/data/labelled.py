@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,14 @@ INPUT_COLUMNS = {"image": columns.IMAGE, "video": columns.VIDEO, "text": columns
 CLIP_FRAMES = 8  # of a clip, for encoders that take any number
 VISUAL = ("image", "video")
 WHICH_CLIP = "which_video"  # the label column that stands for the video itself, which a clip is cut from
+
+
+class Limits(NamedTuple):
+    """What is read of one example at most: tokens of a text, seconds of a recording, frames of a video."""
+
+    tokens: int
+    seconds: float
+    frames: int = CLIP_FRAMES
 
 
 @dataclass
@@ -150,11 +158,10 @@ def load(
     label_column = columns.find(train.column_names, label_column, columns.LABEL, "label")
     input_column = columns.find(train.column_names, input_column, INPUT_COLUMNS[modality], "input")
     labels, names = _labels([train, test], label_column)
-    read = READ[modality]
-    parts = []
+    limits, parts = Limits(max_length, max_seconds, frames), []
     for rows, label in zip((train, test), labels, strict=True):
-        usable, inputs = read(rows, input_column, processor, frames if modality == "video" else max_length, max_seconds)
-        identity = f"{rows._fingerprint} {input_column} {max_length} {max_seconds} {frames}"
+        usable, inputs = READ[modality](rows, input_column, processor, limits)
+        identity = f"{rows._fingerprint} {input_column} {limits}"
         parts.append(Labelled(inputs, label[usable], names, identity, inputs.lengths))
     return parts[0], parts[1]
 
@@ -173,7 +180,7 @@ def unlabelled(
     not exist, and none can be seen."""
     train = sources.split(sources.load(name, texts=modality == "text"), held_out)[0]
     column = columns.find(train.column_names, input_column, INPUT_COLUMNS[modality], "input")
-    return READ[modality](train.select_columns([column]), column, processor, max_length, max_seconds)[1]
+    return READ[modality](train.select_columns([column]), column, processor, Limits(max_length, max_seconds))[1]
 
 
 def test_data(
@@ -202,9 +209,10 @@ def test_data(
         raise BadInput(
             f"--dataset {name}: its label {unknown[0]!r} is none of {', '.join(names)}, the source's classes"
         )
-    usable, inputs = READ[modality](test, column, processor, max_length, max_seconds)
+    limits = Limits(max_length, max_seconds)
+    usable, inputs = READ[modality](test, column, processor, limits)
     label = torch.tensor([names.index(each) for each in found])[usable]
-    return Labelled(inputs, label, names, f"{test._fingerprint} {column} {max_length} {max_seconds}", inputs.lengths)
+    return Labelled(inputs, label, names, f"{test._fingerprint} {column} {limits}", inputs.lengths)
 
 
 def overlap(train: Labelled, test: Labelled) -> list[int]:
@@ -285,27 +293,31 @@ def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], l
     return [torch.tensor([number[value] for value in of_part]) for of_part in values], names
 
 
-def _images(rows: datasets.Dataset, column: str, processor, *_) -> tuple[Tensor, Images]:
+def _images(rows: datasets.Dataset, column: str, processor, limits: Limits) -> tuple[Tensor, Images]:
     inputs = Images(rows, getattr(processor, "image_processor", processor), column, what="labelled images")
     return inputs.rows, inputs
 
 
-def _texts(rows: datasets.Dataset, column: str, processor, max_length: int, _: float) -> tuple[Tensor, Texts]:
+def _texts(rows: datasets.Dataset, column: str, processor, limits: Limits) -> tuple[Tensor, Texts]:
     texts = list(rows[column])
     for row, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise BadInput(f"--input_column {column}, row {row}: {text!r} is not text")
-    return torch.arange(len(texts)), Texts(texts, getattr(processor, "tokenizer", processor), max_length)
+    return torch.arange(len(texts)), Texts(texts, getattr(processor, "tokenizer", processor), limits.tokens)
 
 
-def _waves(rows: datasets.Dataset, column: str, processor, _: int, max_seconds: float) -> tuple[Tensor, Waves]:
+def _waves(rows: datasets.Dataset, column: str, processor, limits: Limits) -> tuple[Tensor, Waves]:
     extractor = getattr(processor, "feature_extractor", processor)
-    found = list(waves.read(rows, column, extractor.sampling_rate, max_seconds))
+    found = list(waves.read(rows, column, extractor.sampling_rate, limits.seconds))
     broken = [f"row {row}: {wave}" for row, wave in enumerate(found) if isinstance(wave, str)]
     columns.report_unusable({f"recordings in {column} that cannot be read": broken}, len(found))
     usable = [row for row, wave in enumerate(found) if not isinstance(wave, str)]
     return torch.tensor(usable), Waves([found[row] for row in usable], extractor)
 
 
-# modality -> reader of a column of inputs
-READ = {"image": _images, "text": _texts, "audio": _waves, "video": examples.middles}
+def _clips(rows: datasets.Dataset, column: str, processor, limits: Limits) -> tuple[Tensor, examples.Examples]:
+    return examples.middles(rows, column, processor, limits.frames)
+
+
+# modality -> reader of a column of inputs: (the usable rows, the inputs)
+READ = {"image": _images, "text": _texts, "audio": _waves, "video": _clips}

@@ -58,7 +58,7 @@ class Drawn(Examples):
         return self.digits.__getitems__(places.tolist())["pixel_values"]
 
 
-def middles(rows: datasets.Dataset, column: str, processor, window: int, _: float) -> tuple[Tensor, Examples]:
+def middles(rows: datasets.Dataset, column: str, processor, window: int) -> tuple[Tensor, Examples]:
     """(the usable rows, the clip in the middle of each). Raises BadInput if more than a tenth cannot be used."""
     frames = Kept(Rows(rows, column), _of_images(processor), 0.0, DISK_GB, "labelled videos")
     usable = _usable(frames, window)
