@@ -18,7 +18,7 @@ import mmssl.methods
 from mmssl.data.loader import Loader
 from mmssl.distributed import has_batch_norm
 from mmssl.errors import BadInput
-from mmssl.hub import export
+from mmssl.hub import reloading
 from mmssl.training.loop import train
 from mmssl.training.start import start
 
@@ -191,8 +191,8 @@ def exports(request, tmp_path_factory) -> dict[str, Exception | None]:
         except Exception as error:
             found[name] = error
         else:
-            written[name] = export.Exported(directory, model, tiny.processor, tiny.example, tiny.auto_class)
-    return found | dict(zip(written, export.reload_faults(list(written.values())), strict=True))
+            written[name] = reloading.Exported(directory, model, tiny.processor, tiny.example, tiny.auto_class)
+    return found | dict(zip(written, reloading.reload_faults(list(written.values())), strict=True))
 
 
 @held_to("export", each_variant=False)

@@ -23,7 +23,7 @@ from transformers import (
 
 from mmssl.arguments import TrainArgs
 from mmssl.errors import BadInput
-from mmssl.hub import card, export
+from mmssl.hub import card, export, reloading
 from mmssl.training.loop import Summary
 from mmssl.training.output_dir import OutputDir
 
@@ -91,7 +91,7 @@ def test_weights_other_than_those_in_memory_are_refused_and_the_run_does_not_loo
     method.__class__ = SavesAnother
     OutputDir(tmp_path).register(["metrics.json"])
     (tmp_path / "metrics.json").write_text("{}")  # of an earlier end, before the run was continued
-    with pytest.raises(export.NotLoadable, match="differs by"):
+    with pytest.raises(reloading.NotLoadable, match="differs by"):
         finish(tmp_path, method, processor)
     assert not (tmp_path / "metrics.json").exists()
     with pytest.raises(BadInput, match="holds no finished run"):
@@ -123,8 +123,8 @@ def test_directories_are_checked_together_and_refused_one_by_one(tmp_path):
     (tmp_path / "without_tokenizer" / "tokenizer.json").unlink()
     tiny_clip.build(seed=1)[0].save_pretrained(tmp_path / "of_other_weights")
     models = {name: method.model for name in names} | {"deadly": deadly.model}
-    exports = [export.Exported(tmp_path / name, models[name], processor, tiny_clip.EXAMPLE) for name in names]
-    faults = dict(zip(names, map(str, export.reload_faults(exports)), strict=True))
+    exports = [reloading.Exported(tmp_path / name, models[name], processor, tiny_clip.EXAMPLE) for name in names]
+    faults = dict(zip(names, map(str, reloading.reload_faults(exports)), strict=True))
     assert faults["first"] == faults["last"] == "None"
     assert faults["deadly"] == f"{tmp_path / 'deadly'} was written but does not load: exit code -9"
     for name in ("without_tokenizer", "of_other_weights"):
@@ -160,15 +160,15 @@ def test_feature_extractors_image_processors_and_tokenizers_are_reloaded_too(tmp
     model, processor, example = family()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    export.check_reload(tmp_path, model, processor, example)
+    reloading.check_reload(tmp_path, model, processor, example)
 
 
 def test_code_that_needs_mmssl_is_refused(tmp_path):
     method, processor = tiny_clip.build()
     tiny_clip.export(tmp_path)
     own_code(tmp_path, method, "from mmssl.methods.clip import CLIP\n")
-    with pytest.raises(export.NotLoadable, match="does not load.*mmssl"):
-        export.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
+    with pytest.raises(reloading.NotLoadable, match="does not load.*mmssl"):
+        reloading.check_reload(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
 
 
 OWN_ARCHITECTURE = """
@@ -202,7 +202,7 @@ import bag
 import tiny_clip
 from accelerate import Accelerator
 from mmssl.data.text.tokens import train_clip_tokenizer
-from mmssl.hub import card, export
+from mmssl.hub import card, reloading
 
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2, accelerator.num_processes
@@ -213,7 +213,7 @@ if accelerator.is_main_process:
     model, tokenizer = bag.Bag(bag.BagConfig()), train_clip_tokenizer(tiny_clip.TEXTS, 600)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    export.check_reload(directory, model, tokenizer, {"text": tiny_clip.TEXTS})
+    reloading.check_reload(directory, model, tokenizer, {"text": tiny_clip.TEXTS})
     print("it loads")
     print(card.command_line())
 accelerator.wait_for_everyone()

@@ -6,7 +6,7 @@ from tiny import cpc
 
 from mmssl.errors import BadInput
 from mmssl.hub import onnx
-from mmssl.hub.export import NotLoadable
+from mmssl.hub.reloading import NotLoadable
 from mmssl.models import pretrained
 
 

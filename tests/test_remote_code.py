@@ -13,7 +13,7 @@ from tiny import cpc as tiny_cpc
 from tiny import mae as tiny_mae
 
 from mmssl.errors import BadInput
-from mmssl.hub import export
+from mmssl.hub import reloading
 from mmssl.methods import bert, char_rnn, cpc, mae
 from mmssl.models import pretrained, remote_code, towers
 from mmssl.models.char_rnn import CharRNNForCausalLM
@@ -94,7 +94,7 @@ def test_code_that_a_checkpoint_names_is_not_run_and_not_in_the_next_export(fami
     method.save_pretrained(left)
     processor.save_pretrained(left)
     assert "evil" not in "".join(f.read_text() for f in left.rglob("*.json"))
-    export.check_reload(left, method.exported(), processor, example, auto_class)
+    reloading.check_reload(left, method.exported(), processor, example, auto_class)
     assert not (given / "it_ran").exists()
 
 
@@ -106,8 +106,8 @@ def test_the_reload_runs_no_code_that_did_not_train_the_model(form, tmp_path):
     settings = json.loads((tmp_path / "config.json").read_text())
     poison(tmp_path, form)
     (tmp_path / "config.json").write_text(json.dumps(settings))  # our own code, beside a tokenizer of theirs
-    with pytest.raises(export.NotLoadable, match="is not the code that trained"):
-        export.check_reload(tmp_path, method.model, processor, example, auto_class)
+    with pytest.raises(reloading.NotLoadable, match="is not the code that trained"):
+        reloading.check_reload(tmp_path, method.model, processor, example, auto_class)
     assert not (tmp_path / "it_ran").exists()
 
 
@@ -120,8 +120,8 @@ def test_a_file_with_the_name_of_ours_is_not_ours(tmp_path):
     for trust in (False, True):  # the class of this package is there: no copy of it is wanted
         model, _ = char_rnn.from_pretrained(str(tmp_path), trust)
         assert type(model) is CharRNNForCausalLM
-    with pytest.raises(export.NotLoadable):
-        export.check_reload(tmp_path, method.model, processor, example, auto_class)
+    with pytest.raises(reloading.NotLoadable):
+        reloading.check_reload(tmp_path, method.model, processor, example, auto_class)
     assert not (tmp_path / "it_ran").exists()
 
 
@@ -146,7 +146,7 @@ def test_code_that_is_trusted_travels_with_the_export_and_reloads(tmp_path):
     assert type(model).__name__ == "Theirs"
     model.save_pretrained(left)
     processor.save_pretrained(left)
-    export.check_reload(left, model, processor, tiny_clip.EXAMPLE)
+    reloading.check_reload(left, model, processor, tiny_clip.EXAMPLE)
     assert (left / "theirs.py").read_text() == FOREIGN
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmssl.arguments import Flags, command, flag
 from mmssl.errors import BadInput, first_line
-from mmssl.hub.export import TOLERANCE, NotLoadable
+from mmssl.hub.reloading import TOLERANCE, NotLoadable
 from mmssl.models import pretrained
 from mmssl.plain_text import say
 from mmssl.training.output_dir import OutputDir

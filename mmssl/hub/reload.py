@@ -1,7 +1,7 @@
 """Loads an exported directory as a user would, and runs raw examples through its processor and model.
 
-Imports nothing from mmssl. `export.check_reload` runs this file as a program in a new interpreter, where mmssl cannot
-be imported, and compares its outputs with those of the same function in the training process. Standard input: the
+Imports nothing from mmssl. hub/reloading.py runs this file as a program in a new interpreter, where mmssl cannot be
+imported, and compares its outputs with those of the same function in the training process. Standard input: the
 arguments of `reload` for each directory, as JSON.
 """
 

@@ -34,7 +34,7 @@ class Tiny:
     data:       at least 3 * batch_size items.
     batch_size: of one optimizer step, over all processes; even. shuffle: no where each batch continues the one before.
     exported:   the model, in memory, that `method.save_pretrained` writes. processor, example, auto_class: as
-                export.check_reload has them.
+                reloading.check_reload has them.
     moved:      prefixes of the parameters without gradient that the method moves itself (an EMA teacher).
     optimizers: for training; plain: for comparing weights, without anything that amplifies rounding, as Adam does.
     """
