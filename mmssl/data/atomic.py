@@ -1,4 +1,5 @@
-"""Folders that are written completely or not at all, and only once when several runs need one at the same time."""
+"""Folders that are written completely or not at all, and only once when several runs need one at the same time; and the
+folder where all of them are."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
+from huggingface_hub.constants import HF_HOME
 
+from mmssl.arguments import check_text
 from mmssl.errors import BadInput, first_line, not_written
 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
@@ -82,3 +85,12 @@ def _clear(partial: Path) -> None:
         shutil.rmtree(partial)
     if os.path.lexists(partial):
         raise BadInput(f"{partial} is in the way, and mmssl did not write it: move it away")
+
+
+def home() -> Path:
+    """The folder of built-in and decoded data: MMSSL_HOME, or mmssl/ in the Hugging Face cache."""
+    given = os.environ.get("MMSSL_HOME")
+    if not given:  # unset, or set to nothing
+        return Path(HF_HOME) / "mmssl"
+    check_text("MMSSL_HOME", given)
+    return Path(given).expanduser()

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmssl.data import columns, sources
+from mmssl.data import columns, readers, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.file_tables import IMAGES
 from mmssl.data.webdataset import FIRST, MAX_MEMBER
@@ -163,7 +163,7 @@ def find(name: str, column: str | None, held_out: int, room: int) -> tuple[Shard
     if (files := sources.shards(name)) is None:
         return None
     one = files["train"][0]
-    packed = not one.startswith(REMOTE) and sources.reader(Path(one)) == "webdataset"
+    packed = not one.startswith(REMOTE) and readers.reader(Path(one)) == "webdataset"
     reader = _tar if packed else partial(_parquet, room=room)
     train, column = reader(f"--dataset {name}", files["train"], column)
     if len(train) < 2:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.data import columns, contents, sources
+from mmssl.data import columns, contents, readers, sources
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 BLOCK = 1 << 24  # bytes
-READ_HERE = ("parquet", "text", None)  # readers of `sources.reader`; a file of an unknown kind counts as text
+READ_HERE = ("parquet", "text", None)  # readers of `readers.reader`; a file of an unknown kind counts as text
 SPACE = re.compile(  # the white space of str.split(), in UTF-8
     rb"[\t-\r\x1c- ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
 )
@@ -41,11 +41,11 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
         )
     files = [source] if isinstance(source, (str, Path)) else list(source)
     paths = [Path(file).expanduser() for file in files]
-    if len(files) > 1 or (paths and paths[0].is_file() and sources.reader(paths[0]) in READ_HERE):
+    if len(files) > 1 or (paths and paths[0].is_file() and readers.reader(paths[0]) in READ_HERE):
         for path in paths:
             if not path.is_file():
                 raise BadInput(f"{path}: no such file")
-            if (reader := sources.reader(path)) not in READ_HERE:
+            if (reader := readers.reader(path)) not in READ_HERE:
                 raise BadInput(f"{path}: a list of files takes only text and Parquet, not {reader}")
             if column and reader != "parquet":
                 raise BadInput(f"--text_column {column}: {path} is read as plain text, which has no columns")

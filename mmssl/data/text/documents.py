@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.data import contents, sources
+from mmssl.data import contents, folders, readers, sources
 from mmssl.data.text.blocks import file_blocks, text_column
 from mmssl.errors import BadInput
 
@@ -130,18 +130,18 @@ def text_files(name: str) -> dict[str, list[str]] | None:
         return None
     paths = [Path(part).expanduser() for part in name.split(",")]
     if len(paths) == 1 and paths[0].is_dir():
-        files = sources.listed(paths[0])
-        tables = [f for f in files if contents.suffix(f) in sources.READERS and not _is_text(f)]
+        files = folders.listed(paths[0])
+        tables = [f for f in files if contents.suffix(f) in readers.READERS and not _is_text(f)]
         if any(f.stem != "metadata" for f in tables) or not (texts := [file for file in files if _is_text(file)]):
             return None
-        sources.refuse_runs(paths[0], files)
-        parts = sources.by_split(paths[0], texts)
-        test = next((parts[split] for split in sources.HELD_OUT_NAMES if split in parts), None)
+        folders.refuse_runs(paths[0], files)
+        parts = folders.by_split(paths[0], texts)
+        test = next((parts[split] for split in folders.HELD_OUT_NAMES if split in parts), None)
         train = parts.get("train", test)
         return {"train": train} | ({"test": test} if test and test is not train else {})
     for path in paths:
         if path.is_file():
-            text = sources.reader(path) in ("text", None)  # a file of an unknown kind counts as text
+            text = readers.reader(path) in ("text", None)  # a file of an unknown kind counts as text
         elif text := _is_text(path) or len(paths) > 1:
             raise BadInput(f"--dataset {path}: no such file")
         if not text and len(paths) == 1:

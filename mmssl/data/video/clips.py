@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.arguments import Flags, flag
-from mmssl.data import columns, contents, draws, sources
+from mmssl.data import columns, contents, draws, folders, sources
 from mmssl.data.built_in import DRAWN
 from mmssl.data.video import decoding
 from mmssl.data.video.frames import Frames, Kept, Rows, Streamed
@@ -113,11 +113,11 @@ def load(name: str) -> dict[str, datasets.Dataset]:
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return {"train": _of_files(path.parent, [str(path)], False)}
     if path.is_dir():
-        files = sources.listed(path)
+        files = folders.listed(path)
         videos = [file for file in files if file.suffix.lower() in SUFFIXES]
         if videos and not any(contents.suffix(file) in (".parquet", ".tar") for file in files):
-            sources.refuse_runs(path, files)
-            parts = sources.by_split(path, videos)
+            folders.refuse_runs(path, files)
+            parts = folders.by_split(path, videos)
             labelled = len({Path(file).parent for file in videos}) > 1
             found = {part: _of_files(path, chosen, labelled) for part, chosen in parts.items()}
             return sources.named(found)
