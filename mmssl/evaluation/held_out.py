@@ -42,12 +42,15 @@ class Evaluation:
 
 
 class HeldOut(Evaluation):
-    """held_out: map-style; its `__getitems__` returns the method's batches, the same at every call."""
+    """
+    held_out: map-style; its `__getitems__` returns the method's batches, the same at every call.
+    chance:   metrics of a method that ignores its input.
+    """
 
     units = "Loss and metrics of the method's own task."
 
-    def __init__(self, held_out: Dataset, batch_size: int) -> None:
-        self.held_out, self.batch_size = held_out, min(batch_size, len(held_out))
+    def __init__(self, held_out: Dataset, batch_size: int, chance: dict[str, float] | None = None) -> None:
+        self.held_out, self.batch_size, self.chance = held_out, min(batch_size, len(held_out)), chance or {}
 
     @torch.no_grad()
     def __call__(self, method: Method) -> dict[str, float]:
@@ -56,7 +59,8 @@ class HeldOut(Evaluation):
     @torch.no_grad()
     def baselines(self, method: Method) -> Columns:
         trivial = self._mean(method)[1]
-        return {} if trivial is None else {"input ignored": {"loss": trivial}}
+        ignored = ({} if trivial is None else {"loss": trivial}) | self.chance
+        return {"input ignored": ignored} if ignored else {}
 
     def _mean(self, method: Method) -> tuple[dict[str, float], float | None]:
         """(results, trivial loss), means over the held-out batches. A last, smaller batch is left out: if the loss

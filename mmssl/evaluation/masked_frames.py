@@ -22,19 +22,19 @@ class MaskedFrames(HeldOut):
 
     def __init__(self, held_out: Recordings, batch_size: int) -> None:
         super().__init__(held_out, batch_size)
-        self.chance: float | None = None
+        self.by_chance: float | None = None
 
     @torch.no_grad()
     def __call__(self, method: Method) -> dict[str, float]:
         values, _ = self._mean(method)
-        self.chance = 100 * values.pop("chance")
+        self.by_chance = 100 * values.pop("chance")
         return values | {"accuracy": 100 * values["accuracy"]}
 
     @torch.no_grad()
     def baselines(self, method: Method) -> Columns:
-        if self.chance is None:
+        if self.by_chance is None:
             self(method)
-        return {"chance": {"accuracy": self.chance}} | super().baselines(method)
+        return {"chance": {"accuracy": self.by_chance}} | super().baselines(method)
 
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
         model = method.model.cpu()

@@ -32,7 +32,7 @@ class Neighbours(HeldOut):
                then taken on these.
     task:      caption of a figure of the method's own task on held-out images, if it has one. The columns are what
                `method.shown(pixel_values, key)` returns: title -> (images, 3, height, width) in [0, 1].
-    chance:    metrics of a method that ignores its input.
+    chance:    see HeldOut.
     """
 
     def __init__(
@@ -44,14 +44,10 @@ class Neighbours(HeldOut):
         task: str = "",
         chance: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(held_out if copies is None else copies, batch_size)
-        self.pictures, self.processor, self.task, self.chance = held_out, processor, task, chance or {}
+        super().__init__(held_out if copies is None else copies, batch_size, chance)
+        self.pictures, self.processor, self.task = held_out, processor, task
         if copies is not None:
             self.units = "Loss and metrics of the method's own task, on new augmented copies of training images."
-
-    def baselines(self, method: Method) -> Columns:
-        ignored = super().baselines(method).get("input ignored", {}) | self.chance
-        return {"input ignored": ignored} if ignored else {}
 
     @torch.no_grad()
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:

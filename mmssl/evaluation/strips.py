@@ -22,16 +22,12 @@ class Strips(HeldOut):
     """
     task:   caption of a figure of the method's own task. The rows are what `method.shown(pixel_values, key)` returns:
             title -> (clips, time, 3, height, width) in [0, 1].
-    chance: metrics of a method that ignores its input.
+    chance: see HeldOut.
     """
 
     def __init__(self, held_out: Dataset, batch_size: int, task: str, chance: dict[str, float] | None = None) -> None:
-        super().__init__(held_out, batch_size)
-        self.task, self.chance = task, chance or {}
-
-    def baselines(self, method: Method) -> Columns:
-        ignored = super().baselines(method).get("input ignored", {}) | self.chance
-        return {"input ignored": ignored} if ignored else {}
+        super().__init__(held_out, batch_size, chance)
+        self.task = task
 
     @torch.no_grad()
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:

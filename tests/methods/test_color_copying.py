@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+import whole_images
 from tiny.color_copying import method
 from tiny.simclr import resnet
 from tiny.video_lstm import TIME, Clips
 from torch import Tensor
-from transformers import AutoModel
 
 from mmssl.data import draws
 from mmssl.data.images import views
@@ -102,10 +102,6 @@ def test_colours_are_clustered_and_grey_clips_are_refused():
 
 def test_it_loads_plainly_and_shows_carried_colours(tmp_path):
     one = method(resnet).eval()
-    one.save_pretrained(tmp_path)
-    images = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        loaded = AutoModel.from_pretrained(tmp_path).eval()(images).pooler_output
-        torch.testing.assert_close(loaded, one.encoder(images).pooler_output)
+    whole_images.assert_loads_and_takes_them(one, tmp_path)
     shown = one.shown(**batch())
     assert {rows.shape for rows in shown.values()} == {(4, TIME, 3, 16, 16)}

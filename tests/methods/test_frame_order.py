@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+import whole_images
 from tiny.frame_order import method
 from tiny.simclr import resnet, vit
 from tiny.video_lstm import Clips
 from torch import Tensor
-from transformers import AutoModel
 
 from mmssl.data import draws
 from mmssl.errors import BadInput
@@ -79,11 +79,7 @@ def test_each_frame_is_seen_in_its_own_way():
 
 def test_it_loads_plainly_as_an_encoder_of_images(tmp_path):
     one = method(resnet).eval()
-    one.save_pretrained(tmp_path)
-    images = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        loaded = AutoModel.from_pretrained(tmp_path).eval()(images).pooler_output
-        torch.testing.assert_close(loaded, one.encoder(images).pooler_output)
+    whole_images.assert_loads_and_takes_them(one, tmp_path)
 
 
 def test_too_few_frames_are_refused():

@@ -7,12 +7,12 @@ import math
 import collapse
 import pytest
 import torch
+import whole_images
 from tiny.cpc_image import bit
 from tiny.deepcluster import one_view
 from tiny.jigsaw import method
 from tiny.simclr import batch, resnet, vit
 from torch import Tensor
-from transformers import AutoModel
 
 from mmssl.data.images import tiles
 from mmssl.errors import BadInput
@@ -118,11 +118,7 @@ def test_without_objects_the_permutation_stays_at_chance():
 
 def test_it_loads_plainly_and_takes_whole_images(tmp_path):
     one = method(resnet).eval()
-    one.save_pretrained(tmp_path)
-    whole = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        loaded = AutoModel.from_pretrained(tmp_path).eval()(whole).pooler_output
-        torch.testing.assert_close(loaded, one.encoder(whole).pooler_output)
+    whole_images.assert_loads_and_takes_them(one, tmp_path)
 
 
 def test_the_heads_hold_the_permutations_and_another_number_of_them_is_refused(tmp_path):

@@ -6,11 +6,11 @@ import collapse
 import pytest
 import torch
 import torch.nn.functional as F
+import whole_images
 from tiny.simclr import resnet, vit
 from tiny.tracking import method
 from tiny.video_lstm import TIME, Clips
 from torch import Tensor
-from transformers import AutoModel
 
 from mmssl.data import draws
 from mmssl.data.video import tracks
@@ -79,11 +79,7 @@ def test_a_batch_of_one_is_refused():
 
 def test_it_loads_plainly_and_takes_whole_images(tmp_path):
     one = method(resnet).eval()
-    one.save_pretrained(tmp_path)
-    whole = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        loaded = AutoModel.from_pretrained(tmp_path).eval()(whole).pooler_output
-        torch.testing.assert_close(loaded, one.encoder(whole).pooler_output)
+    whole_images.assert_loads_and_takes_them(one, tmp_path)
     shown = one.shown(**batch())
     assert {rows.shape for rows in shown.values()} == {(8, TIME, 3, 16, 16)}
 
