@@ -11,7 +11,7 @@ from mmssl.distributed import alone
 from mmssl.plain_text import say, say_lines
 from mmssl.training import steps
 from mmssl.training.loop import train
-from mmssl.training.start import start
+from mmssl.training.start import start as set_up
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
     from mmssl.training.summary import Summary
 
 __all__ = ["pretrain", "start"]  # a recipe begins with start() and ends with pretrain()
+
+
+def start(args: TrainArgs) -> None:
+    """Set up the processes, check the output directory and set the seed. The first line of every recipe."""
+    from accelerate import PartialState
+
+    from mmssl.hub import reloading
+
+    set_up(args)
+    if PartialState().is_main_process:
+        reloading.start_early()
 
 
 def pretrain(

@@ -131,6 +131,32 @@ def test_directories_are_checked_together_and_refused_one_by_one(tmp_path):
         assert faults[name].startswith(f"{tmp_path / name} loads, but") and "differs by" in faults[name]
 
 
+def test_an_interpreter_started_early_tests_the_export_and_one_that_has_ended_is_replaced(tmp_path):
+    method, processor = tiny_clip.build()
+    tiny_clip.export(tmp_path)
+    exported = reloading.Exported(tmp_path, method.model, processor, tiny_clip.EXAMPLE)
+    reloading.start_early()
+    early = reloading._early[os.getpid()]
+    with reloading.Reload([exported]) as test:
+        assert test.interpreter is early
+        test.raise_fault()
+    reloading.start_early()
+    killed = reloading._early[os.getpid()]
+    killed.process.kill()
+    killed.process.wait()
+    with reloading.Reload([exported]) as test:
+        assert test.interpreter is not killed
+        test.raise_fault()
+
+
+@pytest.mark.slow
+def test_an_early_interpreter_ends_when_its_patience_does(monkeypatch):
+    monkeypatch.setattr(reloading, "PATIENCE", 1)
+    interpreter = reloading.Interpreter()
+    assert interpreter.process.wait(60) == 0 and not interpreter.listens()
+    interpreter.end()
+
+
 def wav2vec():
     config = Wav2Vec2Config(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, conv_dim=(32, 32),

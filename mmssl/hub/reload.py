@@ -2,7 +2,7 @@
 
 Imports nothing from mmssl. hub/reloading.py runs this file as a program in a new interpreter, where mmssl cannot be
 imported, and compares its outputs with those of the same function in the training process. Standard input: the
-arguments of `reload` for each directory, as JSON.
+arguments of `reload` for each directory, as a line of JSON. Its one argument: the seconds that it waits for them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import os
+import select
 import sys
 import traceback
 
@@ -73,7 +74,11 @@ def main() -> None:
     sys.modules["mmssl"] = None  # as on a machine where it is not installed
     sys.modules["sklearn"] = None  # transformers would import it, without need: saves a second
     may_run = run_only()
-    for directory, auto_class, auto_processor, code, place in json.load(sys.stdin):
+    from transformers import AutoModel, AutoProcessor, PreTrainedModel  # noqa: F401
+
+    if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
+        return
+    for directory, auto_class, auto_processor, code, place in json.loads(sys.stdin.readline()):
         may_run.clear()
         may_run.update(code)
         reload(directory, auto_class, auto_processor, code, place)

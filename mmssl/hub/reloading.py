@@ -3,12 +3,14 @@ model in memory."""
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from mmssl.hub import reload
 from mmssl.models import remote_code
 
 TOLERANCE = 1e-5  # largest difference of outputs after a reload, relative to the largest output
+PATIENCE = 300  # seconds that an interpreter waits to be asked; it holds 400 MB
 
 
 class NotLoadable(RuntimeError):
@@ -67,6 +70,64 @@ def reload_faults(exports: Sequence[Exported]) -> list[NotLoadable | None]:
     return faults
 
 
+class Interpreter:
+    """A new Python process that runs reload.py: it imports transformers, then waits for what it is asked to load."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.folder = tempfile.TemporaryDirectory()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", Path(reload.__file__).read_text(), str(PATIENCE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment(self.folder.name),
+            cwd=self.folder.name,
+            text=True,
+        )
+
+    def ask(self, jobs: list) -> None:
+        """Send it the arguments of `reload.reload` for each directory."""
+        with suppress(BrokenPipeError):  # it has ended already
+            self.process.stdin.write(json.dumps(jobs) + "\n")  # a line: a forked data worker may keep the pipe open
+            self.process.stdin.flush()
+
+    def listens(self) -> bool:
+        """Whether it still waits. Half of its patience: it must not end while it is asked."""
+        return self.process.poll() is None and time.monotonic() - self.began < PATIENCE / 2
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.folder.cleanup()
+
+
+_early: dict[int, Interpreter] = {}  # by the process that started it: a fork must not use its parent's
+
+
+def start_early() -> None:
+    """Start the interpreter of this process's next Reload now: its seconds of imports pass beside those at the start of
+    a run, which use one core. If the training takes minutes it ends, to free its memory, and Reload starts another."""
+    if os.getpid() not in _early:
+        _early[os.getpid()] = Interpreter()
+        atexit.register(_end_early)
+
+
+def _next() -> Interpreter:
+    early = _early.pop(os.getpid(), None)
+    if early and not early.listens():
+        early.end()
+        early = None
+    return early or Interpreter()
+
+
+def _end_early() -> None:
+    if interpreter := _early.pop(os.getpid(), None):
+        interpreter.end()
+
+
 class Reload:
     """A new interpreter that loads directories and runs their examples, while this process goes on: `faults` waits for
     it. A context: the interpreter ends with it."""
@@ -76,8 +137,8 @@ class Reload:
         # now, not while this process goes on: a tokenizer keeps the padding of the last call
         models = [copy.deepcopy(export.model).to("cpu", torch.float32).eval() for export in exports]
         self.expected = [reload.outputs(m, e.processor, e.example) for m, e in zip(models, exports, strict=True)]
-        self.folder = tempfile.TemporaryDirectory()
-        self.places = [Path(self.folder.name, f"example_{i}") for i in range(len(exports))]
+        self.interpreter = _next()
+        self.places = [Path(self.interpreter.folder.name, f"example_{i}") for i in range(len(exports))]
         jobs = []
         for export, own in zip(exports, self.places, strict=True):
             own.mkdir()
@@ -88,30 +149,17 @@ class Reload:
             code = sorted(remote_code.has_run(export.directory, export.model, export.processor))
             classes = [export.auto_class, _auto_class(export.processor)]
             jobs.append([str(export.directory.resolve()), *classes, code, str(own)])
-        self.interpreter = subprocess.Popen(
-            [sys.executable, "-c", Path(reload.__file__).read_text()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=_environment(self.folder.name),
-            cwd=self.folder.name,
-            text=True,
-        )
-        with suppress(BrokenPipeError):  # it has crashed already
-            self.interpreter.stdin.write(json.dumps(jobs))
-            self.interpreter.stdin.close()
+        self.interpreter.ask(jobs)
 
     def __enter__(self) -> Reload:
         return self
 
     def __exit__(self, *error) -> None:
-        self.interpreter.kill()
-        self.interpreter.wait()
-        self.folder.cleanup()
+        self.interpreter.end()
 
     def faults(self) -> list[NotLoadable | None]:
         """None for a directory without a fault; up to and including the first that crashes the interpreter."""
-        status, faults = self.interpreter.wait(), []
+        status, faults = self.interpreter.process.wait(), []
         for export, wanted, own in zip(self.exports, self.expected, self.places, strict=True):
             if (own / reload.OUTPUTS).exists():
                 faults.append(_difference(export.directory, wanted, load_file(own / reload.OUTPUTS)))

@@ -20,7 +20,7 @@ MEETING = "start it with `accelerate launch`, or unset MASTER_ADDR, MASTER_PORT,
 
 
 def start(args: TrainArgs) -> None:
-    """Set up the processes, check the output directory and set the seed. The first line of every recipe."""
+    """Set up the processes, check the output directory and set the seed."""
     from accelerate import PartialState
     from accelerate.utils import set_seed
 

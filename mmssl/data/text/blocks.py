@@ -33,12 +33,12 @@ def open_blocks(source, column: str | None) -> tuple[list, Iterator[tuple[str, b
     source, column: as in `corpus.load`. Raises BadInput if a file is missing or corrupt, if there is no text column, or
     if bytes are not UTF-8 (with file and line).
     """
-    from datasets import Dataset, IterableDataset
+    if not isinstance(source, (str, Path, list, tuple)):
+        from datasets import Dataset, IterableDataset  # takes a third of a second
 
-    if isinstance(source, (Dataset, IterableDataset)):
-        return [getattr(source, "_fingerprint", None) or repr(source), column], _table_blocks(
-            "the dataset", source, column
-        )
+        if isinstance(source, (Dataset, IterableDataset)):
+            name = getattr(source, "_fingerprint", None) or repr(source)
+            return [name, column], _table_blocks("the dataset", source, column)
     files = [source] if isinstance(source, (str, Path)) else list(source)
     paths = [Path(file).expanduser() for file in files]
     if len(files) > 1 or (paths and paths[0].is_file() and readers.reader(paths[0]) in READ_HERE):

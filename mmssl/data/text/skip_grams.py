@@ -71,7 +71,8 @@ def noise_pool(counts: np.ndarray, rng: np.random.Generator, size: int = 2**22, 
         raise BadInput(f"no noise words: none of the {len(counts)} words occurs in the text")
     steps = (np.arange(size) + rng.random()) / size * cumulative[-1]
     steps = np.minimum(steps, np.nextafter(cumulative[-1], 0))  # rounding must not go past the last word
-    return rng.permutation(np.searchsorted(cumulative, steps, side="right").astype(np.int32))
+    each = np.diff(np.searchsorted(steps, cumulative), prepend=0)
+    return rng.permutation(np.repeat(np.arange(len(counts), dtype=np.int32), each))
 
 
 class Pieces(Dataset):
