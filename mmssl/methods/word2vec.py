@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mmssl.models.word2vec import Word2VecModel
 
 
-TURN = 10_000  # words that a thread trains on between two exchanges of its private rows
+TURN = 10_000  # largest number of words, about, that a thread trains on between two exchanges of its private rows
 SETTLED = 400  # occurrences after which a word's vector has moved most of the way (1 - 1/e) to its target
 HOT = 300  # most frequent rows; with several threads, each thread has private copies of them
 IN_FLIGHT = 4096  # windows of one batched update
@@ -167,7 +167,8 @@ class Word2Vec(Method):
 
     def _train_threads(self, ids: np.ndarray, learning_rate: float) -> tuple[float, int]:
         inputs, outputs = self._whole(self.inputs), self._whole(self.outputs)
-        turns = iter(np.array_split(ids, max(1, len(ids) // TURN)))
+        number = -(-max(1, len(ids) // TURN) // self.threads) * self.threads  # as many for each thread
+        turns = iter(np.array_split(ids, number))
 
         kernel = _kernel()
 
