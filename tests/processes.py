@@ -23,7 +23,10 @@ from pathlib import Path
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["mmssl.hub.export", "mmssl.evaluation.image_text", "mmssl.data.sources"])
+_server.set_forkserver_preload([
+    "mmssl.hub.export", "mmssl.evaluation.image_text", "mmssl.data.sources",  # and what jobs import beside them:
+    "accelerate", "datasets", "pytest", "torch._dynamo", "transformers.models.clip.modeling_clip",
+])  # fmt: skip
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the server, and what it forks, inherits it
 
 
@@ -101,6 +104,12 @@ def recipe(name: str, *flags: str) -> None:
     """A recipe, as its command line runs it."""
     sys.argv = [str(RECIPES / f"{name}.py"), *flags]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def at_home(home: Path, name: str, *flags) -> None:
+    """A recipe whose built-in data and caches are in `home`."""
+    os.environ["MMSSL_HOME"] = str(home)
+    recipe(name, *map(str, flags))
 
 
 def _call(target: Callable, rank: int, world: int, port: int, log: Path) -> None:

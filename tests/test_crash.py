@@ -91,7 +91,7 @@ def same_bits_after_kills(beginning: Path, place: Path, world: int, kills: int) 
     return cut
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_run_killed_at_three_moments_ends_with_the_bits_of_one_never_stopped(beginning, tmp_path, world):
     same_bits_after_kills(beginning, tmp_path, world, kills=3)
 

@@ -51,6 +51,7 @@ FAMILIES = {  # a family joins by one line
         "--per_device_train_batch_size 16",
         "processor([Image.open(place + '/figures/example.png')] * 2)",
         go_on="--model_name_or_path user/mae --dataset user/emoji --per_device_train_batch_size 16",
+        slow=True,
     ),
     "simclr": Family(
         "--per_device_train_batch_size 16",
@@ -62,6 +63,7 @@ FAMILIES = {  # a family joins by one line
         "--hidden_size 16 --embedding_size 8 --chunk_length 16 --per_device_train_batch_size 4",
         "processor(['A text', 'and another one'], padding=True)",
         go_on="--model_name_or_path user/char_rnn --chunk_length 16 --per_device_train_batch_size 4",
+        slow=True,
     ),
     "word2vec": Family(
         "--per_device_train_batch_size 5 --dimension 16 --batched",

@@ -251,7 +251,7 @@ def job(
     train(method, loader, args, [optimizer(method)], step)
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_sigterm_to_a_whole_job_with_data_workers_saves_and_resumes_exactly(tmp_path, world):
     whole, left = tmp_path / "whole", tmp_path / "left"
     call = {"world": world, "max_steps": 40}
@@ -304,6 +304,7 @@ def wide_job(output_dir: Path, **flags) -> None:
     train(method, Loader(Numbers(), args.per_device_train_batch_size), args, [adam(method)])
 
 
+@pytest.mark.slow
 def test_three_processes_resume_exactly_though_they_sum_in_buckets(tmp_path):
     flags = {"per_device_train_batch_size": 3, "log": tmp_path / "log.txt", "world": 3}
     Processes(wide_job, tmp_path / "whole", **flags).succeed()
@@ -490,6 +491,7 @@ def test_one_process_may_train_twice_in_different_precisions(tmp_path):
         run(tmp_path / name, bf16=bf16, max_steps=2)
 
 
+@pytest.mark.slow
 def test_compiled_run_learns_the_same_and_saves_plain_checkpoints(tmp_path):
     def trained(**flags) -> Small:
         return run(tmp_path / str(flags), noise=0.0, save_steps=5, **flags)

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gensim.models import KeyedVectors
-from processes import Processes
-from test_recipe_mae import at_home
+from processes import Processes, at_home
 from transformers import AutoModel, AutoTokenizer
 
 WORDS = "time year people way day man thing woman life child world school state family student group country".split()

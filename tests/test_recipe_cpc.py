@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 from gensim.models import KeyedVectors
-from processes import Processes
+from processes import Processes, at_home
 from safetensors.torch import load_file
-from test_recipe_mae import at_home
 from transformers import AutoTokenizer
 
 TINY = "--max_steps 4 --save_steps 0 --use_cpu"

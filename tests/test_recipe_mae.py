@@ -1,14 +1,13 @@
 """The MAE recipe as its users run it, end to end; what it says to bad input; and the probe that any recipe takes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny_encoders
-from processes import Processes, recipe
+from processes import Processes, at_home
 from test_recipes import TINY, write_pairs
 
 RUN = "--max_steps 4 --per_device_train_batch_size 16 --save_steps 0 --use_cpu"
@@ -23,11 +22,6 @@ extract = pipeline("image-feature-extraction", model=sys.argv[1])
 once, again = (extract(sys.argv[1] + "/figures/example.png", return_tensors=True) for _ in range(2))
 assert once.shape == (1, 17, 128) and (once == again).all()
 """
-
-
-def at_home(home: Path, name: str, *flags) -> None:
-    os.environ["MMSSL_HOME"] = str(home)
-    recipe(name, *map(str, flags))
 
 
 @pytest.fixture(scope="module")

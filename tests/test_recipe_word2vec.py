@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import RECIPES, Processes
-from test_recipe_mae import at_home
+from processes import RECIPES, Processes, at_home
 
 from mmssl.errors import BadInput
 

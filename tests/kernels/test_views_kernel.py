@@ -115,6 +115,7 @@ def python(code: str, cache: Path, **environment: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_that_compile_at_once_never_leave_the_bounds_of_an_array(tmp_path):
     code = "import test_views_kernel as t; t.compare_random_views({}, 200, 30)"
     # a cache of their own: numba does not tell code with bounds checks from code without
