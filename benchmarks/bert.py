@@ -36,6 +36,7 @@ from mmssl.data.text import documents, masking, packed
 from mmssl.data.text.tokens import train_wordpiece
 from mmssl.evaluation.masked_lm import MaskedTokens
 from mmssl.methods import bert
+from mmssl.models import text_encoders
 from mmssl.training import optim
 from mmssl.training.loop import train
 
@@ -55,8 +56,8 @@ KINDS = {  # of operators, by what their names hold; the first that fits
 @dataclass
 class BenchmarkArgs(Flags):
     dataset: str = flag("wikipedia", "text: a built-in name, files, a folder or a Hub id")
-    size: str = flag("mini", "layers and width, see recipes/bert.py", (*bert.SIZES,))
-    architecture: str = flag("bert", "of the model", bert.ARCHITECTURES)
+    size: str = flag("mini", "layers and width, see recipes/bert.py", (*text_encoders.SIZES,))
+    architecture: str = flag("bert", "of the model", text_encoders.ARCHITECTURES)
     vocab_size: int = flag(30522, "of the tokenizer, trained on the text; BERT's has so many", at_least=1)
     max_seq_length: int = flag(128, "tokens of a sequence", at_least=1)
     batch_size: int = flag(32, "sequences in a step", at_least=1)
@@ -153,7 +154,7 @@ class Ours:
         self, args: BenchmarkArgs, tokenizer, sequences, place: str, dropout: float = 0.0, method: type = bert.BERT
     ) -> None:
         torch.manual_seed(0)
-        model = bert.from_scratch(tokenizer, args.architecture, args.size)
+        model = text_encoders.from_scratch(tokenizer, args.architecture, args.size)
         self.method, self.loader = method(model, tokenizer, dropout=dropout), Loader(sequences, args.batch_size)
         self.settings = {"output_dir": f"{place}/ours", "use_cpu": args.use_cpu, **turns.RUN}
 
@@ -170,7 +171,7 @@ class Theirs:
 
     def __init__(self, args: BenchmarkArgs, tokenizer, sequences, place: str, bf16: bool = False) -> None:
         torch.manual_seed(0)
-        self.model = bert.from_scratch(tokenizer, args.architecture, args.size)
+        self.model = text_encoders.from_scratch(tokenizer, args.architecture, args.size)
         self.args, self.tokenizer, self.data, self.bf16 = args, tokenizer, Joined(sequences), bf16
         self.place = f"{place}/theirs"
 

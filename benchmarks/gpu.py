@@ -37,7 +37,7 @@ from mmssl.device import best_device
 from mmssl.errors import first_line
 from mmssl.method import Method
 from mmssl.methods import bert, causal_lm, clip, mae, simclr
-from mmssl.models import image_encoders, towers
+from mmssl.models import image_encoders, text_encoders, towers
 from mmssl.training.loop import train
 from mmssl.training.optim import adamw
 
@@ -136,7 +136,7 @@ def of_clip(args: GpuArgs) -> Case:
 
 def of_text(args: GpuArgs, architecture: str) -> Case:
     words = tokenizer(500 if args.small else WORDS, LENGTH)
-    model = bert.from_scratch(words, architecture, "tiny" if args.small else "base")
+    model = text_encoders.from_scratch(words, architecture, "tiny" if args.small else "base")
     tokens = np.random.default_rng(0).integers(5, len(words), 2 * args.batch_size * LENGTH).astype(np.int32)
     data = packed.Packed(tokens, np.ones(len(tokens), bool), words, LENGTH)
     ids = torch.from_numpy(tokens[: args.batch_size * LENGTH]).long().view(-1, LENGTH)

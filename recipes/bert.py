@@ -34,6 +34,7 @@ from mmssl.arguments import command, flag
 from mmssl.data.text import packed
 from mmssl.evaluation import masked_lm
 from mmssl.methods import bert
+from mmssl.models import text_encoders
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
@@ -43,14 +44,17 @@ class BertArgs(bert.MaskedTextArgs):
     output_dir: str = flag("runs/bert", "where the encoder, log, figures and checkpoints go")
     model_name_or_path: str | None = flag(None, "a masked language model to continue from; default: from scratch")
     architecture: str = flag(
-        "modernbert", "architecture of a new model; modernbert needs fewer steps", bert.ARCHITECTURES, of_new_model=True
+        "modernbert",
+        "architecture of a new model; modernbert needs fewer steps",
+        text_encoders.ARCHITECTURES,
+        of_new_model=True,
     )
 
 
 def main(args: BertArgs) -> None:
     start(args)
     train_rows, test_rows, texts, trained_on = bert.load_documents(args)
-    model, tokenizer = bert.build(args, texts, args.architecture)
+    model, tokenizer = text_encoders.build(args, texts, args.architecture)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     training, held_out, counts, collate = packed.train_and_held_out(

@@ -32,6 +32,7 @@ from mmssl.data.text import packed
 from mmssl.evaluation.masked_lm import MaskedTokens
 from mmssl.evaluation.replaced_tokens import ReplacedTokens
 from mmssl.methods import bert, electra
+from mmssl.models import text_encoders
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
@@ -49,7 +50,7 @@ class ElectraArgs(bert.MaskedTextArgs):
 def main(args: ElectraArgs) -> None:
     start(args)
     train, test, texts, trained_on = bert.load_documents(args)
-    model, tokenizer = bert.build(args, texts, "electra", "AutoModelForPreTraining")
+    model, tokenizer = text_encoders.build(args, texts, "electra", "AutoModelForPreTraining")
     training, held_out, counts, collate = packed.train_and_held_out(
         train, test, tokenizer, args.max_seq_length, args.seed
     )

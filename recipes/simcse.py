@@ -29,16 +29,19 @@ from mmssl.data.text import documents
 from mmssl.data.text.sentences import Sentences, of_each
 from mmssl.errors import BadInput
 from mmssl.evaluation.sentence_similarity import SentenceSimilarity, neighbours, read_pairs
-from mmssl.methods import bert, simcse
+from mmssl.methods import simcse
+from mmssl.models import text_encoders
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
 
 @dataclass
-class SimcseArgs(bert.TextArgs):
+class SimcseArgs(text_encoders.TextArgs):
     output_dir: str = flag("runs/simcse", "where the encoder, log, figures and checkpoints go")
     model_name_or_path: str | None = flag(None, "a text encoder to continue from; default: from scratch")
-    architecture: str = flag("modernbert", "architecture of a new model", bert.ARCHITECTURES, of_new_model=True)
+    architecture: str = flag(
+        "modernbert", "architecture of a new model", text_encoders.ARCHITECTURES, of_new_model=True
+    )
     whole_texts: bool = flag(False, "take each text as one sentence; default: cut texts into sentences")
     fewest_words: int = flag(4, "leave out sentences of fewer words", at_least=1, at_most=10**4)
     max_seq_length: int = flag(64, "tokens of a sentence; the rest is cut off")

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import encoder
 from mmssl.evaluation.features import ImageTextEncoder
-from mmssl.methods import bert, causal_lm, char_rnn, cpc, mae
-from mmssl.models import pretrained, towers
+from mmssl.methods import causal_lm, char_rnn, cpc, mae
+from mmssl.models import pretrained, text_encoders, towers
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ READERS = {
     "clip": towers.from_pretrained,
     "towers": lambda name: towers.from_towers(name, name),
     "mae": mae.from_pretrained,
-    "bert": lambda name: bert.from_pretrained(name, 16),
-    "tokenizer": lambda name: bert.load_tokenizer(name, 16),
+    "bert": lambda name: text_encoders.from_pretrained(name, 16),
+    "tokenizer": lambda name: text_encoders.load_tokenizer(name, 16),
     "causal_lm": lambda name: causal_lm.from_pretrained(name, 16),
     "char_rnn": lambda name: char_rnn.from_pretrained(name, False),
     "cpc": lambda name: cpc.from_pretrained(name, False, "cpc_text"),

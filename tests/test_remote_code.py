@@ -14,8 +14,8 @@ from tiny import mae as tiny_mae
 
 from mmssl.errors import BadInput
 from mmssl.hub import reloading
-from mmssl.methods import bert, char_rnn, cpc, mae
-from mmssl.models import pretrained, remote_code, towers
+from mmssl.methods import char_rnn, cpc, mae
+from mmssl.models import pretrained, remote_code, text_encoders, towers
 from mmssl.models.char_rnn import CharRNNForCausalLM
 
 CLASSES = ("AutoConfig", "AutoModel", "AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForPreTraining")
@@ -60,7 +60,7 @@ def of(tiny):
 
 
 def load_bert(name, trust=False):
-    return bert.from_pretrained(name, 16, trust)
+    return text_encoders.from_pretrained(name, 16, trust)
 
 
 def load_cpc(name):

@@ -24,7 +24,8 @@ from mmssl.device import best_device
 from mmssl.evaluation.finite import finite
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.hub.table import print_table
-from mmssl.methods.bert import BERT, from_pretrained
+from mmssl.methods.bert import BERT
+from mmssl.models import text_encoders
 from mmssl.plain_text import markdown, say_lines
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ class MaskedLMArgs(Flags):
 
 
 def main(args: MaskedLMArgs) -> None:
-    model, tokenizer = from_pretrained(args.model_name_or_path, args.max_seq_length, args.trust_remote_code)
+    model, tokenizer = text_encoders.from_pretrained(
+        args.model_name_or_path, args.max_seq_length, args.trust_remote_code
+    )
     method = BERT(model.to(best_device(args.use_cpu)), tokenizer).eval()
     train, test = documents.load(args.dataset, args.text_column, held_out=args.held_out)
     held_out = packed.Packed(*packed.number(test, tokenizer), tokenizer, args.max_seq_length)

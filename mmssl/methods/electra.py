@@ -20,7 +20,8 @@ from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Output
-from mmssl.methods.bert import BERT, ENCODER_SNIPPETS, apart, logits_at, sequence_mean
+from mmssl.methods.bert import BERT, apart, logits_at, sequence_mean
+from mmssl.models import text_encoders
 
 if TYPE_CHECKING:
     from transformers import ElectraForMaskedLM, ElectraForPreTraining, PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +42,7 @@ with torch.no_grad():
 for token, probability in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), replaced):
     print(f"{{probability:.2f}} {{token}}")
 """,
-    **ENCODER_SNIPPETS,
+    **text_encoders.SNIPPETS,
 }
 
 

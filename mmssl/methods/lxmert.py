@@ -24,9 +24,9 @@ from mmssl.data.text.tokens import train_wordpiece
 from mmssl.errors import BadInput
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Method, Output
-from mmssl.methods.bert import check_tokenizer, sequence_mean
+from mmssl.methods.bert import sequence_mean
 from mmssl.methods.mae import patchify, standardise
-from mmssl.models import memory, pretrained
+from mmssl.models import memory, pretrained, text_encoders
 from mmssl.models.vit_tokens import at, sine_cosine_positions, xavier
 
 if TYPE_CHECKING:
@@ -293,6 +293,6 @@ def from_pretrained(name: str) -> tuple[ViltForMaskedLM, ViltProcessor]:
     model, processor = pretrained.load(name, auto_class="ViltForMaskedLM")
     if not isinstance(model, ViltForMaskedLM) or not isinstance(processor, ViltProcessor):
         raise BadInput(f"{flag} is a {type(model).__name__} with a {type(processor).__name__}, not a ViLT")
-    check_tokenizer(processor.tokenizer, flag)
+    text_encoders.check_tokenizer(processor.tokenizer, flag)
     processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, longest(model))
     return model, processor_of(model, processor.tokenizer)

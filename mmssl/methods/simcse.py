@@ -23,8 +23,7 @@ from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
 from mmssl.method import Card, Method, Output
-from mmssl.methods import bert
-from mmssl.models import pretrained, remote_code
+from mmssl.models import pretrained, remote_code, text_encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -182,11 +181,11 @@ def mean(states: Tensor, attention_mask: Tensor) -> Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def build(args: bert.TextArgs, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def build(args: text_encoders.TextArgs, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The encoder and tokenizer that the flags of recipes/simcse.py describe: new, or from a checkpoint."""
     if args.model_name_or_path:
         return from_pretrained(args.model_name_or_path, args.max_seq_length, args.trust_remote_code)
-    model, tokenizer = bert.build(args, texts, args.architecture, "AutoModel")
+    model, tokenizer = text_encoders.build(args, texts, args.architecture, "AutoModel")
     if args.architecture == "bert":
         model.pooler = None  # nothing would train it
     return model, tokenizer

@@ -25,7 +25,7 @@ from mmssl.data.text import masking
 from mmssl.data.text.tokens import train_bpe
 from mmssl.errors import BadInput
 from mmssl.methods import bert
-from mmssl.models import pretrained
+from mmssl.models import pretrained, text_encoders
 
 OTHERS = {
     "roberta": lambda: RobertaForMaskedLM(
@@ -170,7 +170,7 @@ def test_the_export_is_a_sentence_transformer_that_takes_the_mean(exported):
 
 
 def test_training_goes_on_from_the_export(exported):
-    model, tokenizer = bert.from_pretrained(str(exported[1]), tiny.LENGTH)
+    model, tokenizer = text_encoders.from_pretrained(str(exported[1]), tiny.LENGTH)
     before = exported[0].state_dict()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert tokenizer.get_vocab() == tiny.tokenizer().get_vocab()
@@ -181,7 +181,7 @@ def test_training_goes_on_from_the_export(exported):
 
 def test_a_sequence_longer_than_the_model_takes_is_refused(exported):
     with pytest.raises(BadInput, match="--max_seq_length 64: .* takes 16 tokens at most"):
-        bert.from_pretrained(str(exported[1]), 64)
+        text_encoders.from_pretrained(str(exported[1]), 64)
 
 
 def test_a_tokenizer_learns_from_the_model_how_long_a_text_may_be(exported, tmp_path):
@@ -189,7 +189,7 @@ def test_a_tokenizer_learns_from_the_model_how_long_a_text_may_be(exported, tmp_
     tokenizer = tiny.tokenizer()
     tokenizer.model_max_length = int(1e30)  # what transformers takes where nothing is said
     tokenizer.save_pretrained(tmp_path)
-    assert bert.from_pretrained(str(tmp_path), 8)[1].model_max_length == tiny.LENGTH
+    assert text_encoders.from_pretrained(str(tmp_path), 8)[1].model_max_length == tiny.LENGTH
 
 
 def test_roberta_has_two_positions_fewer():
@@ -207,7 +207,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(exported, tmp_path):
     with pytest.raises(
         BadInput, match="a tokenizer of 31 tokens for a model of 29; they are not from the same checkpoint"
     ):
-        bert.from_pretrained(str(tmp_path), tiny.LENGTH)
+        text_encoders.from_pretrained(str(tmp_path), tiny.LENGTH)
 
 
 @pytest.mark.parametrize("lacks", ["mask", "cls", "sep", "pad"])
@@ -215,27 +215,27 @@ def test_a_tokenizer_without_a_token_that_training_or_export_needs_is_refused(la
     tokens = {f"{name}_token": f"[{name.upper()}]" for name in ("mask", "cls", "sep", "pad") if name != lacks}
     PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer().backend_tokenizer, **tokens).save_pretrained(tmp_path)
     with pytest.raises(BadInput, match=f"--tokenizer_name .* has no {lacks} token.*leave out the flag"):
-        bert.load_tokenizer(str(tmp_path), 16)
+        text_encoders.load_tokenizer(str(tmp_path), 16)
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BadInput, match="--tokenizer_name .*none"):
-        bert.load_tokenizer(str(tmp_path / "none"), 16)
+        text_encoders.load_tokenizer(str(tmp_path / "none"), 16)
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):
     GPT2LMHeadModel(GPT2Config(vocab_size=29, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="--model_name_or_path .*GPT2"):
-        bert.from_pretrained(str(tmp_path), 16)
+        text_encoders.from_pretrained(str(tmp_path), 16)
 
 
-@pytest.mark.parametrize("architecture", bert.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", text_encoders.ARCHITECTURES)
 def test_whole_words_begin_with_their_vectors_and_pieces_with_noise_of_the_same_size(architecture):
     model, tokenizer, vectors = tiny.model(architecture), tiny.tokenizer(), KeyedVectors(32)
     values = np.random.default_rng(0).normal(0, 3, (len(tiny.WORDS), 32)).astype(np.float32)
     vectors.add_vectors([*tiny.WORDS[:-1], "unheard"], values)
-    assert bert.begin_with(model, tokenizer, vectors) == len(tiny.WORDS) - 1
+    assert text_encoders.begin_with(model, tokenizer, vectors) == len(tiny.WORDS) - 1
     table = model.get_input_embeddings().weight
     rows = tokenizer.convert_tokens_to_ids(tiny.WORDS)
     np.testing.assert_array_equal(table[rows[:-1]].detach().numpy(), values[:-1])
@@ -245,15 +245,17 @@ def test_whole_words_begin_with_their_vectors_and_pieces_with_noise_of_the_same_
 
 
 def test_which_tokens_are_whole_words():
-    assert bert.whole_words(tiny.tokenizer()) == [""] * 5 + tiny.WORDS + [""] * len(tiny.WORDS)
+    assert text_encoders.whole_words(tiny.tokenizer()) == [""] * 5 + tiny.WORDS + [""] * len(tiny.WORDS)
     tokenizer = train_bpe(["The Café sat, the Café ran"] * 9, 290, 16)
-    words = dict(zip(tokenizer.convert_ids_to_tokens(range(len(tokenizer))), bert.whole_words(tokenizer), strict=True))
+    words = dict(
+        zip(tokenizer.convert_ids_to_tokens(range(len(tokenizer))), text_encoders.whole_words(tokenizer), strict=True)
+    )
     assert words["ĠCafÃ©"] == "Café" and words["at"] == words["[CLS]"] == words["Ġ"] == ""
 
 
-@pytest.mark.parametrize("architecture", bert.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", text_encoders.ARCHITECTURES)
 def test_named_sizes_are_what_they_say(architecture):
-    model = bert.from_scratch(tiny.tokenizer(), architecture, "tiny")
+    model = text_encoders.from_scratch(tiny.tokenizer(), architecture, "tiny")
     assert (model.config.num_hidden_layers, model.config.hidden_size, model.config.num_attention_heads) == (2, 128, 2)
     assert model.config.max_position_embeddings == tiny.LENGTH
 

@@ -14,7 +14,8 @@ from mmssl.data.text import masking
 from mmssl.errors import BadInput
 from mmssl.evaluation.masked_lm import MaskedTokens
 from mmssl.evaluation.replaced_tokens import ReplacedTokens
-from mmssl.methods import bert, electra
+from mmssl.methods import electra
+from mmssl.models import text_encoders
 
 VOCABULARY = len(tiny_bert.VOCABULARY)
 
@@ -136,7 +137,7 @@ def test_the_export_is_the_discriminator_and_its_encoder_loads_alone(exported):
 
 def test_training_continues_with_the_generator_of_the_run(exported):
     trained, directory = exported
-    discriminator, tokenizer = bert.from_pretrained(str(directory), 16, auto_class="AutoModelForPreTraining")
+    discriminator, tokenizer = text_encoders.from_pretrained(str(directory), 16, auto_class="AutoModelForPreTraining")
     further = electra.ELECTRA(discriminator, tokenizer)
     further.continue_from(str(directory))
     before = trained.state_dict()
@@ -147,7 +148,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     tiny_bert.model().save_pretrained(tmp_path)
     tiny_bert.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(BadInput):
-        electra.ELECTRA(*bert.from_pretrained(str(tmp_path), 16, auto_class="AutoModelForPreTraining"))
+        electra.ELECTRA(*text_encoders.from_pretrained(str(tmp_path), 16, auto_class="AutoModelForPreTraining"))
     with pytest.raises(BadInput, match="a BertForMaskedLM, not an ELECTRA discriminator"):
         electra.ELECTRA(tiny_bert.model(), tiny_bert.tokenizer())
 
