@@ -14,7 +14,7 @@ from mmssl.evaluation.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from mmssl.data.images.pictures import Pictures
-    from mmssl.method import Method
+    from mmssl.models.reconstructing import Reconstructing
 
 BATCH = 128
 FITTED = 10_000  # training images, at most, that the mean and the components are computed from
@@ -24,12 +24,7 @@ Restore = Callable[[Tensor], Tensor]  # images that the encoder gets -> reconstr
 
 
 class Restoration(Neighbours):
-    """For methods that define
-
-        given(pixels, key) -> (batch, 3, height, width)     what the encoder gets of an image
-        errors(predicted, pixels, key) -> (batch,)          the error of a reconstruction, where it counts
-
-    for normalised pixels, and whose metric `squared_error` is the mean of these errors.
+    """For methods that are `Reconstructing`, and whose metric `squared_error` is the mean of their errors.
 
     train:      training images. components: their number, that of the method's code; 0: no comparison with them.
     others:     further baselines, name -> function from given images to reconstructions, on the CPU.
@@ -56,7 +51,7 @@ class Restoration(Neighbours):
             self.units = f"{self.units} PCA: {components} principal components of the training images."
 
     @torch.no_grad()
-    def baselines(self, method: Method) -> Columns:
+    def baselines(self, method: Reconstructing) -> Columns:
         columns, device = super().baselines(method), next(method.parameters()).device
         fitted = self._fitted(method, device)
         mean = fitted.mean(0)
@@ -70,14 +65,14 @@ class Restoration(Neighbours):
             columns[name] = self._results(method, device, restore)
         return columns
 
-    def _fitted(self, method: Method, device: torch.device) -> Tensor:
+    def _fitted(self, method: Reconstructing, device: torch.device) -> Tensor:
         """(images, 3, height, width), normalised, on the CPU."""
         one = method.views.whole(self.train.pixels[self.train.rows[:1]].to(device))
         count = min(len(self.train), FITTED, max(2, FITTED_BYTES // (one.numel() * one.element_size())))
         rows = self.train.sample(count)
         return torch.cat([method.views.whole(self.train.pixels[r].to(device)).cpu() for r in rows.split(BATCH)])
 
-    def _results(self, method: Method, device: torch.device, restore: Restore) -> dict[str, float]:
+    def _results(self, method: Reconstructing, device: torch.device, restore: Restore) -> dict[str, float]:
         """Means over the held-out images that the method is evaluated on. restore: given images -> reconstructions, on
         the CPU."""
         found: dict[str, list[Tensor]] = {}

@@ -25,9 +25,10 @@ from mmssl.data.images import decoding
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather
 from mmssl.errors import BadInput
-from mmssl.method import Card, Method, Output
+from mmssl.method import Card, Output
 from mmssl.models import image_encoders
 from mmssl.models.decoder import Decoder
+from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,7 @@ def bernoulli_kl(rho: float, activation: Tensor) -> Tensor:
     return each.sum(-1)
 
 
-class Autoencoder(Method):
+class Autoencoder(Reconstructing):
     """
     encoder:    an image encoder, see models.image_encoders; for `linear` a LinearImageModel, whose output is the code.
     views:      one view of each image, in training.
@@ -152,11 +153,6 @@ class Autoencoder(Method):
             return pixels.masked_fill(hidden.view(len(pixels), 1, *pixels.shape[2:]), 0.0)
         values = torch.arange(math.prod(pixels.shape[1:]), device=key.device)
         return pixels + self.noise * draws.normal(key[:, None], NOISE + values).view_as(pixels)
-
-    def errors(self, predicted: Tensor, pixels: Tensor, key: Tensor) -> Tensor:
-        """(batch,): mean squared error of each image, in units of normalised pixels. predicted, pixels: (batch, 3,
-        height, width)."""
-        return (predicted - pixels).square().mean((1, 2, 3))
 
     def reconstructed(self, pixels: Tensor, key: Tensor) -> Tensor:
         """(batch, 3, height, width), normalised."""

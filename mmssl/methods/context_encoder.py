@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput
-from mmssl.method import Card, Method, Output
+from mmssl.method import Card, Output
 from mmssl.models import image_encoders
 from mmssl.models.adversarial import Discriminator, discriminator_loss, generator_loss
 from mmssl.models.decoder import Decoder
+from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +49,7 @@ def shrunk(hole: Tensor, by: int) -> Tensor:
     return outside == 0
 
 
-class ContextEncoder(Method):
+class ContextEncoder(Reconstructing):
     """Trained by `steps.alternating` with `reported=1`: phase 0 is the discriminator's, phase 1 that of encoder and
     decoder.
 

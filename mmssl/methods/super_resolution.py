@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput
-from mmssl.method import Card, Method, Output
+from mmssl.method import Card, Output
 from mmssl.models import image_encoders
 from mmssl.models.adversarial import Discriminator, discriminator_loss, generator_loss
 from mmssl.models.decoder import MapDecoder
+from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,7 +56,7 @@ def ssim(predicted: Tensor, true: Tensor) -> Tensor:
 MEASURES = {"psnr": psnr, "ssim": ssim}
 
 
-class SuperResolution(Method):
+class SuperResolution(Reconstructing):
     """Trained by `steps.alternating` with `reported=1`: phase 0 is the discriminator's, phase 1 that of encoder and
     decoder.
 
@@ -125,10 +126,6 @@ class SuperResolution(Method):
         """(batch, 3, height, width): the small image, enlarged. pixels: normalised."""
         small = F.interpolate(pixels, self.small, mode="bicubic", antialias=True)
         return F.interpolate(small, pixels.shape[2:], mode="bicubic")
-
-    def errors(self, predicted: Tensor, pixels: Tensor, key: Tensor) -> Tensor:
-        """(batch,): mean squared error of each image, in units of normalised pixels."""
-        return (predicted - pixels).square().mean((1, 2, 3))
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from mmssl.data import draws
 from mmssl.data.images.views import Views
-from mmssl.method import Card, Method, Output
+from mmssl.method import Card, Output
 from mmssl.models import image_encoders
 from mmssl.models.decoder import Decoder
+from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +49,7 @@ def discretised_logistic(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return torch.where(values < 0.5 / 255, first, torch.where(values > 1 - 0.5 / 255, last, inside))
 
 
-class VAE(Method):
+class VAE(Reconstructing):
     """
     encoder:    an image encoder, see models.image_encoders.
     views:      one view of each image, in training.
@@ -135,14 +136,6 @@ class VAE(Method):
             return F.binary_cross_entropy(mean.expand_as(values), values) / math.log(2)
         scale = values.std(0, correction=0) * math.sqrt(3) / math.pi  # of the logistic distribution of this deviation
         return -discretised_logistic(values, mean, scale.clamp(min=0.1 / 255)).mean() / math.log(2)
-
-    def given(self, pixels: Tensor, key: Tensor) -> Tensor:
-        """What the encoder gets of normalised pixels: all."""
-        return pixels
-
-    def errors(self, predicted: Tensor, pixels: Tensor, key: Tensor) -> Tensor:
-        """(batch,): mean squared error of each image, in units of normalised pixels."""
-        return (predicted - pixels).square().mean((1, 2, 3))
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)

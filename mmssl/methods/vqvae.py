@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.distributed import gather
-from mmssl.method import Card, Method, Output
+from mmssl.method import Card, Output
 from mmssl.models import image_encoders, memory
 from mmssl.models.decoder import MapDecoder
+from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +43,7 @@ def perplexity(counts: Tensor) -> Tensor:
     return torch.special.entr(share).sum().exp()
 
 
-class VQVAE(Method):
+class VQVAE(Reconstructing):
     """
     encoder:    an image encoder, see models.image_encoders.
     views:      one view of each image, in training.
@@ -138,14 +139,6 @@ class VQVAE(Method):
         self.new_count.zero_()
         self.new_total.zero_()
         self.lots.fill_(NO_LOT)
-
-    def given(self, pixels: Tensor, key: Tensor) -> Tensor:
-        """What the encoder gets of normalised pixels: all."""
-        return pixels
-
-    def errors(self, predicted: Tensor, pixels: Tensor, key: Tensor) -> Tensor:
-        """(batch,): mean squared error of each image, in units of normalised pixels."""
-        return (predicted - pixels).square().mean((1, 2, 3))
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)
