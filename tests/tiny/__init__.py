@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from mmssl.method import Method
-from mmssl.training import steps
+from mmssl.training import optim, steps
 
 
 def _adam(method: Method) -> list[Optimizer]:
-    return [torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)]
+    return [optim.adamw(method, 3e-3)]  # as recipes have it: fused
 
 
 def _sgd(method: Method) -> list[Optimizer]:
