@@ -287,7 +287,8 @@ def _bit(size: BiTSize) -> PreTrainedModel:
 
     config = BitConfig(
         embedding_size=size.stem, hidden_sizes=list(size.widths), depths=list(size.blocks),
-        num_groups=min(32, size.widths[0] // 4),
+        # of 4 channels at least: of one channel, on a map of one pixel, a norm makes 0
+        num_groups=min(32, size.widths[0] // 16),
     )  # fmt: skip
     return exact_on_one_pixel(BitModel(config).to(memory_format=torch.channels_last))
 
