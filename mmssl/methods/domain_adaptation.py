@@ -7,7 +7,8 @@ DANN     features that do not tell the domain; Ganin et al. 2015, arXiv:1505.078
 DeepJDOT the cheapest transport of the batch of the source to that of the target, in features and labels; Damodaran et
          al. 2018, arXiv:1803.10081. The plan is POT's.
 Differs: any classifier of transformers, whose features are the input of its last layer; batches of both domains are
-those of all processes; both pass through the network together, so that batch norms see them alike.
+those of all processes; both pass through the network together, so that batch norms see them alike; DeepJDOT's term
+grows like DANN's, where the paper starts from a network that is trained on the source.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def reversed_gradient(x: Tensor, factor: float) -> Tensor:
     return _Reversed.apply(x, factor)
 
 
-def reversal(progress: float) -> float:
-    """lambda: from 0 to almost 1 as `progress` goes from 0 to 1 (DANN, section 5.2.2)."""
+def growth(progress: float) -> float:
+    """DANN's lambda: from 0 to almost 1 as `progress` goes from 0 to 1 (section 5.2.2)."""
     return 2 / (1 + math.exp(-STEEPNESS * progress)) - 1
 
 
@@ -173,12 +174,13 @@ class DomainAdaptation(Method):
         if self.alignment == "coral":
             return self.weight * coral(source, target), 0.0
         if self.alignment == "dann":
-            factor = reversal(self.progress)
+            factor = growth(self.progress)
             true, other = (self.domains(reversed_gradient(z, factor))[:, 0] for z in (source, target))
             return self.weight * discriminator_loss(true, other) / 2, self.weight * math.log(2)
         if self.alignment == "deepjdot":
             cost = transport_cost(source, target, label, target_logits, self.weight, self.loss_weight)
-            return (transport_plan(cost) * cost).sum(), self.loss_weight * math.log(self.classes)
+            factor, trivial = growth(self.progress), self.loss_weight * math.log(self.classes)
+            return factor * (transport_plan(cost) * cost).sum(), factor * trivial
         return source.new_zeros(()), 0.0
 
     def classify(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:

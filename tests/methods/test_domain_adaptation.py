@@ -40,9 +40,9 @@ def test_the_gradient_is_reversed_and_scaled_and_the_value_is_not():
 
 
 def test_lambda_rises_from_zero_to_almost_one():
-    assert adaptation.reversal(0) == 0
-    assert adaptation.reversal(0.1) == pytest.approx((math.e - 1) / (math.e + 1))  # tanh(1 / 2)
-    assert 0.9999 < adaptation.reversal(1) < 1
+    assert adaptation.growth(0) == 0
+    assert adaptation.growth(0.1) == pytest.approx((math.e - 1) / (math.e + 1))  # tanh(1 / 2)
+    assert 0.9999 < adaptation.growth(1) < 1
 
 
 def test_in_dann_the_classifier_of_domains_learns_and_the_encoder_unlearns():
@@ -92,12 +92,20 @@ def test_the_plan_is_the_cheapest_of_all_permutations():
 @pytest.mark.parametrize("alignment", adaptation.ALIGNMENTS)
 def test_features_that_ignore_the_input_have_the_trivial_loss(alignment):
     one = method(alignment)
-    same = torch.ones(6, 32)
+    one.progress, same = 0.5, torch.ones(6, 32)
     if one.domains is not None:
         torch.nn.init.zeros_(one.domains[-1].weight)
         torch.nn.init.zeros_(one.domains[-1].bias)
     output = one.loss(same, same, torch.zeros(6, 3), torch.zeros(6, 3), torch.arange(6) % 3)
     assert output.loss.item() == pytest.approx(output.trivial_loss, rel=1e-5)
+
+
+def test_deepjdots_term_begins_at_zero_and_grows_as_danns():
+    one, values = method("deepjdot"), []
+    given = noise(6, 32), noise(6, 32, seed=1), noise(6, 3), torch.arange(6) % 3
+    for one.progress in (0.0, 0.1, 0.9):
+        values.append(one.alignment_loss(*given)[0].item())
+    assert values[0] == 0 and values[1] / values[2] == pytest.approx(adaptation.growth(0.1) / adaptation.growth(0.9))
 
 
 def test_without_alignment_the_loss_is_the_cross_entropy_of_the_source():
