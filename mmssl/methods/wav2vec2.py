@@ -59,7 +59,7 @@ class Quantiser(nn.Module):
 def gumbel(key: Tensor, frames: int, groups: int, entries: int) -> Tensor:
     """(batch, frames, groups, entries) of a Gumbel distribution, a function of key: (batch,) int64."""
     stream = NOISE + torch.arange(frames * groups * entries, device=key.device)
-    uniform = draws.uniform(key[:, None], stream) + 2.0**-25  # never 0
+    uniform = draws.uniform(key[:, None], stream).clamp(min=2.0**-25)  # not 0; a sum would round some up to 1
     return -(-uniform.log()).log().unflatten(1, (frames, groups, entries))
 
 

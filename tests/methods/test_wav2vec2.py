@@ -59,6 +59,12 @@ def test_the_noise_is_a_gumbel_distribution_and_a_function_of_the_key():
     assert torch.equal(wav2vec2.gumbel(torch.tensor([3 * 104729]), 5, 2, 8)[0], noise[3])
 
 
+@pytest.mark.parametrize("drawn", [0.0, 1 - 2.0**-24])
+def test_the_noise_is_finite_for_the_smallest_and_the_largest_draw(drawn, monkeypatch):
+    monkeypatch.setattr(wav2vec2.draws, "uniform", lambda key, stream: torch.full(stream.shape, drawn))
+    assert wav2vec2.gumbel(torch.tensor([1]), 1, 1, 2).isfinite().all()
+
+
 def test_a_quantised_frame_is_one_entry_of_each_codebook_and_gradients_pass_to_all():
     torch.manual_seed(0)
     quantiser = wav2vec2.Quantiser(6, groups=2, entries=5, dim=3)
