@@ -61,7 +61,7 @@ def test_the_noise_is_a_gumbel_distribution_and_a_function_of_the_key():
 
 @pytest.mark.parametrize("drawn", [0.0, 1 - 2.0**-24])
 def test_the_noise_is_finite_for_the_smallest_and_the_largest_draw(drawn, monkeypatch):
-    monkeypatch.setattr(wav2vec2.draws, "uniform", lambda key, stream: torch.full(stream.shape, drawn))
+    monkeypatch.setattr(wav2vec2.draws, "uniform", lambda key, stream: torch.full((len(key), len(stream)), drawn))
     assert wav2vec2.gumbel(torch.tensor([1]), 1, 1, 2).isfinite().all()
 
 
