@@ -38,7 +38,7 @@ class TrackingArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     projection_dim: int = flag(64, "size of the embedding that is compared", at_least=1, at_most=16384)
     margin: float = flag(MARGIN, "of the cosine distance to random patches", above=0, at_most=2)
     hard_from: float = flag(
-        0.5, "fraction of the run after which only the hardest random patches count", at_least=0, at_most=1
+        1.0, "fraction of the run after which only the hardest random patches count", at_least=0, at_most=1
     )
     smallest_crop: float = flag(0.8, "smallest fraction of a patch's area in its view", above=0, at_most=1)
     flip: float = flag(0.0, "probability of a horizontal flip", at_least=0, at_most=1)
