@@ -7,6 +7,11 @@ accelerate launch recipes/frame_order.py --dataset my_folder --kind arrow --moti
 Moving digits, 150 steps (--max_steps 150 --held_out 256), two minutes of one core of an EPYC (Zen 4) in bf16, seed 0:
 83.6 % of the tuples of 256 clips of held-out digits are judged right, chance 50. Without the differences of each pair
 of frames, and with frames nearer to each other, 140 steps did not get above chance.
+
+Which digit moves (recipes/transfer.py --dataset moving_digits --max_samples 600 --labels 100% --seeds 1), 600 clips of
+held-out digits, per cent: linear 78.2, untrained 77.5, raw pixels 12.8, chance 8.7: no more than noise, a standard
+error being 2; k-NN 14.7, 31.3, 20.0. On a fifth of the training digits with --layers all, the linear probe was above
+untrained by 1 to 3 in each of the three stages and below by 3 after the stem; the k-NN was below in all.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class TrackingArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     output_dir: str = flag("runs/tracking", "where the encoder, log, figures and checkpoints go")
     frames: int = flag(8, "frames that a patch is tracked through")
     patch_side: int | None = flag(
-        None, "side of a patch in pixels; default: half of the frame", at_least=4, at_most=512
+        None, "side of a patch in pixels; default: a third of the frame", at_least=4, at_most=512
     )
     reach: int = flag(6, "farthest that a patch is looked for from frame to frame, in pixels", at_least=1, at_most=64)
     projection_dim: int = flag(64, "size of the embedding that is compared", at_least=1, at_most=16384)
@@ -40,7 +40,7 @@ class TrackingArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     hard_from: float = flag(
         1.0, "fraction of the run after which only the hardest random patches count", at_least=0, at_most=1
     )
-    smallest_crop: float = flag(0.6, "smallest fraction of a patch's area in its view", above=0, at_most=1)
+    smallest_crop: float = flag(0.8, "smallest fraction of a patch's area in its view", above=0, at_most=1)
     flip: float = flag(0.0, "probability of a horizontal flip", at_least=0, at_most=1)
 
     num_train_epochs: float = flag(3, "passes over the data")
@@ -55,7 +55,7 @@ def main(args: TrackingArgs) -> None:
     source = clips.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor)
-    side = args.patch_side or min(decoding.shape(processor)) // 2
+    side = args.patch_side or min(decoding.shape(processor)) // 3
     scale = (args.smallest_crop, 1.0)
     view = views.View(
         max(image_encoders.SMALLEST, side), scale, flip=args.flip, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.0

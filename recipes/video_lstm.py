@@ -14,6 +14,10 @@ The cross entropy is 560 nats a frame. The paper has 341 for its composite condi
 GPU hours and on other digits; digits here are blots after so short a run, in the right places for five frames. Of the
 frames read, reconstructed in reverse order, the squared error is 35.9. Conditional decoders, full cells, several seeds
 and longer runs were not tried.
+
+39 real clips of 96 x 72 pixels, of which the first 66 % are trained on (--max_steps 150 --motion 1 --frames 8
+--frames_read 4 --beginning 0.66), then recipes/transfer.py --label_column which_video --labels 100%, 264 clips of the
+last third, per cent: k-NN 88.6, untrained 87.5, raw pixels 84.8; linear 79.9, 87.5, 79.2; chance 18.9.
 """
 
 from __future__ import annotations

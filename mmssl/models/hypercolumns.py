@@ -68,5 +68,17 @@ class Hypercolumns(nn.Module):
         for norm, layer, each in zip(self.norms, self.joined, maps, strict=True):
             product = layer(norm(each))
             same = product.shape[2:] == size or product.shape[2:] == (1, 1)
-            total = total + (product if same else F.interpolate(product, size, mode="bilinear"))
+            total = total + (product if same else enlarged(product, size))
         return self.classify(F.relu(total).expand(-1, -1, *size).permute(0, 2, 3, 1))
+
+
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(batch, channels, *size): the maps, interpolated bilinearly. maps: (batch, channels, rows, columns)."""
+    if not torch.compiler.is_compiling():
+        return F.interpolate(maps, size, mode="bilinear")
+    # compiled by torch 2.13 for a CPU, the gradient of interpolate is zero: the same as products
+    rows, columns = (
+        F.interpolate(torch.eye(before, device=maps.device)[None], after, mode="linear")[0].to(maps.dtype)
+        for before, after in zip(maps.shape[2:], size, strict=True)
+    )
+    return torch.einsum("nchw,hr,wk->ncrk", maps, rows, columns)

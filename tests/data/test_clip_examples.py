@@ -91,6 +91,9 @@ def test_encoders_of_frames_and_of_clips_give_one_vector_per_clip(name, modality
     found = encoders.features(encoder, train, cached=False)[0]
     assert found.ndim == 2 and len(found) == 6 and found.std(0).max() > 0
     if name == "frames":  # the mean over the frames
+        of_layers = encoders.features(encoder, train, layers="all", cached=False)
+        torch.testing.assert_close(of_layers[-1], found)
+        assert len(of_layers) == 4 and all(len(layer) == 6 for layer in of_layers)
         pixels = encoder.views.whole(train.__getitems__([2])["pixel_values"][0])
         with torch.no_grad():
             expected = encoder.model(pixels).last_hidden_state.mean((0, 2, 3))

@@ -13,6 +13,8 @@ import pytest
 import torch
 import videos
 from PIL import Image
+from small import adam, arguments, bits
+from tiny import video_lstm
 from transformers import ViTImageProcessorPil
 
 from mmssl.arguments import TrainArgs
@@ -20,6 +22,8 @@ from mmssl.data.loader import Loader
 from mmssl.data.video import clips, decoding
 from mmssl.data.video.frames import Kept, Rows, Streamed
 from mmssl.errors import BadInput
+from mmssl.training import steps
+from mmssl.training.loop import train
 
 WHOLE = ViTImageProcessorPil(size={"height": 48, "width": 64}, resample=0)
 SMALL = ViTImageProcessorPil(size={"height": 16, "width": 16})
@@ -145,6 +149,21 @@ def test_twenty_malformed_files_are_named_and_none_stops_the_others(tmp_path):
         with pytest.raises(BadInput) as raised:
             decoding.read(stored, SMALL)
         assert str(raised.value), name
+    (tmp_path / "good.mp4").write_bytes(videos.video())
+    files = [stored for stored in bad.values() if isinstance(stored, str)]
+    rows = datasets.Dataset.from_dict({"video": [*files, str(tmp_path / "good.mp4")]})
+    lists = datasets.Dataset.from_dict({"video": [stored for stored in bad.values() if not isinstance(stored, str)]})
+    kept, streamed = Kept(Rows(rows, "video"), SMALL, 0.0, 1.0), Streamed(Rows(rows, "video"), SMALL, 0.0)
+    assert kept.lengths.tolist() == [0] * len(files) + [12] and streamed.lengths[-1] == 12
+    for row, file in enumerate(files):
+        assert kept.broken[row].startswith(file)
+        if row not in streamed.broken:  # its frames are counted, but none can be decoded
+            with pytest.raises(BadInput, match=f"row {row}: {file}"):
+                streamed.read(row, torch.tensor([0]))
+        else:
+            assert streamed.broken[row].startswith(file)
+    of_lists = Kept(Rows(lists, "video"), SMALL, 0.0, 1.0).broken
+    assert "different sizes" in of_lists[0] and "frame 1 cannot be decoded" in of_lists[1]
 
 
 def folder(place: Path, good: int, bad: dict[str, bytes]) -> Path:
@@ -250,6 +269,14 @@ def test_weighted_windows_lie_where_a_video_moves():
     assert 0.3 < ((first_frames(clips.Clips(Made(), 8, seed=0), 1) > 12).float().mean()) < 0.75
 
 
+def test_windows_of_the_beginning_of_a_video_see_nothing_after_it():
+    for motion in (0.0, 2.0):
+        data = clips.Clips(Made(), 8, seed=0, motion=motion, beginning=0.7)
+        assert len(data) == 6 and first_frames(data, 0).max() <= 20 and first_frames(data, 1).max() <= 20
+    with pytest.raises(BadInput, match=r"videos, their first 10%, of fewer than 8 frames \(row 0 \(4 frames\)"):
+        clips.Clips(Made(), 8, seed=0, beginning=0.1)
+
+
 def test_held_out_windows_follow_each_other_and_never_change():
     data = clips.Clips(Made(), 4, 2)
     batch = data.__getitems__(list(range(5)))
@@ -266,6 +293,22 @@ def test_decoding_workers_give_the_batches_of_none_also_from_the_middle(tmp_path
     assert len(helped) == len(alone) - 2 > 0
     for one, other in zip(alone[2:], helped, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_resume_with_decoding_workers_is_exact(tmp_path):
+    rows = rows_of(folder(tmp_path, 6, {}))
+
+    def run(workers: int, **flags) -> dict[str, bytes]:
+        method = video_lstm.method()
+        args = arguments(tmp_path / "run", max_steps=6, save_steps=4, **flags)
+        data = clips.Clips(Streamed(rows, SMALL, 0.0), video_lstm.TIME, seed=1)
+        loader = Loader(data, 4, seed=1, num_workers=workers)
+        train(method, loader, args, [adam(method)], steps.standard)
+        return bits(method)
+
+    whole = run(2)
+    middle = str(tmp_path / "run/checkpoints/step_00000004")  # one step into the second epoch
+    assert run(2, resume_from_checkpoint=middle) == run(0, resume_from_checkpoint=middle) == whole
 
 
 def test_flags_that_drawn_clips_have_no_use_for_are_refused():

@@ -54,6 +54,13 @@ def test_where_nothing_moves_the_patch_stays():
     assert tracks.most_moving(still, 8, torch.tensor([0.0, 0.999])).max() <= 12
 
 
+def test_rounding_does_not_choose_among_places_that_look_alike():
+    stripes = torch.rand(1, 1, 3, 1, 20, generator=torch.Generator().manual_seed(0)).expand(1, 2, 3, 20, 20)
+    nearly = stripes + 1e-7 * torch.rand(1, 2, 3, 20, 20, generator=torch.Generator().manual_seed(1))
+    found, scores = tracks.follow(nearly, torch.tensor([[6, 5]]), 8, 3)
+    assert found[0].tolist() == [[6, 5], [6, 5]] and scores.min() > 0.999
+
+
 def test_the_ranking_loss_in_closed_form():
     same = F.normalize(torch.ones(4, 3), dim=1)
     assert ranking_loss(same, same).item() == pytest.approx(0.5)  # all alike: the margin

@@ -46,3 +46,16 @@ def test_an_encoder_without_such_maps_is_refused():
     )
     with pytest.raises(BadInput, match="a SwinModel has no feature maps that this method can read"):
         hypercolumns.channels(model)
+
+
+def test_traced_for_compilation_maps_are_enlarged_with_the_same_values_and_gradients():
+    torch.manual_seed(0)
+    size = (6, 5)
+    maps = torch.randn(2, 3, 3, 2, requires_grad=True)
+    weight = torch.randn(2, 3, *size)
+    found = []
+    for enlarged in (hypercolumns.enlarged, torch.compile(hypercolumns.enlarged, backend="eager")):
+        result = enlarged(maps, size)
+        found.append((result, *torch.autograd.grad((result * weight).sum(), maps)))
+    for eager, traced in zip(*found, strict=True):
+        torch.testing.assert_close(traced, eager)

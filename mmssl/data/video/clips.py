@@ -48,6 +48,13 @@ class ClipArgs(Flags):
     motion: float = flag(
         0.0, "clips are drawn where a video moves, by this power of the motion; 0: everywhere", at_least=0, at_most=10
     )
+    beginning: float = flag(
+        1.0,
+        "fraction of each training video, its beginning, that clips are cut from; 0.66 leaves out what transfer.py "
+        "--label_column which_video tests on",
+        above=0,
+        at_most=1,
+    )
     disk_gb: float = flag(20.0, "largest size of the decoded frames on disk, in GB", above=0)
     streaming: bool = flag(False, "do not keep decoded frames: decode them again whenever they are needed")
 
@@ -69,13 +76,16 @@ class Source:
         if args.streaming and args.motion:
             raise BadInput("--motion needs the decoded frames, which --streaming does not keep")
         found = []
-        for rows, what, seed in ((self.train, "videos", args.seed), (self.held_out, "held-out videos", None)):
+        for rows, what, seed, beginning in (
+            (self.train, "videos", args.seed, args.beginning),
+            (self.held_out, "held-out videos", None, 1.0),
+        ):
             frames = (
                 Streamed(rows, processor, args.fps, what)
                 if args.streaming
                 else Kept(rows, processor, args.fps, args.disk_gb, what)
             )
-            found.append(Clips(frames, args.frames, args.frame_stride, seed, args.motion, what))
+            found.append(Clips(frames, args.frames, args.frame_stride, seed, args.motion, what, beginning))
         return found[0], found[1]
 
 
@@ -150,7 +160,7 @@ def _moving(args: ClipArgs, processor) -> tuple[MovingDigits, MovingDigits]:
     if height != width:
         raise BadInput(f"--dataset {args.dataset}: its frames are square, not {height} x {width} pixels")
     args.refuse(
-        ("video_column", "frame_stride", "fps", "motion", "disk_gb", "streaming"),
+        ("video_column", "frame_stride", "fps", "motion", "beginning", "disk_gb", "streaming"),
         f"--dataset {args.dataset}, which is drawn and not decoded",
     )
     digits, coloured = DRAWN[args.dataset]
@@ -165,11 +175,12 @@ def _moving(args: ClipArgs, processor) -> tuple[MovingDigits, MovingDigits]:
 class Clips(Dataset):
     """Windows of videos.
 
-    frames: of the videos. window: frames in a clip. stride: between two of them, in frames of the video.
-    seed:   each epoch draws a video's windows at other places; there are as many as fit into it side by side. None:
-            they follow each other, always the same.
-    motion: power of a window's motion by which its place is drawn; above 0, frames also have `motion`, as Kept has.
-    rows:   (clips,) the video of each clip.
+    frames:    of the videos. window: frames in a clip. stride: between two of them, in frames of the video.
+    seed:      each epoch draws a video's windows at other places; there are as many as fit into it side by side. None:
+               they follow each other, always the same.
+    motion:    power of a window's motion by which its place is drawn; above 0, frames also have `motion`, as Kept has.
+    beginning: fraction of each video that clips are cut from; nothing after it is seen.
+    lengths:   (videos,) frames of that part. rows: (clips,) the video of each clip.
     """
 
     def __init__(
@@ -180,22 +191,24 @@ class Clips(Dataset):
         seed: int | None = None,
         motion: float = 0.0,
         what: str = "videos",
+        beginning: float = 1.0,
     ) -> None:
         """Raises BadInput if more than a tenth of the videos cannot be used."""
         self.frames, self.window, self.stride, self.seed, self.motion, self.epoch = (
             frames, window, stride, seed, motion, 0,
         )  # fmt: skip
         self.span = (window - 1) * stride + 1
+        self.lengths = (beginning * frames.lengths.double()).long()
         broken = [f"row {row}: {why}" for row, why in sorted(frames.broken.items())]
         short = [
             f"row {row} ({n} frames)"
-            for row, n in enumerate(frames.lengths.tolist())
+            for row, n in enumerate(self.lengths.tolist())
             if n < self.span and row not in frames.broken
         ]
-        total = len(frames.lengths)
-        unusable = {f"{what} that cannot be decoded": broken, f"{what} of fewer than {self.span} frames": short}
+        total, part = len(self.lengths), f"{what}, their first {beginning:.0%}," if beginning < 1 else what
+        unusable = {f"{what} that cannot be decoded": broken, f"{part} of fewer than {self.span} frames": short}
         columns.report_unusable(unusable, total)
-        often = frames.lengths // self.span
+        often = self.lengths // self.span
         self.rows = torch.repeat_interleave(torch.arange(total), often)
         # which of the windows of its video each clip is
         self.number = torch.arange(len(self.rows)) - torch.repeat_interleave(often.cumsum(0) - often, often)
@@ -214,7 +227,7 @@ class Clips(Dataset):
             return self.number[places] * self.span
         drawn = draws.uniform(self.keys(places), torch.tensor(WHERE))
         if not self.motion:
-            return (drawn * (self.frames.lengths[self.rows[places]] - self.span + 1)).long()
+            return (drawn * (self.lengths[self.rows[places]] - self.span + 1)).long()
         found = [
             torch.searchsorted(self._cumulative(row), x, right=True)
             for row, x in zip(self.rows[places].tolist(), drawn.double(), strict=True)
@@ -224,7 +237,7 @@ class Clips(Dataset):
     def _cumulative(self, row: int) -> Tensor:
         """(places - 1,) fp64: cumulative probabilities of the places of a window, without the last, which is 1."""
         if row not in self._known:
-            total = self.frames.motion(row).double().cumsum(0)
+            total = self.frames.motion(row)[: self.lengths[row]].double().cumsum(0)
             moved = total[self.span - 1 :] - total[: len(total) - self.span + 1]
             weight = (moved + STILL * moved.mean() + 1e-9) ** self.motion
             self._known[row] = (weight / weight.sum()).cumsum(0)[:-1]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MARGIN = 0.02  # of the sum of all changes: a place without motion may be chosen, too
+TIE = 1e-5  # correlations that differ by less are equal: rounding must not choose the place
 
 
 def most_moving(clips: Tensor, side: int, drawn: Tensor) -> Tensor:
@@ -42,7 +43,9 @@ def follow(clips: Tensor, start: Tensor, side: int, reach: int) -> tuple[Tensor,
     for t in range(1, time):
         candidates = torch.minimum((place[:, None] + shifts).clamp(min=0), highest)
         found = _normalised(_cut(grey[:, t], candidates, side))
-        score, which = torch.einsum("bi,bci->bc", known[:, 0], found).max(1)
+        correlation = torch.einsum("bi,bci->bc", known[:, 0], found)
+        score = correlation.amax(1)
+        which = (correlation >= score[:, None] - TIE).int().argmax(1)  # the first: shifts are sorted
         rows = torch.arange(batch, device=clips.device)
         place, known = candidates[rows, which], found[rows, which][:, None]
         places.append(place)

@@ -60,12 +60,9 @@ class Encoder(nn.Module):
     def forward(self, lengths: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """(batch, width); with "concat", (batch, tokens * width). inputs, lengths: as from data.labelled. In training,
         images need a key: (batch,) int64, from which their views are drawn."""
-        prepared = self._prepared(inputs)
-        pixels = prepared.get("pixel_values")
-        if self.modality == "image" and pixels.ndim == 5:
-            frames = self._of_last(self.model(pixels.flatten(0, 1)), inputs, lengths)
-            return frames.unflatten(0, pixels.shape[:2]).mean(1)
-        return self._of_last(self.model(**prepared), inputs, lengths)
+        prepared, clips = self._of_frames(self._prepared(inputs))
+        found = self._of_last(self.model(**prepared), inputs, lengths)
+        return found if clips is None else found.unflatten(0, clips).mean(1)
 
     def _of_last(self, output, inputs: dict[str, Tensor], lengths: Tensor | None) -> Tensor:
         if self.pooling == "pooler":
@@ -76,10 +73,19 @@ class Encoder(nn.Module):
 
     def layers(self, lengths: Tensor | None = None, **inputs: Tensor) -> list[Tensor]:
         """(batch, width) of the embeddings and of each layer."""
-        hidden = getattr(self.model(**self._prepared(inputs), output_hidden_states=True), "hidden_states", None)
+        prepared, clips = self._of_frames(self._prepared(inputs))
+        hidden = getattr(self.model(**prepared, output_hidden_states=True), "hidden_states", None)
         if not hidden:
             raise BadInput(f"--layers all: a {type(self.model).__name__} does not return its layers; use last")
-        return [self._pool(states, inputs, lengths) for states in hidden]
+        pooled = [self._pool(states, inputs, lengths) for states in hidden]
+        return pooled if clips is None else [each.unflatten(0, clips).mean(1) for each in pooled]
+
+    def _of_frames(self, prepared: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
+        """(what the model takes; (clips, frames of a clip) if it takes images and is given clips)."""
+        pixels = prepared.get("pixel_values")
+        if self.modality != "image" or pixels.ndim != 5:
+            return prepared, None
+        return prepared | {"pixel_values": pixels.flatten(0, 1)}, tuple(pixels.shape[:2])
 
     def untrained(self, seed: int = 0) -> Encoder:
         """The same architecture with new weights."""
