@@ -11,6 +11,7 @@ import difflib
 import gc
 import math
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -227,6 +228,21 @@ def parse(args_class: type[Args], argv: list[str] | None = None, description: st
     parser = _Parser(args_class, description=description, allow_abbrev=False, formatter_class=_Formatter)
     given = vars(parser.parse_args(argv))
     return args_class(**{f.name: given[f.name] for f in fields(args_class)})
+
+
+def recipe(file: Path) -> tuple[Callable[[Flags], None], type[Flags]]:
+    """(its main, the class of its flags)."""
+    names = runpy.run_path(str(file), run_name=file.stem)
+    kinds = (each for each in names.values() if isinstance(each, type) and each.__module__ == file.stem)
+    return names["main"], next(each for each in kinds if issubclass(each, Flags))
+
+
+def run_recipe(file: Path, argv: list[str]) -> None:
+    """As `python file argv`, but errors are raised."""
+    main, args_class = recipe(file)
+    sys.argv = [str(file), *argv]  # the model card names the command
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    main(parse(args_class, argv))
 
 
 def command(main: Callable[[Args], None], args_class: type[Args], description: str | None = None) -> None:

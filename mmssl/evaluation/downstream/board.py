@@ -6,12 +6,56 @@ import csv
 import io
 from pathlib import Path
 
-from mmssl import durable, figures
+from mmssl import bounded_json, durable, figures
+from mmssl.errors import BadInput
 from mmssl.hub.table import number
 from mmssl.plain_text import markdown
-from mmssl.training.output_dir import OutputDir
+from mmssl.training import log
+from mmssl.training.output_dir import METRICS, OutputDir
 
 Row = dict[str, float | str]  # column -> value
+
+SETTINGS = "leaderboard.json"
+PER_SECOND = "_per_second"  # behind the unit of a method's examples, in log.jsonl
+OF_NO_ARCHITECTURE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")  # in config.json
+
+
+def claim(place: Path, args, names: tuple[str, ...]) -> None:
+    """Keep these flags; raise BadInput if the table in `place` was begun with others: its rows could not be
+    compared."""
+    given, file = {name: getattr(args, name) for name in names}, place / SETTINGS
+    before = bounded_json.read(file) if file.exists() else given
+    if changed := [name for name in names if before.get(name) != given[name]]:
+        raise BadInput(
+            f"--output_dir {place} holds a table with --{changed[0]} {before.get(changed[0])}, not "
+            f"{given[changed[0]]}; choose another directory"
+        )
+    OutputDir(place).register([SETTINGS])
+    durable.replace(file, bounded_json.dumps(given))
+
+
+def architecture(run: Path) -> str:
+    """Equal for exported encoders that are equal before training."""
+    config = bounded_json.read(run / "config.json")
+    return bounded_json.dumps({name: config[name] for name in sorted(config) if name not in OF_NO_ARCHITECTURE})
+
+
+def steps_per_second(run: Path) -> float:
+    """The speed of the last steps of a run: the first ones are slower."""
+    *_, before, last = [line for line in log.read(run / "log.jsonl") if "seconds" in line]
+    return (last["step"] - before["step"]) / (last["seconds"] - before["seconds"])
+
+
+def of_training(run: Path) -> Row:
+    """What a finished run has seen, its cost, the effective rank of its features, and what it warned of."""
+    metrics, logged = bounded_json.read(run / METRICS), {}
+    for line in log.read(run / "log.jsonl"):
+        logged |= line
+    unit = next(name.removesuffix(PER_SECOND) for name in logged if name.endswith(PER_SECOND))
+    seen, seconds = metrics["samples_seen"], metrics["training_seconds"]
+    row: Row = {"effective rank": logged.get("effective_rank", ""), "seen": f"{seen:,} {unit}"}
+    row |= {"minutes": seconds / 60, "speed": f"{seen / seconds:,.0f} {unit}/s"}
+    return row | {"note": " ".join(sentence.split(":")[0] for sentence in metrics["warnings"])}
 
 
 def write(rows: dict[str, Row], place: Path) -> str:
