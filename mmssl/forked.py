@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 # what a run imports late, where the listing of recipes has not imported it already
-LATE = ("accelerate", "datasets", "matplotlib.pyplot", "sklearn.linear_model", "sklearn.model_selection",
-        "sklearn.pipeline", "sklearn.preprocessing", "scipy.stats", "mmssl.pretrain", "mmssl.hub.export",
-        "mmssl.evaluation.downstream.transfer", "mmssl.kernels.views")  # fmt: skip
+LATE = ("datasets", "matplotlib.pyplot", "scipy.stats", "soundfile", "sklearn.linear_model", "sklearn.model_selection",
+        "sklearn.pipeline", "sklearn.preprocessing", "transformers.models.auto.modeling_auto",
+        "transformers.models.resnet.modeling_resnet", "transformers.models.vit.modeling_vit",
+        "transformers.models.vit.image_processing_pil_vit", "mmssl.pretrain", "mmssl.hub.export", "mmssl.kernels.views",
+        "mmssl.models.own", "mmssl.evaluation.downstream.transfer")  # fmt: skip
 
 
 class Failed(RuntimeError):

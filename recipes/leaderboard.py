@@ -17,6 +17,7 @@ Whatever is finished is kept: the same command continues where it was stopped. A
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -78,9 +79,9 @@ def learning_from(modality: str) -> list[str]:
 
 def run(name: str, args: LeaderboardArgs, directory: Path, *flags: str) -> None:
     """Run a recipe in a process of its own. Raises forked.Failed."""
-    flags = (f"--dataset={args.dataset}", f"--output_dir={directory}", *flags, f"--use_cpu={args.use_cpu}")
-    say(f"{RECIPES.name}/{name}.py {' '.join(flags)}")
-    forked.run(run_recipe, RECIPES / f"{name}.py", list(flags))
+    argv = [f"--dataset={args.dataset}", f"--output_dir={directory}", *flags, *["--use_cpu"] * args.use_cpu]
+    say(f"python {RECIPES.name}/{name}.py {shlex.join(argv)}")
+    forked.run(run_recipe, RECIPES / f"{name}.py", argv)
 
 
 def train(name: str, args: LeaderboardArgs, directory: Path) -> Row:
@@ -129,7 +130,7 @@ def add(rows: dict[str, Row], name: str, args: LeaderboardArgs, place: Path, kno
             rows[f"untrained, {name}"] = found.pop(transfer.UNTRAINED)
         rows |= found
     except forked.Failed as error:
-        rows[name]["note"] = f"failed: {error}"
+        rows[name][board.NOTE] = f"failed: {error}"
 
 
 def main(args: LeaderboardArgs) -> None:

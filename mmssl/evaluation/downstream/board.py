@@ -15,6 +15,7 @@ from mmssl.training.output_dir import METRICS, OutputDir
 
 Row = dict[str, float | str]  # column -> value
 
+NOTE = "note"  # the last column
 SETTINGS = "leaderboard.json"
 PER_SECOND = "_per_second"  # behind the unit of a method's examples, in log.jsonl
 OF_NO_ARCHITECTURE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")  # in config.json
@@ -55,12 +56,13 @@ def of_training(run: Path) -> Row:
     seen, seconds = metrics["samples_seen"], metrics["training_seconds"]
     row: Row = {"effective rank": logged.get("effective_rank", ""), "seen": f"{seen:,} {unit}"}
     row |= {"minutes": seconds / 60, "speed": f"{seen / seconds:,.0f} {unit}/s"}
-    return row | {"note": " ".join(sentence.split(":")[0] for sentence in metrics["warnings"])}
+    return row | {NOTE: "; ".join(sentence.split(":")[0] for sentence in metrics["warnings"])}
 
 
 def write(rows: dict[str, Row], place: Path) -> str:
     """Write the table as Markdown and CSV, and its figure, best row first. Returns the Markdown."""
-    columns = [c for c in dict.fromkeys(c for row in rows.values() for c in row) if c != "note"] + ["note"]
+    names = dict.fromkeys(column for row in rows.values() for column in row)
+    columns = [*accuracies(names), *(name for name in names if name not in accuracies(names) and name != NOTE), NOTE]
     best = dict(sorted(rows.items(), key=lambda item: -max(accuracies(item[1]).values(), default=-1.0)))
     cells = [[name, *(cell(row.get(column, "")) for column in columns)] for name, row in best.items()]
     lines = [f"| {' | '.join(map(markdown, line))} |" for line in (["", *columns], *cells)]
@@ -70,12 +72,13 @@ def write(rows: dict[str, Row], place: Path) -> str:
     OutputDir(place).register(["leaderboard.md", "leaderboard.csv", "leaderboard.png"])
     durable.replace(place / "leaderboard.md", "\n".join(lines) + "\n")
     durable.replace(place / "leaderboard.csv", written.getvalue())
-    figures.ranking({name: accuracies(row) for name, row in best.items() if accuracies(row)}, place / "leaderboard.png")
+    if judged := {name: accuracies(row) for name, row in best.items() if accuracies(row)}:
+        figures.ranking(judged, place / "leaderboard.png")
     return "\n".join(lines)
 
 
-def accuracies(row: Row) -> dict[str, float]:
-    """The accuracies of a row."""
+def accuracies(row: dict) -> dict:
+    """Those of its columns that are accuracies."""
     return {name: value for name, value in row.items() if name.startswith(("k-NN", "linear"))}
 
 
