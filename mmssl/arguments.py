@@ -241,16 +241,19 @@ def run_recipe(file: Path, argv: list[str]) -> None:
     """As `python file argv`, but errors are raised."""
     main, args_class = recipe(file)
     sys.argv = [str(file), *argv]  # the model card names the command
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     main(parse(args_class, argv))
+
+
+def collect_seldom() -> None:
+    """Importing transformers makes a million objects; the collector of Python's defaults looks at them so often that a
+    program starts a second later, and once more at exit, which takes another second."""
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    atexit.register(gc.freeze)
 
 
 def command(main: Callable[[Args], None], args_class: type[Args], description: str | None = None) -> None:
     """Run `main` on the parsed flags. Errors that the user can fix are printed without a traceback; exit status 2."""
-    # importing transformers makes a million objects; the collector of Python's defaults looks at them so often that a
-    # run starts a second later, and once more at exit, which takes another second
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
-    atexit.register(gc.freeze)
+    collect_seldom()
     with explained():
         main(parse(args_class, description=description))
 

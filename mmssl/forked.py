@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mmssl.arguments import collect_seldom
 from mmssl.errors import BadInput, first_line
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def run(function: Callable, *given) -> None:
 
 
 def _call(sender: Connection, function: Callable, *given) -> None:
-    gc.freeze()  # the million objects that the imports made
+    collect_seldom()
+    gc.freeze()  # the objects of the imports
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         function(*given)

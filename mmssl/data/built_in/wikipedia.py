@@ -18,7 +18,7 @@ from mmssl.errors import BadInput
 DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 LICENCE = "Text: Wikipedia contributors, CC BY-SA 4.0, from the dump excerpt in gensim's test data."
 HELD_OUT = 20  # every twentieth article
-TOPICS = 20  # articles whose paragraphs are labelled
+TOPICS = 10  # articles whose paragraphs are labelled
 FEWEST_WORDS = 20  # of such a paragraph
 EVERY = 6  # one paragraph in six of each article is held out
 
@@ -45,7 +45,7 @@ pretty_name: Paragraphs of Wikipedia articles
 ---
 # Paragraphs of Wikipedia articles
 
-{train} training and {test} held-out paragraphs of 20 articles of the English Wikipedia: `text` and `label`, the title
+{train} training and {test} held-out paragraphs of ten articles of the English Wikipedia: `text` and `label`, the title
 of the article. Every sixth paragraph of each article is held out. Built by `mmssl.data.built_in.wikipedia` from the
 dump excerpt in gensim's test data.
 
