@@ -3,7 +3,7 @@
 python recipes/leaderboard.py                                                # images: scikit-learn's digits, built in
 python recipes/leaderboard.py --dataset paragraphs                           # text: of Wikipedia articles, built in
 python recipes/leaderboard.py --dataset voices                               # audio: synthetic voices, built in
-python recipes/leaderboard.py --dataset cifar10.parquet --minutes 15         # hours: see recipes/README.md
+python recipes/leaderboard.py --dataset cifar10.parquet --minutes 15         # hours
 python recipes/leaderboard.py --dataset my_folder --methods simclr dino --encoders facebook/dinov2-small
 
 The columns of the data decide whether it is images, audio or text. Each method is trained by its recipe, with the
@@ -20,9 +20,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
-from statistics import fmean
 
-from mmssl import bounded_json, forked
+from mmssl import forked, progress
 from mmssl.arguments import Flags, TrainArgs, command, flag, recipe, run_recipe
 from mmssl.data import columns, sources
 from mmssl.errors import BadInput
@@ -98,54 +97,52 @@ def train(name: str, args: LeaderboardArgs, directory: Path) -> Row:
 
 
 def judge(encoder: str, args: LeaderboardArgs, directory: Path, baselines: list[str]) -> dict[str, Row]:
-    """{column of transfer.py's table: {evaluation: mean over seeds}}, unless it is known already."""
-    if not (directory / transfer.RESULTS).exists():
+    """The columns of transfer.py's table, unless they are known already."""
+    found = board.of_transfer(directory)
+    if transfer.OURS not in found or {*baselines} - {transfer.RAW} - found.keys():  # raw is asked for with chance
         given = {"label_column": args.label_column, "hold_out": args.hold_out}
         flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
         flags += ["--labels", *args.labels, f"--seeds={args.seeds}", "--baselines", *(baselines or ["none"])]
         run("transfer", args, directory, f"--model_name_or_path={encoder}", *flags)
-    found: dict[str, Row] = {}
-    for evaluation, values in bounded_json.read(directory / transfer.RESULTS)["results"].items():
-        for column, of_seeds in values.items():
-            found.setdefault(column, {})[evaluation] = fmean(of_seeds)
+        found = board.of_transfer(directory)
     return found
 
 
-def add(rows: dict[str, Row], name: str, args: LeaderboardArgs, place: Path, known: set[str]) -> None:
-    """The row of a method or of another encoder, and those of baselines that the table has not yet. known: the
-    architectures whose untrained encoders are in it."""
-    is_method, judged = (RECIPES / f"{name}.py").exists(), place / "transfer" / name.strip("/").replace("/", "_")
-    encoder = str(place / name) if is_method else name
-    rows[name] = {}
+def add(rows: dict[str, Row], name: str, trains: bool, args: LeaderboardArgs, place: Path, known: set[str]) -> None:
+    """The row of a method, which trains, or of another encoder, and those of baselines that the table has not yet.
+    known: the architectures whose untrained encoders are in it."""
+    rows[name], baselines = {}, [] if transfer.CHANCE in rows else [transfer.RAW, transfer.CHANCE]
     try:
-        if is_method:
+        if trains:
             rows[name] |= train(name, args, place / name)
-        baselines = [] if transfer.CHANCE in rows else [transfer.RAW, transfer.CHANCE]
-        if is_method and (kind := board.architecture(place / name)) not in known:
-            baselines.append(transfer.UNTRAINED)
-        found = judge(encoder, args, judged, baselines)
+            kind, architecture = board.architecture(place / name)
+            baselines += [transfer.UNTRAINED] * (architecture not in known)
+        encoder = str(place / name) if trains else name
+        found = judge(encoder, args, place / "transfer" / name.strip("/").replace("/", "_"), baselines)
         rows[name] |= found.pop(transfer.OURS)
-        if transfer.UNTRAINED in found:
-            known.add(kind)
-            rows[f"untrained, {name}"] = found.pop(transfer.UNTRAINED)
+        untrained = found.pop(transfer.UNTRAINED, None)
+        if untrained and architecture not in known:
+            known.add(architecture)
+            rows[f"untrained {kind} of {name}"] = untrained
         rows |= found
     except forked.Failed as error:
         rows[name][board.NOTE] = f"failed: {error}"
 
 
 def main(args: LeaderboardArgs) -> None:
+    progress.calm_libraries()
     place, modality = Path(args.output_dir).expanduser(), modality_of(args)
     recipes = learning_from(modality)
     chosen = recipes if args.methods == ["all"] else args.methods
     if unknown := [name for name in chosen if name not in recipes]:
         raise BadInput(
-            f"--methods {unknown[0]}: no recipe of that name learns from {modality} alone; {', '.join(recipes)} do"
+            f"--methods {unknown[0]}: no recipe of that name learns from {modality} data alone; {', '.join(recipes)} do"
         )
     rows, known = {}, set()
     with interruptible(f"the same command continues; what is finished is kept in {place}"):
         board.claim(place, args, ("dataset", "passes", "minutes", "labels", "seeds", "label_column", "hold_out"))
         for name in [*chosen, *(each for each in args.encoders if each != "none")]:
-            add(rows, name, args, place, known)
+            add(rows, name, name in chosen, args, place, known)
             board.write(rows, place)  # now, for a run that is stopped
     say_lines(board.write(rows, place))
 

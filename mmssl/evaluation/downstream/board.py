@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from statistics import fmean
 
 from mmssl import bounded_json, durable, figures
 from mmssl.errors import BadInput
+from mmssl.evaluation.downstream.transfer import RESULTS
 from mmssl.hub.table import number
 from mmssl.plain_text import markdown
 from mmssl.training import log
@@ -35,10 +37,11 @@ def claim(place: Path, args, names: tuple[str, ...]) -> None:
     durable.replace(file, bounded_json.dumps(given))
 
 
-def architecture(run: Path) -> str:
-    """Equal for exported encoders that are equal before training."""
+def architecture(run: Path) -> tuple[str, str]:
+    """(its type: "resnet"; a text that is equal for exported encoders that are equal before training)."""
     config = bounded_json.read(run / "config.json")
-    return bounded_json.dumps({name: config[name] for name in sorted(config) if name not in OF_NO_ARCHITECTURE})
+    kept = {name: config[name] for name in sorted(config) if name not in OF_NO_ARCHITECTURE}
+    return config["model_type"], bounded_json.dumps(kept)
 
 
 def steps_per_second(run: Path) -> float:
@@ -57,6 +60,17 @@ def of_training(run: Path) -> Row:
     row: Row = {"effective rank": logged.get("effective_rank", ""), "seen": f"{seen:,} {unit}"}
     row |= {"minutes": seconds / 60, "speed": f"{seen / seconds:,.0f} {unit}/s"}
     return row | {NOTE: "; ".join(sentence.split(":")[0] for sentence in metrics["warnings"])}
+
+
+def of_transfer(directory: Path) -> dict[str, Row]:
+    """{column: {evaluation: mean over seeds}} of recipes/transfer.py's table in this directory; {} if there is none."""
+    if not (directory / RESULTS).exists():
+        return {}
+    found: dict[str, Row] = {}
+    for evaluation, values in bounded_json.read(directory / RESULTS)["results"].items():
+        for column, of_seeds in values.items():
+            found.setdefault(column, {})[evaluation] = fmean(of_seeds)
+    return found
 
 
 def write(rows: dict[str, Row], place: Path) -> str:
