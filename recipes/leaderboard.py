@@ -23,7 +23,7 @@ from pathlib import Path
 
 from mmssl import forked, progress
 from mmssl.arguments import Flags, TrainArgs, command, flag, recipe, run_recipe
-from mmssl.data import columns, sources
+from mmssl.data import columns, labelled, sources
 from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import board, transfer
 from mmssl.evaluation.downstream.board import Row
@@ -59,12 +59,14 @@ class LeaderboardArgs(Flags):
 
 def modality_of(args: LeaderboardArgs) -> str:
     """Raises BadInput if the data has no labels, or no inputs that an encoder reads."""
-    names = sources.load(args.dataset)["train"].column_names
+    data = sources.load(args.dataset)
+    names = data["train"].column_names
     columns.find(names, args.label_column, columns.LABEL, "label", f"--dataset {args.dataset}: ")
     found = [modality for modality, usual in INPUTS.items() if {*usual} & {*names}]
     if not found:
         usual = "; ".join(f"{modality}: {', '.join(names)}" for modality, names in INPUTS.items())
         raise BadInput(f"--dataset {args.dataset}: none of its columns {', '.join(names)} holds inputs ({usual})")
+    labelled.with_labels(data, args.label_column, hold_out=args.hold_out)  # raises what labels can be at fault
     return found[0]
 
 
