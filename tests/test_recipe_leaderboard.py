@@ -127,6 +127,13 @@ def test_a_row_that_collapsed_says_so(tmp_path):
     assert row["note"] == "features have collapsed; the loss curve failed"
 
 
+def test_a_time_is_turned_into_steps_by_the_speed_of_the_last_ones(tmp_path):
+    lines = [(10, 8.0), (20, 10.0), (30, 12.0)]  # the first steps are slower
+    log = "".join(json.dumps({"step": step, "seconds": seconds}) + "\n" for step, seconds in lines)
+    (tmp_path / "log.jsonl").write_text(log + json.dumps({"step": 30, "eval_loss": 1.0}) + "\n")
+    assert board.steps_per_second(tmp_path) == 5.0
+
+
 def test_the_built_in_paragraphs_are_of_ten_articles_and_none_is_in_both_parts():
     parts = sources.load("paragraphs")
     train, test = parts["train"], parts["test"]

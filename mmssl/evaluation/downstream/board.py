@@ -41,7 +41,7 @@ def architecture(run: Path) -> tuple[str, str]:
     """(its type: "resnet"; a text that is equal for exported encoders that are equal before training)."""
     config = bounded_json.read(run / "config.json")
     kept = {name: config[name] for name in sorted(config) if name not in OF_NO_ARCHITECTURE}
-    return config["model_type"], bounded_json.dumps(kept)
+    return config["model_type"].removeprefix("mmssl_"), bounded_json.dumps(kept)
 
 
 def steps_per_second(run: Path) -> float:
