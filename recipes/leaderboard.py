@@ -11,11 +11,11 @@ recipe's defaults, for an equal number of passes over the data or for an equal t
 encoder with labels that it has not seen in training. Rows without training: raw features (pixels, tf-idf, log-mel),
 chance, encoders before training (methods with equal encoders share a row), and any other encoder.
 
-Whatever is finished is kept: the same command continues where it was stopped. It uses one device. A pass of Exemplar-CNN
-is one over the 4,000 images at most that are its classes; what each method has seen is in the table.
+Whatever is finished is kept: the same command continues where it was stopped. It uses one device. A pass of
+Exemplar-CNN is one over the 4,000 images at most that are its classes; what each method has seen is in the table.
 
-The first command takes 848 s of CPU time on one core (EPYC, Zen 4) that other work shares, which should be seven or eight
-minutes of two free ones. Tables are in recipes/README.md: with so few passes they rank no methods.
+The first command takes 848 s of CPU time, with OMP_NUM_THREADS=1 on a busy EPYC (Zen 4); on two free cores it has not
+been timed yet. The tables are in recipes/README.md. With so few passes they do not rank the methods.
 """
 
 from __future__ import annotations
