@@ -42,7 +42,9 @@ OF_INPUTS = {"image_column", "audio_column", "text_column", "caption_column", "v
 
 @dataclass
 class LeaderboardArgs(Flags):
-    dataset: str = flag("digits", "labelled data: a built-in name, a file, a folder or a Hub id")
+    dataset: str = flag(
+        "digits", "labelled data: digits, mnist5k, paragraphs, voices (built in), a file, a folder or a Hub id"
+    )
     output_dir: str = flag("runs/leaderboard", "where the table, its figure and the runs go")
     methods: list[str] = flag(["all"], "names of recipes; all: every recipe that learns from such data alone")
     encoders: list[str] = flag(["none"], "other encoders to judge: directories or Hub ids")
