@@ -11,6 +11,7 @@ import difflib
 import gc
 import math
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -229,12 +230,30 @@ def parse(args_class: type[Args], argv: list[str] | None = None, description: st
     return args_class(**{f.name: given[f.name] for f in fields(args_class)})
 
 
-def command(main: Callable[[Args], None], args_class: type[Args], description: str | None = None) -> None:
-    """Run `main` on the parsed flags. Errors that the user can fix are printed without a traceback; exit status 2."""
-    # importing transformers makes a million objects; the collector of Python's defaults looks at them so often that a
-    # run starts a second later, and once more at exit, which takes another second
+def recipe(file: Path) -> tuple[Callable[[Flags], None], type[Flags]]:
+    """(its main, the class of its flags)."""
+    names = runpy.run_path(str(file), run_name=file.stem)
+    kinds = (each for each in names.values() if isinstance(each, type) and each.__module__ == file.stem)
+    return names["main"], next(each for each in kinds if issubclass(each, Flags))
+
+
+def run_recipe(file: Path, argv: list[str]) -> None:
+    """As `python file argv`, but errors are raised."""
+    main, args_class = recipe(file)
+    sys.argv = [str(file), *argv]  # the model card names the command
+    main(parse(args_class, argv))
+
+
+def collect_seldom() -> None:
+    """Importing transformers makes a million objects; the collector of Python's defaults looks at them so often that a
+    program starts a second later, and once more at exit, which takes another second."""
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     atexit.register(gc.freeze)
+
+
+def command(main: Callable[[Args], None], args_class: type[Args], description: str | None = None) -> None:
+    """Run `main` on the parsed flags. Errors that the user can fix are printed without a traceback; exit status 2."""
+    collect_seldom()
     with explained():
         main(parse(args_class, description=description))
 

@@ -130,7 +130,7 @@ def ranking(rows: dict[str, dict[str, float]], file: Path) -> None:
         places = [(values[result], i) for i, values in enumerate(rows.values()) if result in values]
         axes.scatter(*zip(*places, strict=True), label=result, s=22)
     axes.set_yticks(range(len(rows)), [name[-40:] for name in rows])  # of a long path its end
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
     axes.grid(axis="y", linewidth=0.4)
     axes.set_axisbelow(True)
     axes.set(xlabel="accuracy, %")

@@ -7,9 +7,9 @@ accelerate launch recipes/multi_task.py --dataset my_folder --tasks simclr color
 A task may have data of its own, NAME=DATA. With colorization among the tasks, all of them see grey images. Alone
 (--tasks rotation), a task is the method of its own recipe.
 
-Several tasks against each alone, at equal cost: 20,000 images of CIFAR-10, as many views in each run (rotation 6 passes of
-one view, SimCLR 3 of two, both summed 2 of three, by turns 4), resnet-micro in bf16, seed 0; then recipes/transfer.py
---labels 10% with three draws of the labels, k-NN / linear probe, accuracy in per cent:
+Several tasks against each alone, at equal cost: 20,000 images of CIFAR-10, as many views in each run (rotation 6
+passes of one view, SimCLR 3 of two, both summed 2 of three, by turns 4), resnet-micro in bf16, seed 0; then
+recipes/transfer.py --labels 10% with three draws of the labels, k-NN / linear probe, accuracy in per cent:
 
                         CIFAR-10       Fashion-MNIST   MNIST (5,000)
     untrained           32.1 / 37.6     71.6 / 76.7     84.0 / 87.8
@@ -19,8 +19,8 @@ one view, SimCLR 3 of two, both summed 2 of three, by turns 4), resnet-micro in 
     both, summed        43.5 / 46.4     73.0 / 78.5     83.3 / 91.4
     both, by turns      46.0 / 47.5     73.9 / 79.4     83.1 / 92.1
 
-By turns, k-NN is above the mean of the two in all three, and above both in two; the linear probe only in one. The sum is
-above their mean in one. In so short a run, two tasks are no better than the better one with twice the steps.
+By turns, k-NN is above the mean of the two in all three, and above both in two; the linear probe only in one. The sum
+is above their mean in one. In so short a run, two tasks are no better than the better one with twice the steps.
 """
 
 from __future__ import annotations

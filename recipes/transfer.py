@@ -87,5 +87,7 @@ class TransferArgs(features.CheckpointArgs):
             self.refuse(("held_out",), f"--hold_out {self.hold_out}")
 
 
+main = transfer.main
+
 if __name__ == "__main__":
-    command(transfer.main, TransferArgs, __doc__)
+    command(main, TransferArgs, __doc__)

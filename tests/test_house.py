@@ -18,6 +18,7 @@ ROOMS = [
     "plain_text",  # text from outside, for terminal and Markdown
     "errors",  # what a user can mend
     "arguments",  # flags, and how a recipe becomes a command
+    "forked",  # a function in a process of its own
     "device",  # where it runs
     "progress",  # bars, and lines in a log file
     "durable",  # files that survive a power cut

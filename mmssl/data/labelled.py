@@ -152,18 +152,30 @@ def load(
     if label_column == WHICH_CLIP and modality == "video":
         column = columns.find(data["train"].column_names, input_column, columns.VIDEO, "input")
         return examples.which(data["train"], column, processor, frames, Labelled)
-    train, test = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
-    if max_samples:
-        train, test = (part.select(_some(len(part), max_samples)) for part in (train, test))
-    label_column = columns.find(train.column_names, label_column, columns.LABEL, "label")
-    input_column = columns.find(train.column_names, input_column, INPUT_COLUMNS[modality], "input")
-    labels, names = _labels([train, test], label_column)
+    split, labels, names = with_labels(data, label_column, held_out, hold_out, max_samples)
+    input_column = columns.find(split[0].column_names, input_column, INPUT_COLUMNS[modality], "input")
     limits, parts = Limits(max_length, max_seconds, frames), []
-    for rows, label in zip((train, test), labels, strict=True):
+    for rows, label in zip(split, labels, strict=True):
         usable, inputs = READ[modality](rows, input_column, processor, limits)
         identity = f"{rows._fingerprint} {input_column} {limits}"
         parts.append(Labelled(inputs, label[usable], names, identity, inputs.lengths))
     return parts[0], parts[1]
+
+
+def with_labels(
+    data: dict[str, datasets.Dataset],
+    label_column: str | None = None,
+    held_out: int = 1000,
+    hold_out: str | None = None,
+    max_samples: int = 0,
+) -> tuple[list[datasets.Dataset], list[Tensor], list[str]]:
+    """([training, test], the labels of each, the names of the classes). Reads no inputs. Raises what `load` raises of
+    labels."""
+    split = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
+    if max_samples:
+        split = [part.select(_some(len(part), max_samples)) for part in split]
+    column = columns.find(split[0].column_names, label_column, columns.LABEL, "label")
+    return list(split), *_labels(list(split), column)
 
 
 def unlabelled(

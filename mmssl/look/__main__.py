@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from mmssl.arguments import check_text, explained
+from mmssl.arguments import check_text, collect_seldom, explained
 
 START = time.perf_counter()
 
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     given = parser().parse_args(argv)
+    collect_seldom()
     with explained():
         for flag, text in [("run", name) for name in given.runs] + [("--dataset", given.dataset)]:
             if text is not None:

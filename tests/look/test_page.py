@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -51,6 +54,18 @@ def test_a_text_is_answered_with_images(address):
     assert state == "complete" and len(shown) == 12
     status, content = get(shown[0]["image"]["url"])
     assert status == 200 and content[8:12] == b"WEBP"
+
+
+@pytest.mark.slow  # six seconds
+def test_the_page_starts_within_10_seconds_of_one_core(vit_run):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "mmssl.look", vit_run.name, "--use_cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split()[0]  # "http://127.0.0.1:7860/  (after 5.0 s; ...)"
+        assert get(address)[0] == 200
+        process.kill()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert sum(after[:2]) - sum(before[:2]) < 10
 
 
 def test_an_answer_takes_less_than_300_ms_of_one_core(address):

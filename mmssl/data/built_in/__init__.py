@@ -10,11 +10,12 @@ _BUILDERS = {  # name -> module here, and its function
     "emoji": ("emoji", "build"),
     "mnist5k": ("digits", "build_mnist"),
     "noisy_voices": ("voices", "build_noisy"),
+    "paragraphs": ("wikipedia", "build_paragraphs"),
     "voices": ("voices", "build"),
     "wikipedia": ("wikipedia", "build"),
 }
 BUILT_IN = tuple(_BUILDERS)
-LABELLED = ("digits", "mnist5k", "noisy_voices", "voices")  # with labels, for evaluation
+LABELLED = ("digits", "mnist5k", "noisy_voices", "paragraphs", "voices")  # with labels, for evaluation
 DRAWN = {  # clips that are drawn when they are asked for: name -> (the digits that move in them, coloured)
     "moving_digits": ("digits", False),
     "moving_colours": ("digits", True),

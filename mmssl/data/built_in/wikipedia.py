@@ -1,7 +1,8 @@
 """About a hundred English Wikipedia articles without a download: the dump excerpt that gensim ships with its tests.
 
 gensim's wikicorpus removes the mark-up; case and punctuation are kept, one paragraph per line. For word vectors, masked
-language models and anything else that reads text.
+language models and anything else that reads text. Or the paragraphs of the longest articles, labelled with their
+article: a topic, for evaluation.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from mmssl.errors import BadInput
 DUMP = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 LICENCE = "Text: Wikipedia contributors, CC BY-SA 4.0, from the dump excerpt in gensim's test data."
 HELD_OUT = 20  # every twentieth article
+TOPICS = 10  # articles whose paragraphs are labelled
+FEWEST_WORDS = 20  # of such a paragraph
+EVERY = 6  # one paragraph in six of each article is held out
 
 CARD = """---
 license: cc-by-sa-4.0
@@ -28,6 +32,22 @@ pretty_name: Some Wikipedia articles
 
 {train} training and {test} held-out articles of the English Wikipedia: `title` and `text`, without mark-up, one
 paragraph per line. Built by `mmssl.data.built_in.wikipedia` from the dump excerpt in gensim's test data.
+
+Text: Wikipedia contributors, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/); each article's authors are
+listed in its history at https://en.wikipedia.org.
+"""
+
+CARD_OF_PARAGRAPHS = """---
+license: cc-by-sa-4.0
+language: [en]
+task_categories: [text-classification]
+pretty_name: Paragraphs of Wikipedia articles
+---
+# Paragraphs of Wikipedia articles
+
+{train} training and {test} held-out paragraphs of ten articles of the English Wikipedia: `text` and `label`, the title
+of the article. Every sixth paragraph of each article is held out. Built by `mmssl.data.built_in.wikipedia` from the
+dump excerpt in gensim's test data.
 
 Text: Wikipedia contributors, CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/); each article's authors are
 listed in its history at https://en.wikipedia.org.
@@ -52,17 +72,31 @@ def articles() -> Iterator[tuple[str, str]]:
 
 def build(directory: Path) -> None:
     """Write train.parquet, test.parquet and README.md: a dataset that `load_dataset` reads."""
-    from datasets import Dataset
-
     rows = [{"title": title, "text": text} for title, text in articles()]
     parts = {
         "train": [row for i, row in enumerate(rows) if i % HELD_OUT],
         "test": [row for i, row in enumerate(rows) if i % HELD_OUT == 0],
     }
+    _write(directory, parts, CARD)
+
+
+def build_paragraphs(directory: Path) -> None:
+    """The same files, with the paragraphs of the TOPICS articles that have most of them."""
+    found = {title: [p for p in text.split("\n") if len(p.split()) >= FEWEST_WORDS] for title, text in articles()}
+    parts: dict[str, list[dict]] = {"train": [], "test": []}
+    for title in sorted(sorted(found, key=lambda title: -len(found[title]))[:TOPICS]):
+        for i, paragraph in enumerate(found[title]):
+            parts["train" if i % EVERY else "test"].append({"text": paragraph, "label": title})
+    _write(directory, parts, CARD_OF_PARAGRAPHS)
+
+
+def _write(directory: Path, parts: dict[str, list[dict]], card: str) -> None:
+    from datasets import Dataset
+
     with whole(directory) as place:
         for name, part in parts.items():
             Dataset.from_list(part).to_parquet(place / f"{name}.parquet")
-        (place / "README.md").write_text(CARD.format(**{name: len(part) for name, part in parts.items()}))
+        (place / "README.md").write_text(card.format(**{name: len(part) for name, part in parts.items()}))
 
 
 def _running_text(text: str) -> str:
