@@ -7,11 +7,11 @@ Moving digits, 300 steps (--max_steps 300), four minutes of one core of an EPYC 
 clips: the last patch of a track is the nearest of 32 in 55.2 % of the clips, untrained 53.7 %, chance 3.1 %, a standard
 error being 3.6; loss 0.12, untrained 0.46, all patches alike 0.50.
 
-What made it worse than untrained, 25 % against 41 % in 60 steps (512 validation clips, of other training digits):
-patches of half of the frame hold parts of two digits, which move apart, and their pixels alone find 28 %; those of
-patches of 20 of 64 pixels 61 %. Crops of 60 % of a patch: 49.2 % after 300 steps, of 80 % 52.0, untrained 48.4; after 60
-steps all are below it. With --hard_from 0.5, 56.4 on 1,600 clips that come again and again, but on ever new clips the
-loss returns to the margin, all patches alike; so, too, from 0.3.
+What made it worse than untrained before, 25 % against 41 % after 60 steps, found on 512 validation clips (a fifth of
+the training digits): patches of half of the frame hold parts of two digits, which move apart, and their pixels alone
+find 28 %; those of patches of 20 of 64 pixels find 61 %. With crops of 60 % of a patch 49.2 % after 300 steps, of 80 %
+52.0, untrained 48.4; after 60 steps all are below it. With --hard_from 0.5, 56.4 on 1,600 clips that come again and
+again, but on ever new clips the loss returns to the margin, all patches alike; so, too, from 0.3.
 
 39 real clips of 96 x 72 pixels, of which the first 66 % are trained on (--max_steps 150 --motion 1 --frames 8
 --beginning 0.66 --patch_side 36 --smallest_crop 0.6 --flip 0.5), then recipes/transfer.py --label_column which_video
