@@ -3,12 +3,20 @@
 accelerate launch recipes/tracking.py                                   # moving digits, built in
 accelerate launch recipes/tracking.py --dataset my_folder --fps 10 --motion 2 --encoder resnet18
 
-Moving digits, 60 steps (--max_steps 60 --held_out 64), one minute of one core of an EPYC (Zen 4) in bf16, seed 0, on 64
-held-out clips: loss 0.25, untrained 0.48, all patches alike 0.50; but the last patch of a track is the nearest of 32 in
-25 % of the clips, untrained 41 %, chance 3 %, perhaps as digits of one kind come together. Longer runs were not tried.
+Moving digits, 300 steps (--max_steps 300), four minutes of one core of an EPYC (Zen 4) in bf16, seed 0, on 192 held-out
+clips: the last patch of a track is the nearest of 32 in 55.2 % of the clips, untrained 53.7 %, chance 3.1 %, a standard
+error being 3.6; loss 0.12, untrained 0.46, all patches alike 0.50.
 
-With --hard_from 0.3, 120 steps on moving digits: the loss falls to 0.29 in 36 steps and, once the hardest patches count
-alone, returns to the margin, 0.5, all patches alike, perhaps because other clips show the same digits.
+What made it worse than untrained before, 25 % against 41 % after 60 steps, found on 512 validation clips (a fifth of
+the training digits): patches of half of the frame hold parts of two digits, which move apart, and their pixels alone
+find 28 %; those of patches of 20 of 64 pixels find 61 %. With crops of 60 % of a patch 49.2 % after 300 steps, of 80 %
+52.0, untrained 48.4; after 60 steps all are below it. With --hard_from 0.5, 56.4 on 1,600 clips that come again and
+again, but on ever new clips the loss returns to the margin, all patches alike; so, too, from 0.3.
+
+39 real clips of 96 x 72 pixels, of which the first 66 % are trained on (--max_steps 150 --motion 1 --frames 8
+--beginning 0.66 --patch_side 36 --smallest_crop 0.6 --flip 0.5), then recipes/transfer.py --label_column which_video
+--labels 100%, 122 clips of the last third, per cent: k-NN 88.5, untrained 86.9, raw pixels 82.8; linear 86.1, 82.8,
+78.7; chance 20.5. Of five untrained encoders: k-NN 81.1 to 86.9, linear 82.0 to 84.4.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ accelerate launch recipes/videomae.py --dataset my_folder --model_name_or_path M
 --beginning 0.66 --augmentation crop_flip --per_device_train_batch_size 16), three minutes of one core of an EPYC (Zen
 4) in bf16, seed 0; then recipes/transfer.py --label_column which_video --labels 100%, 122 clips of the last third, per
 cent: k-NN 82.0, untrained 83.6, raw pixels 82.8; linear 75.4, 78.7, 77.0; chance 20.5. So short a run does not help.
+With --norm_pix_loss False --mask_ratio 0.75, whole frames, 150 steps: k-NN 83.6, linear 73.8.
 """
 
 from __future__ import annotations
