@@ -15,6 +15,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from multiprocessing import connection
@@ -52,7 +53,10 @@ class Processes:
         """A signal to every process and its children, as a scheduler does it."""
         for process in self.all:
             if process.is_alive():
-                os.killpg(process.pid, number)
+                for send in (os.killpg, os.kill):  # it alone, if it has not begun its group yet
+                    with suppress(ProcessLookupError):  # it has just ended
+                        send(process.pid, number)
+                        break
 
     def kill(self) -> None:
         self.send(signal.SIGKILL)
