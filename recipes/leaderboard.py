@@ -48,7 +48,7 @@ class LeaderboardArgs(Flags):
     output_dir: str = flag("runs/leaderboard", "where the table, its figure and the runs go")
     methods: list[str] = flag(["all"], "names of recipes; all: every recipe that learns from such data alone")
     encoders: list[str] = flag(["none"], "other encoders to judge: directories or Hub ids")
-    passes: float = flag(3.0, "passes over the data that each method is trained for", above=0, at_most=10**6)
+    passes: float = flag(1.5, "passes over the data that each method is trained for", above=0, at_most=10**6)
     minutes: float | None = flag(None, "train for this time instead, by the speed of the first steps", above=0)
     labels: list[str] = flag(["1%", "10%", "100%"], "percentages of the training labels, or numbers per class")
     seeds: int = flag(3, "number of draws of the labels", at_least=1, at_most=1000)
