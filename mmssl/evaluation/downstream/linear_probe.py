@@ -71,11 +71,13 @@ def choose_c(train: Matrix, label: np.ndarray, seed: int) -> float:
 def _fit(x: Matrix, y: np.ndarray, c: float, begin: LogisticRegression | None = None) -> LogisticRegression:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=c, tol=TOLERANCE, max_iter=MAX_ITERATIONS, warm_start=begin is not None)
     if begin is not None:
         model.coef_, model.intercept_, model.classes_ = begin.coef_.copy(), begin.intercept_.copy(), begin.classes_
-    with warnings.catch_warnings(record=True) as raised:
+    # products with so few columns as there are classes: several threads take up to four times as long as one
+    with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(x, y)
     if raised:
