@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info
 
 from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import linear_probe as probe
@@ -94,3 +95,16 @@ def test_few_shot_is_perfect_on_separate_classes_and_chance_on_noise():
 def test_few_shot_says_when_there_are_too_few_classes():
     with pytest.raises(BadInput, match="only 2 classes have more than 5 test examples"):
         few_shot(np.zeros((40, 2)), np.arange(40) % 2, np.zeros(2), 5, 5, 10)
+
+
+def test_the_linear_probe_is_fitted_with_one_blas_thread_and_leaves_the_others_as_they_are(monkeypatch):
+    seen, fit = [], LogisticRegression.fit
+
+    def watched(self, *given):
+        seen.extend(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas")
+        return fit(self, *given)
+
+    monkeypatch.setattr(LogisticRegression, "fit", watched)
+    before = threadpool_info()
+    probe.fit(np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2)
+    assert seen and set(seen) == {1} and threadpool_info() == before
