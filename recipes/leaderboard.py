@@ -14,8 +14,8 @@ chance, encoders before training (methods with equal encoders share a row), and 
 Whatever is finished is kept: the same command continues where it was stopped. It uses one device. A pass of
 Exemplar-CNN is one over the 4,000 images at most that are its classes; what each method has seen is in the table.
 
-The first command takes 848 s of CPU time, with OMP_NUM_THREADS=1 on a busy EPYC (Zen 4); on two free cores it has not
-been timed yet. The tables are in recipes/README.md. With so few passes they do not rank the methods.
+The first command takes 7 min 10 s on two free cores of an EPYC (Zen 4) in bf16. The tables are in recipes/README.md.
+With so few passes they do not rank the methods.
 """
 
 from __future__ import annotations
