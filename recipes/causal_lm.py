@@ -21,11 +21,8 @@ from mmssl.training import optim
 
 
 @dataclass
-class CausalLMArgs(TrainArgs):
+class CausalLMArgs(documents.DocumentArgs, TrainArgs):
     output_dir: str = flag("runs/causal_lm", "where the model, log, figures and checkpoints go")
-    dataset: str = flag("wikipedia", "wikipedia (built in), text files (with commas), Parquet, a folder, a Hub id")
-    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents held out if the data has no test part (at most 10 %)", at_least=1)
     blank_lines: bool = flag(False, "cut text files into documents at blank lines; default: a file is one document")
     model_name_or_path: str | None = flag(None, "a causal language model to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")

@@ -33,11 +33,8 @@ from mmssl.training import optim
 
 
 @dataclass
-class CpcTextArgs(cpc.CpcArgs):
+class CpcTextArgs(documents.DocumentArgs, cpc.CpcArgs):
     output_dir: str = flag("runs/cpc_text", "where the encoder, log, figures and checkpoints go")
-    dataset: str = flag("wikipedia", "wikipedia (built in), text files (split at blank lines), Parquet, a Hub id")
-    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents held out if the data has no test split (at most 10 %)", at_least=1)
     init_vectors: str | None = flag(
         None, "start from these word vectors: a run of recipes/word2vec.py, its Hub id, or a word2vec file",
         of_new_model=True,

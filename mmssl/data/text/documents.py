@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmssl.arguments import Flags, flag
 from mmssl.data import contents, folders, readers, sources
 from mmssl.data.text.blocks import file_blocks, text_column
 from mmssl.errors import BadInput
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 TEXT_FILES = (".txt", ".text", ".md", ".tokens", ".raw")  # in a folder; each also packed, as .txt.gz
 AT_ONCE = 256  # documents, of which one at a time is held as a Python string
 FEW = 10  # documents: with fewer, the last tenth of each is held out instead of whole documents
+
+
+@dataclass
+class DocumentArgs(Flags):
+    """Flags of recipes that learn from documents alone."""
+
+    dataset: str = flag(
+        "wikipedia", "wikipedia (built in), text files (.txt, .gz; with commas), a folder, Parquet, or a Hub id"
+    )
+    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
+    held_out: int = flag(1000, "documents held out if the data has no test part (at most a tenth)", at_least=1)
 
 
 def load(
