@@ -202,22 +202,10 @@ def from_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Any checkpoint of a causal language model, and its tokenizer, for sequences of max_length tokens. Raises BadInput
     if `name` is not one, or if it cannot be trained in this way."""
-    from transformers import PreTrainedTokenizerBase
-
     flag = f"--model_name_or_path {name}"
-    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class="AutoModelForCausalLM")
-    if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
-        raise BadInput(f"{flag}: a {type(tokenizer).__name__}, not a tokenizer of the tokenizers library")
+    model, tokenizer = pretrained.load_language_model(name, max_length, trust_remote_code, "AutoModelForCausalLM")
     if tokenizer.eos_token_id is None:
         raise BadInput(f"{flag}: its tokenizer has no eos token, which is needed between documents")
-    if len(tokenizer) > model.config.vocab_size:
-        raise BadInput(
-            f"{flag}: a tokenizer of {len(tokenizer)} tokens for a model of {model.config.vocab_size}; they are not "
-            "from the same checkpoint"
-        )
-    tokenizer.model_max_length = pretrained.longest(model, tokenizer)  # many tokenizers leave it unset
-    if max_length > tokenizer.model_max_length:
-        raise BadInput(f"--max_seq_length {max_length}: {name} takes {tokenizer.model_max_length} tokens at most")
     check(model, flag, cross_documents)
     return model, tokenizer
 

@@ -107,6 +107,32 @@ def load(
     return model, processor
 
 
+def load_language_model(
+    name: str, max_length: int, trust_remote_code: bool, auto_class: str
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """A model of texts and its tokenizer, whose model_max_length is set, because many leave it unset. max_length: of
+    the sequences to be trained on. Raises what `load` does, and BadInput if the two do not fit each other or the
+    length."""
+    flag = f"--model_name_or_path {name}"
+    model, tokenizer = load(name, trust_remote_code, auto_class=auto_class)
+    check_tokenizer(tokenizer, flag)
+    if len(tokenizer) > model.config.vocab_size:
+        raise BadInput(
+            f"{flag}: a tokenizer of {len(tokenizer)} tokens for a model of {model.config.vocab_size}; they are not "
+            "from the same checkpoint"
+        )
+    tokenizer.model_max_length = longest(model, tokenizer)
+    if max_length > tokenizer.model_max_length:
+        raise BadInput(f"--max_seq_length {max_length}: {name} takes {tokenizer.model_max_length} tokens at most")
+    return model, tokenizer
+
+
+def check_tokenizer(tokenizer, flag: str) -> None:
+    """Raises BadInput, starting with `flag`, if it is not one of the tokenizers library."""
+    if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase) or not tokenizer.is_fast:
+        raise BadInput(f"{flag}: a {type(tokenizer).__name__}, not a tokenizer of the tokenizers library")
+
+
 def load_with_decoder(name: str, model_class: str, what: str) -> tuple[transformers.PreTrainedModel, object]:
     """(model, image processor) of an export of mmssl that has the model with its decoder in pretraining/, or of any
     checkpoint of the class of transformers. what: such a model in words, for messages. Raises BadInput if `name` is

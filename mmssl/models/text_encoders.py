@@ -10,6 +10,7 @@ import torch
 from tokenizers.models import WordPiece
 
 from mmssl.arguments import TrainArgs, flag
+from mmssl.data.text import documents
 from mmssl.data.text.tokens import train_bpe, train_wordpiece
 from mmssl.errors import BadInput, first_line
 from mmssl.models import memory, pretrained, remote_code, word_vectors
@@ -54,12 +55,9 @@ with torch.no_grad():
 
 
 @dataclass
-class TextArgs(TrainArgs):
+class TextArgs(documents.DocumentArgs, TrainArgs):
     """Flags that the recipes of text encoders share: the text, and the encoder and its tokenizer."""
 
-    dataset: str = flag("wikipedia", "wikipedia (built in), text files (.txt, .gz; with commas), Parquet, a Hub id")
-    text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
-    held_out: int = flag(1000, "documents held out if the data has no test split (at most a tenth)", at_least=1)
     model_name_or_path: str | None = flag(None, "a checkpoint to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     size: str = flag(
@@ -182,17 +180,8 @@ def from_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Any checkpoint of a masked language model, or of another class with such a tokenizer, and its tokenizer, for
     texts of at most max_length tokens. Raises BadInput if `name` is not one."""
-
-    model, tokenizer = pretrained.load(name, trust_remote_code, auto_class=auto_class)
+    model, tokenizer = pretrained.load_language_model(name, max_length, trust_remote_code, auto_class)
     check_tokenizer(tokenizer, f"--model_name_or_path {name}")
-    if len(tokenizer) > model.config.vocab_size:
-        raise BadInput(
-            f"--model_name_or_path {name}: a tokenizer of {len(tokenizer)} tokens for a model of "
-            f"{model.config.vocab_size}; they are not from the same checkpoint"
-        )
-    tokenizer.model_max_length = pretrained.longest(model, tokenizer)  # many tokenizers leave it unset
-    if max_length > tokenizer.model_max_length:
-        raise BadInput(f"--max_seq_length {max_length}: {name} takes {tokenizer.model_max_length} tokens at most")
     return model, tokenizer
 
 
@@ -213,10 +202,7 @@ def load_tokenizer(name: str, max_length: int) -> PreTrainedTokenizerBase:
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raises BadInput, starting with `name`, if the tokenizer cannot be used for masked language modelling."""
-    from transformers import PreTrainedTokenizerBase
-
-    if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
-        raise BadInput(f"{name}: a {type(tokenizer).__name__}, not a tokenizer of the tokenizers library")
+    pretrained.check_tokenizer(tokenizer, name)
     for what in ("mask", "cls", "sep", "pad"):
         if tokenizer.special_tokens_map.get(f"{what}_token") is None:
             raise BadInput(
