@@ -139,7 +139,6 @@ def from_scratch(
     if architecture == "modernbert":
         config = transformers.ModernBertConfig(intermediate_size=3 * width // 2, **given)  # as of its base model
     elif architecture == "electra":
-        del given["cls_token_id"], given["sep_token_id"]
         config = transformers.ElectraConfig(embedding_size=width, intermediate_size=4 * width, **given)
     else:
         config = transformers.BertConfig(intermediate_size=4 * width, **given)
