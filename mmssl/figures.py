@@ -104,12 +104,12 @@ def retrieval_grid(
 def accuracy_curves(
     curves: dict[str, list[tuple[float, list[float]]]], xlabel: str, file: Path, log: bool = False
 ) -> None:
-    """Accuracy in per cent, mean and deviation over seeds, one line per name. curves: name -> [(x, one value per
-    seed)]."""
+    """Accuracy in per cent, mean and deviation over seeds, one line per name that has points. curves: name -> [(x, one
+    value per seed)]."""
     plt = _pyplot()
 
     figure, axes = plt.subplots(figsize=(6, 3.6))
-    for name, points in curves.items():
+    for name, points in ((name, points) for name, points in curves.items() if points):
         x, values = zip(*sorted(points), strict=True)
         y, spread = [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
         axes.errorbar(x, y, spread, marker="o", markersize=4, capsize=3, label=name)

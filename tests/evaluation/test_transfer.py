@@ -76,7 +76,7 @@ def test_every_probe_stands_beside_raw_features_untrained_and_chance(name, recip
 def test_a_second_run_replaces_its_section_of_the_card(recipe, tmp_path):
     directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
     (tmp_path / "model" / "README.md").write_text(CARD)
-    flags = {"mode": ["knn"], "labels": ["100%"], "seeds": 1, "layers": "all"}
+    flags = {"mode": ["knn"], "labels": ["100%"], "seeds": 1, "layers": "all", "baselines": ["none"]}
     results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
     assert {f"k-NN, 100% of the labels, layer {i}" for i in range(3)} <= set(results)
     once = (tmp_path / "model" / "README.md").read_text()

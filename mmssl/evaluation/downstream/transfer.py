@@ -303,7 +303,7 @@ def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) 
             counts = {amount: len(rows[0]) for amount, rows in transfer.subsets.items()}
             curves = {c: [(counts[a], v[c]) for a, v in shown.items() if c in v] for c in columns}
             file = directory / f"transfer_{dataset}_{mode.replace('-', '').lower()}.png"
-            figures.accuracy_curves({c: p for c, p in curves.items() if p}, "training labels", file, log=True)
+            figures.accuracy_curves(curves, "training labels", file, log=True)
             drawn[file] = (
                 f"Accuracy on {dataset}, {mode}, against the number of labels; bars: standard deviation over seeds."
             )
