@@ -75,6 +75,11 @@ def shortened(text: str) -> str:
     return f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
+def counted(number: int, what: str) -> str:
+    """ "1 core", "2 cores"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def _print(text: str, to: TextIO | None) -> None:
     if to is None:  # there is no terminal
         return

@@ -23,7 +23,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.device import best_device, cores, precision
 from mmssl.errors import not_written
 from mmssl.hub.table import number, readable, results_table
-from mmssl.plain_text import fenced, markdown, one_line, python_string
+from mmssl.plain_text import counted, fenced, markdown, one_line, python_string
 from mmssl.training.output_dir import METRICS, OutputDir
 from mmssl.training.summary import Summary
 
@@ -235,7 +235,7 @@ def _hardware(args: TrainArgs) -> str:
         return f"{processes} x {torch.cuda.get_device_name()}, {kind}"
     if (device := best_device(args.use_cpu).type) != "cpu":
         return f"{device} ({platform.machine()}), {kind}"
-    return f"{cores()} CPU cores ({platform.machine() or UNKNOWN}), {kind}"
+    return f"{counted(cores(), 'CPU core')} ({platform.machine() or UNKNOWN}), {kind}"
 
 
 def _metadata(record: Record) -> ModelCardData:

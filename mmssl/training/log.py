@@ -23,7 +23,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.device import cores, precision
 from mmssl.errors import first_line, not_written
 from mmssl.method import Method, Output
-from mmssl.plain_text import one_line
+from mmssl.plain_text import counted, one_line
 from mmssl.training import monitor
 from mmssl.training.checkpoint import NonFinite, last_good
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
@@ -226,11 +226,6 @@ class Log:
                 f"{text}. {last_good(self.directory / CHECKPOINTS)} Lower --learning_rate, set --max_grad_norm, look "
                 "at those samples, or skip a few such steps with --max_skipped_steps."
             )
-
-
-def counted(number: int, what: str) -> str:
-    """ "1 core", "2 cores"."""
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def read(file: Path) -> list[dict]:
