@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import tqdm
+from transformers.utils import logging
 
 from mmssl import bounded_json
 from mmssl.distributed import rank
@@ -60,14 +63,15 @@ def load(
     trust_remote_code &= not own
     trust = {"trust_remote_code": trust_remote_code}
     try:
-        model, report = getattr(transformers, auto_class).from_pretrained(
-            name,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            output_loading_info=True,
-            **trust,
-        )
+        with _unreported():
+            model, report = getattr(transformers, auto_class).from_pretrained(
+                name,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
+                **trust,
+            )
         processor = _processor(name, trust)
     except Exception as error:  # a damaged file raises many kinds
         cause = str(error).splitlines()[0] if str(error) else ""
@@ -105,6 +109,18 @@ def load(
     if not trust_remote_code:
         remote_code.drop(model, processor)
     return model, processor
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Hide transformers' table of weights that do not match: `load` refuses those that a model needs, and a checkpoint
+    often has more, its head."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def load_language_model(

@@ -86,15 +86,13 @@ class Probed(Evaluation):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the progress bars of saving and loading, and the warnings about heads that are not exported."""
-    from transformers.utils import logging as transformers_logging
+    """Hide the progress bars of saving and loading."""
+    from transformers.utils import logging
 
-    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
         if shown:
-            transformers_logging.enable_progress_bar()
+            logging.enable_progress_bar()
