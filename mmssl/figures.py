@@ -46,8 +46,9 @@ def picture(pixels: Tensor, file: Path) -> None:
     _save(drawn.getvalue(), file)
 
 
-def loss_curve(log: Path, file: Path, trivial: str) -> None:
-    """Loss by step, from log.jsonl; dashed: the trivial solution's. trivial: label of the dashed line."""
+def loss_curve(log: Path, file: Path, trivial: str) -> str:
+    """Loss by step, from log.jsonl; dashed: the trivial solution's, if it is known. trivial: label of the dashed line.
+    Returns the caption."""
     plt = _pyplot()
 
     lines = [line for line in read(log) if "loss" in line]
@@ -62,8 +63,10 @@ def loss_curve(log: Path, file: Path, trivial: str) -> None:
     if all(line["loss"] >= 0 for line in lines):
         axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # there is no step 9.6
     axes.legend(frameon=False, loc="lower left")
     _write(figure, file)
+    return f"Training loss; dashed, {trivial}." if chance else "Training loss."
 
 
 def retrieval_grid(

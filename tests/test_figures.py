@@ -47,6 +47,13 @@ def test_loss_curve_is_drawn_for_one_point_many_points_and_negative_losses(tmp_p
     assert ((inside == (31, 119, 180)).all(-1)).sum() > 20, "the curve is to be seen"
 
 
+@pytest.mark.parametrize(("trivial", "caption"), [(2.5, "Training loss; dashed, chance."), (None, "Training loss.")])
+def test_the_caption_of_a_loss_curve_names_a_dashed_line_only_where_there_is_one(tmp_path, trivial, caption):
+    line = {"step": 1, "loss": 3.0} | ({"trivial_loss": trivial} if trivial else {})
+    (tmp_path / "log.jsonl").write_text(json.dumps(line))
+    assert figures.loss_curve(tmp_path / "log.jsonl", tmp_path / "loss.png", "chance") == caption
+
+
 def test_picture_is_written_pixel_by_pixel(tmp_path):
     pixels = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     figures.picture(pixels, tmp_path / "example.png")
