@@ -60,8 +60,9 @@ def loss_curve(log: Path, file: Path, trivial: str) -> str:
         axes.plot(*zip(*chance, strict=True), "--", color="grey", marker=marker, label=trivial)
     axes.set(xlabel="optimizer step", ylabel="loss")
     axes.margins(y=0.1)
-    if all(line["loss"] >= 0 for line in lines):
-        axes.set_ylim(bottom=0)
+    drawn = [*(line["loss"] for line in lines), *(loss for _, loss in chance)]
+    if drawn and min(drawn) >= 0:
+        axes.set_ylim(0, 1.08 * max(drawn) or None)  # the margin counts from 0, or else it cuts single points in half
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.get_major_locator().set_params(integer=True)  # there is no step 9.6
     axes.legend(frameon=False, loc="lower left")

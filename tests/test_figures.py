@@ -47,6 +47,14 @@ def test_loss_curve_is_drawn_for_one_point_many_points_and_negative_losses(tmp_p
     assert ((inside == (31, 119, 180)).all(-1)).sum() > 20, "the curve is to be seen"
 
 
+def test_the_only_point_of_a_short_run_is_drawn_whole(tmp_path):
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 10, "loss": 6.7, "trivial_loss": 6.4}))
+    figures.loss_curve(tmp_path / "log.jsonl", tmp_path / "loss.png", "chance")
+    pixels = np.asarray(Image.open(tmp_path / "loss.png").convert("RGB"))
+    rows, columns = np.nonzero((pixels[: int(0.7 * len(pixels))] == (31, 119, 180)).all(-1))
+    assert np.ptp(rows) == np.ptp(columns), "a round dot"
+
+
 @pytest.mark.parametrize(("trivial", "caption"), [(2.5, "Training loss; dashed, chance."), (None, "Training loss.")])
 def test_the_caption_of_a_loss_curve_names_a_dashed_line_only_where_there_is_one(tmp_path, trivial, caption):
     line = {"step": 1, "loss": 3.0} | ({"trivial_loss": trivial} if trivial else {})
