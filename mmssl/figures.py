@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten, wrap
+from textwrap import fill, shorten, wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +46,13 @@ def picture(pixels: Tensor, file: Path) -> None:
     _save(drawn.getvalue(), file)
 
 
+def _from_zero(axes) -> None:
+    """The vertical axis begins at 0, as does its margin: that of matplotlib counts from the lowest value, and cuts
+    points in half where all values are alike."""
+    if (highest := axes.dataLim.y1) > 0:
+        axes.set_ylim(0, 1.08 * highest)
+
+
 def loss_curve(log: Path, file: Path, trivial: str) -> str:
     """Loss by step, from log.jsonl; dashed: the trivial solution's, if it is known. trivial: label of the dashed line.
     Returns the caption."""
@@ -57,15 +64,14 @@ def loss_curve(log: Path, file: Path, trivial: str) -> str:
     marker = "o" if len(lines) == 1 else None  # a line of one point is invisible
     axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], marker=marker, label="training loss")
     if chance:
-        axes.plot(*zip(*chance, strict=True), "--", color="grey", marker=marker, label=trivial)
+        axes.plot(*zip(*chance, strict=True), "--", color="grey", marker=marker, label=fill(trivial, 60))
     axes.set(xlabel="optimizer step", ylabel="loss")
     axes.margins(y=0.1)
-    drawn = [*(line["loss"] for line in lines), *(loss for _, loss in chance)]
-    if drawn and min(drawn) >= 0:
-        axes.set_ylim(0, 1.08 * max(drawn) or None)  # the margin counts from 0, or else it cuts single points in half
+    if all(line["loss"] >= 0 for line in lines):
+        _from_zero(axes)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.get_major_locator().set_params(integer=True)  # there is no step 9.6
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="best" if len(lines) > 1 else "lower left")  # "best" sees lines alone
     _write(figure, file)
     return f"Training loss; dashed, {trivial}." if chance else "Training loss."
 
@@ -252,7 +258,8 @@ def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -
     for name, values in columns.items():
         style = {"linestyle": "--", "color": "grey"} if name == "chance" else {"marker": "o", "markersize": 4}
         axes.plot(range(1, len(values) + 1), values, label=name, **style)
-    axes.set(xlabel=xlabel, ylabel="true future picked, %", ylim=(0, None))
+    axes.set(xlabel=xlabel, ylabel="true future picked, %")
+    _from_zero(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -267,7 +274,8 @@ def error_curve(columns: dict[str, list[float]], xlabel: str, ylabel: str, file:
     for i, (name, values) in enumerate(columns.items()):
         style = {"linestyle": "--"} if i else {"marker": "o", "markersize": 4}
         axes.plot(range(1, len(values) + 1), values, label=name, **style)
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    _from_zero(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -55,6 +55,13 @@ def test_the_only_point_of_a_short_run_is_drawn_whole(tmp_path):
     assert np.ptp(rows) == np.ptp(columns), "a round dot"
 
 
+def test_the_highest_point_of_nearly_equal_values_is_drawn_whole(tmp_path):
+    figures.prediction_curve({"trained": [2.1, 2.2], "chance": [2.1, 2.1]}, "steps ahead", tmp_path / "curve.png")
+    pixels = np.asarray(Image.open(tmp_path / "curve.png").convert("RGB")).astype(int)
+    blue = (abs(pixels[:, int(0.9 * pixels.shape[1]) :] - (31, 119, 180)) < 10).all(-1)  # the last point
+    assert blue.any(1).sum() >= 5
+
+
 @pytest.mark.parametrize(("trivial", "caption"), [(2.5, "Training loss; dashed, chance."), (None, "Training loss.")])
 def test_the_caption_of_a_loss_curve_names_a_dashed_line_only_where_there_is_one(tmp_path, trivial, caption):
     line = {"step": 1, "loss": 3.0} | ({"trivial_loss": trivial} if trivial else {})

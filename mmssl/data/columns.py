@@ -41,7 +41,7 @@ def named(rows: Sequence[str]) -> str:
     return "; ".join(map(one_line, rows[:NAMED])) + ("; ..." if len(rows) > NAMED else "")
 
 
-def unusable(found: Mapping[str, Sequence[str]], total: int) -> str:
+def unusable(found: Mapping[str, Sequence[str]], total: int, remedy: str = "repair or remove them") -> str:
     """What is left out, in words; empty where nothing is.
 
     found: what they are, as in "images without a caption" -> a line on each row. total: rows of the data. Raises
@@ -51,11 +51,11 @@ def unusable(found: Mapping[str, Sequence[str]], total: int) -> str:
         raise BadInput("the data has no rows")
     said = " and ".join(f"{len(rows):,} {what} ({named(rows)})" for what, rows in found.items() if rows)
     if sum(map(len, found.values())) > MAX_UNUSABLE * total:
-        raise BadInput(f"of {total:,} rows, {said}: too many to leave out; repair or remove them")
+        raise BadInput(f"of {total:,} rows, {said}: too many to leave out; {remedy}")
     return said
 
 
-def report_unusable(found: Mapping[str, Sequence[str]], total: int) -> None:
+def report_unusable(found: Mapping[str, Sequence[str]], total: int, remedy: str = "repair or remove them") -> None:
     """What cannot be used is said and counted. found, total, and what raises: as in `unusable`."""
-    if (said := unusable(found, total)) and rank() == 0:
+    if (said := unusable(found, total, remedy)) and rank() == 0:
         logger.warning("left out of %s rows: %s", f"{total:,}", said)

@@ -3,8 +3,8 @@
 Spearman's rank correlation over scored pairs, as for the STS tasks; alignment and uniformity of the vectors (Wang &
 Isola 2020, arXiv:2005.10242). Pairs come from a table (STS-B, SICK), or are made from held-out documents: neighbouring
 sentences of a document against sentences of different documents, or, where a document is one sentence, the halves of a
-sentence against halves of different ones. The latter measures whether two sentences are of one topic, which is something
-else than a person's judgement of how alike their meanings are.
+sentence against halves of different ones. The latter measures whether two sentences are of one topic, which is
+something else than a person's judgement of how alike their meanings are.
 """
 
 from __future__ import annotations
