@@ -188,7 +188,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path, caplog):
 
 
 def test_too_many_broken_files_are_an_error(tmp_path):
-    place = folder(tmp_path, 3, {"broken.mp4": b"broken"})
+    place = folder(tmp_path, 3, {"broken.mp4": b"broken", "broken too.mp4": b""})
     with pytest.raises(BadInput, match="broken.mp4 is not a video.*too many to leave out"):
         clips.Clips(Kept(rows_of(place), SMALL, 0.0, 1.0), 8)
 
