@@ -70,7 +70,10 @@ def loss_curve(log: Path, file: Path, trivial: str) -> str:
     if all(line["loss"] >= 0 for line in lines):
         _from_zero(axes)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.get_major_locator().set_params(integer=True)  # there is no step 9.6
+    if len(lines) == 1:
+        axes.set_xticks([lines[0]["step"]])
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no step 9.6
     axes.legend(frameon=False, loc="best" if len(lines) > 1 else "lower left")  # "best" sees lines alone
     _write(figure, file)
     return f"Training loss; dashed, {trivial}." if chance else "Training loss."

@@ -66,7 +66,7 @@ def _remedy(files: list[Path]) -> str:
         count = sum(f.suffix.lower() == kind for f in files)
         return f"; it holds {count:,} {kind} files, which are not read: convert them with {CONVERT[kind]}"
     if left := [file for file in files if media(file.name)]:
-        return f"; it holds {len(left):,} of images and recordings, which are for other recipes"
+        return f"; it holds {len(left):,} images or recordings, which other recipes learn from"
     return ""
 
 

@@ -206,7 +206,7 @@ def test_what_cannot_be_read_is_named(name, said, tmp_path, capfd):
 
 def test_a_folder_of_images_is_no_text_and_says_so(tmp_path):
     write_images(tmp_path / "cat", 2)
-    with pytest.raises(BadInput, match=r"no text: none of .*; it holds 2 of images"):
+    with pytest.raises(BadInput, match=r"no text: none of .*; it holds 2 images"):
         sources.load(str(tmp_path), texts=True)
 
 
