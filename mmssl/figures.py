@@ -126,8 +126,11 @@ def accuracy_curves(
         x, values = zip(*sorted(points), strict=True)
         y, spread = [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
         axes.errorbar(x, y, spread, marker="o", markersize=4, capsize=3, label=name)
-    if log:
+    if log:  # with the measured points as ticks: powers of ten are formulas, which _pyplot switches off
         axes.set_xscale("log")
+        ticks = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
+        axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel="accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)

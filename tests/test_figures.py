@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def test_loss_curve_is_drawn_for_one_point_many_points_and_negative_losses(tmp_p
     pixels = np.asarray(Image.open(tmp_path / "figures" / "loss.png").convert("RGB"))
     inside = pixels[: int(0.7 * len(pixels))]  # above the legend
     assert ((inside == (31, 119, 180)).all(-1)).sum() > 20, "the curve is to be seen"
+
+
+def test_a_logarithmic_axis_has_the_measured_numbers_and_no_formulas(tmp_path):
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters stay letters
+        points = [(54, [21.7]), (540, [25.0]), (5400, [30.0])]
+        figures.accuracy_curves({"ours": points}, "training labels", tmp_path / "curve.svg", log=True)
+    texts = re.findall(r"<text[^>]*>([^<]*)<", (tmp_path / "curve.svg").read_text())
+    assert {"54", "540", "5,400"} <= set(texts) and "$" not in "".join(texts)
 
 
 def test_the_only_point_of_a_short_run_is_drawn_whole(tmp_path):
