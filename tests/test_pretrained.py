@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 
 import pytest
@@ -78,6 +79,14 @@ def test_recipe_and_evaluation_both_refuse_a_damaged_directory(directory):
     for load in (towers.from_pretrained, ImageTextEncoder):
         with pytest.raises(BadInput, match="cut off"):
             load(str(directory))
+
+
+def test_heads_that_a_class_does_not_use_are_not_reported(directory, caplog):
+    weights = load_file(directory / "model.safetensors")
+    save_file(weights | {"head.weight": torch.zeros(2)}, directory / "model.safetensors", metadata={"format": "pt"})
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    pretrained.load(str(directory))
+    assert caplog.text == ""
 
 
 def test_weights_of_another_precision_load_as_fp32(directory):

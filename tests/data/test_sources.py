@@ -171,6 +171,15 @@ def test_a_stream_with_a_test_split_holds_out_its_first_rows(tmp_path):
     assert [row["i"] for row in train] == [0, 1, 2] and list(held_out["i"]) == [3, 4]
 
 
+def test_a_stream_of_which_all_rows_would_be_held_out_is_refused(tmp_path):
+    Dataset.from_dict({"i": list(range(8))}).to_parquet(tmp_path / "train.parquet")
+    rows = sources.load(str(tmp_path), streaming=True)
+    with pytest.raises(BadInput, match="--held_out 8 takes all 8 rows of the stream; lower it"):
+        sources.split(rows, held_out=8)
+    train, held_out = sources.split(rows, held_out=7)
+    assert len(held_out) == 7 and [row["i"] for row in train] == [7]
+
+
 def test_an_imagefolder_with_classes_keeps_their_names(tmp_path):
     write_images(tmp_path / "cat", 2), write_images(tmp_path / "dog", 2)
     rows = sources.load(str(tmp_path))["train"]

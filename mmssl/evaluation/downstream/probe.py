@@ -17,6 +17,7 @@ from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.method import Method
+from mmssl.models import pretrained
 
 MAX_SAMPLES = 2000  # of training data and of test data, so that it takes seconds
 RESULT = "knn_accuracy"
@@ -89,12 +90,11 @@ def _quiet() -> Iterator[None]:
     """Hide the progress bars of saving and loading, and the warnings about heads that are not exported."""
     from transformers.utils import logging as transformers_logging
 
-    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     try:
-        yield
+        with pretrained.unreported():
+            yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
         if shown:
             transformers_logging.enable_progress_bar()
