@@ -103,6 +103,13 @@ def check_text(flag: str, text: str) -> None:
             raise BadInput(f"{flag} {text}: there is no user of that name") from error
 
 
+def check_divides(part: str, size: int, whole: str, of: int) -> None:
+    """Raise BadInput, with the sizes that would do, unless the flag `part` divides the flag `whole`."""
+    if not 0 < size <= of or of % size:
+        fitting = [other for other in range(2, of) if of % other == 0]
+        raise BadInput(f"{part} {size} does not divide {whole} {of}; these would: {fitting or 'none'}")
+
+
 def limits(flags: type[Flags], name: str) -> dict[str, float]:
     """The range of a flag: its own, or that of the field it overrides."""
     for base in flags.__mro__:

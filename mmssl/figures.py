@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten, wrap
+from textwrap import fill, shorten, wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,8 +46,16 @@ def picture(pixels: Tensor, file: Path) -> None:
     _save(drawn.getvalue(), file)
 
 
-def loss_curve(log: Path, file: Path, trivial: str) -> None:
-    """Loss by step, from log.jsonl; dashed: the trivial solution's. trivial: label of the dashed line."""
+def _from_zero(axes) -> None:
+    """The vertical axis begins at 0, as does its margin: that of matplotlib counts from the lowest value, and cuts
+    points in half where all values are alike."""
+    if (highest := axes.dataLim.y1) > 0:
+        axes.set_ylim(0, 1.08 * highest)
+
+
+def loss_curve(log: Path, file: Path, trivial: str) -> str:
+    """Loss by step, from log.jsonl; dashed: the trivial solution's, if it is known. trivial: label of the dashed line.
+    Returns the caption."""
     plt = _pyplot()
 
     lines = [line for line in read(log) if "loss" in line]
@@ -56,14 +64,19 @@ def loss_curve(log: Path, file: Path, trivial: str) -> None:
     marker = "o" if len(lines) == 1 else None  # a line of one point is invisible
     axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], marker=marker, label="training loss")
     if chance:
-        axes.plot(*zip(*chance, strict=True), "--", color="grey", marker=marker, label=trivial)
+        axes.plot(*zip(*chance, strict=True), "--", color="grey", marker=marker, label=fill(trivial, 60))
     axes.set(xlabel="optimizer step", ylabel="loss")
     axes.margins(y=0.1)
     if all(line["loss"] >= 0 for line in lines):
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    if len(lines) == 1:
+        axes.set_xticks([lines[0]["step"]])
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no step 9.6
+    axes.legend(frameon=False, loc="best" if len(lines) > 1 else "lower left")  # "best" sees lines alone
     _write(figure, file)
+    return f"Training loss; dashed, {trivial}." if chance else "Training loss."
 
 
 def retrieval_grid(
@@ -113,8 +126,11 @@ def accuracy_curves(
         x, values = zip(*sorted(points), strict=True)
         y, spread = [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in values]
         axes.errorbar(x, y, spread, marker="o", markersize=4, capsize=3, label=name)
-    if log:
+    if log:  # with the measured points as ticks: powers of ten are formulas, which _pyplot switches off
         axes.set_xscale("log")
+        ticks = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
+        axes.minorticks_off()
     axes.set(xlabel=xlabel, ylabel="accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
@@ -248,7 +264,8 @@ def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -
     for name, values in columns.items():
         style = {"linestyle": "--", "color": "grey"} if name == "chance" else {"marker": "o", "markersize": 4}
         axes.plot(range(1, len(values) + 1), values, label=name, **style)
-    axes.set(xlabel=xlabel, ylabel="true future picked, %", ylim=(0, None))
+    axes.set(xlabel=xlabel, ylabel="true future picked, %")
+    _from_zero(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
@@ -263,7 +280,8 @@ def error_curve(columns: dict[str, list[float]], xlabel: str, ylabel: str, file:
     for i, (name, values) in enumerate(columns.items()):
         style = {"linestyle": "--"} if i else {"marker": "o", "markersize": 4}
         axes.plot(range(1, len(values) + 1), values, label=name, **style)
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    _from_zero(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -20,6 +20,7 @@ _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-
 _MARKED = re.compile(
     r"[`*|~$]|\\(?=[!-/:-@\[-`{-~]|$)|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|^[-+=#>]"
 )
+_ESCAPED = re.compile(r"\\([`*|~$\\_\]<&\-+=#>])")
 LONGEST = 2000  # characters of a line of the terminal
 
 
@@ -66,6 +67,12 @@ def say(text: object, to: TextIO | None = None) -> None:
 def say_lines(text: object) -> None:
     """Print several lines on stdout, as `say` prints one."""
     _print(lines(text), sys.stdout)
+
+
+def say_markdown(text: str) -> None:
+    """Print a text of the card, without what `markdown` put before marks: a terminal renders nothing."""
+    parts = text.split("```")
+    say_lines("```".join(part if i % 2 else _ESCAPED.sub(r"\1", part) for i, part in enumerate(parts)))
 
 
 def shortened(text: str) -> str:

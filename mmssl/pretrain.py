@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmssl.data.loader import Loader
 from mmssl.distributed import alone
-from mmssl.plain_text import say, say_lines
+from mmssl.plain_text import say, say_markdown
 from mmssl.training import steps
 from mmssl.training.loop import train
 from mmssl.training.start import start as set_up
@@ -73,7 +73,8 @@ def pretrain(
     card = method.card  # if it raises, it does so before the training
     if base_model:
         method.continue_from(base_model)
-    described = f"{args.dataset}: {trained_on}" + (f", and {held_out} held out" if held_out else "")
+    between = "; " if ";" in trained_on else ", and "
+    described = f"{args.dataset}: {trained_on}" + (f"{between}{held_out} held out" if held_out else "")
     if PartialState().is_main_process:
         say(described)
     evaluation = Probed(evaluation, args, method, processor)
@@ -132,7 +133,7 @@ def _record(
     judged_on = f"{held_out} held out, {args.dataset}" if held_out else args.dataset
     attempt("the table", lambda: print_table(f"{judged_on}. {evaluation.units}", results), None)
     if text:
-        say_lines(text)
+        say_markdown(text)
     return cards.Record(
         title=cards.title(args),
         description="\n\n".join(part for part in (card.about, text) if part),

@@ -121,7 +121,7 @@ def main(args: AdaptationArgs) -> None:
         args, method, processor, Joined({adaptation.SOURCE: source, adaptation.TARGET: target}, args.seed),
         [optim.from_args(method, args)], Domains(tests, source.label, args.per_device_train_batch_size),
         trained_on=f"{len(source):,} labelled examples, and {len(target):,} of {args.target_dataset} without labels",
-        held_out=f"{len(source_test):,} and {len(target_test):,}",
+        held_out=f"{len(source_test):,} examples of {args.dataset} and {len(target_test):,} of {args.target_dataset}",
         example=example(modality, target_test),
         base_model=args.model_name_or_path,
     )  # fmt: skip

@@ -47,7 +47,7 @@ class SimcseArgs(text_encoders.TextArgs):
     max_seq_length: int = flag(64, "tokens of a sentence; the rest is cut off")
     sts_file: str | None = flag(
         None, "scored pairs to evaluate on, CSV, TSV or Parquet in the form of STS-B or SICK; default: pairs of "
-        "neighbouring held-out sentences and of sentences of different documents",
+        "neighbouring held-out sentences and of sentences of different documents; of halves where a text is a sentence",
     )  # fmt: skip
     pooling: str = flag("mean", "a sentence's vector: the mean of its tokens, or the first one", simcse.POOLING)
     temperature: float = flag(0.05, "softmax temperature", above=0, at_most=100)

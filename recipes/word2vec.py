@@ -54,6 +54,7 @@ class Word2VecArgs(TrainArgs):
     per_device_train_batch_size: int = flag(50, "thousand words per process and step; processes synchronise after each")
     num_train_epochs: float = flag(30, "passes over the text; 3 to 5 for ten million words and more")
     learning_rate: float = flag(0.025, "initial learning rate")
+    bf16: str = flag("no", "the tables are updated in fp32", ("auto", "yes", "no"))
     lr_scheduler_type: str = flag("linear", "learning rate schedule", ("cosine", "linear", "constant"))
 
     def __post_init__(self) -> None:

@@ -267,12 +267,12 @@ def test_the_card_shows_every_result_beside_its_baselines(tmp_path):
     card.write_card(tmp_path, record(), *run_record(tmp_path))
     text = (tmp_path / "README.md").read_text()
     assert "| | trained | untrained | chance |" in text
-    assert "| Image to text R@1 | 41.2 | 0.50 | 0.50 |" in text
+    assert "| Image to text R@1 | 41.2 | 0.500 | 0.500 |" in text
     assert "| Majority class | – | – | 17.5 |" in text  # a baseline that the trained column lacks is not lost
     metadata = yaml.safe_load(text.split("---")[1])
     measured = metadata["model-index"][0]["results"][0]
     assert [m["name"] for m in measured["metrics"]] == [
-        "Image to text R@1 (untrained 0.50, chance 0.50)",
+        "Image to text R@1 (untrained 0.500, chance 0.500)",
         "Median rank (untrained 98.0)",
     ]
     assert measured["metrics"][0]["value"] == 41.25

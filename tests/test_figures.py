@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -45,6 +46,38 @@ def test_loss_curve_is_drawn_for_one_point_many_points_and_negative_losses(tmp_p
     pixels = np.asarray(Image.open(tmp_path / "figures" / "loss.png").convert("RGB"))
     inside = pixels[: int(0.7 * len(pixels))]  # above the legend
     assert ((inside == (31, 119, 180)).all(-1)).sum() > 20, "the curve is to be seen"
+
+
+def test_a_logarithmic_axis_has_the_measured_numbers_and_no_formulas(tmp_path):
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters stay letters
+        points = [(54, [21.7]), (540, [25.0]), (5400, [30.0])]
+        figures.accuracy_curves({"ours": points}, "training labels", tmp_path / "curve.svg", log=True)
+    texts = re.findall(r"<text[^>]*>([^<]*)<", (tmp_path / "curve.svg").read_text())
+    assert {"54", "540", "5,400"} <= set(texts) and "$" not in "".join(texts)
+
+
+def test_the_only_point_of_a_short_run_is_drawn_whole(tmp_path):
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 10, "loss": 6.7, "trivial_loss": 6.4}))
+    figures.loss_curve(tmp_path / "log.jsonl", tmp_path / "loss.png", "chance")
+    pixels = np.asarray(Image.open(tmp_path / "loss.png").convert("RGB"))
+    rows, columns = np.nonzero((pixels[: int(0.7 * len(pixels))] == (31, 119, 180)).all(-1))
+    assert np.ptp(rows) == np.ptp(columns), "a round dot"
+
+
+def test_the_highest_point_of_nearly_equal_values_is_drawn_whole(tmp_path):
+    figures.prediction_curve({"trained": [2.1, 2.2], "chance": [2.1, 2.1]}, "steps ahead", tmp_path / "curve.png")
+    pixels = np.asarray(Image.open(tmp_path / "curve.png").convert("RGB")).astype(int)
+    blue = (abs(pixels[:, int(0.9 * pixels.shape[1]) :] - (31, 119, 180)) < 10).all(-1)  # the last point
+    assert blue.any(1).sum() >= 5
+
+
+@pytest.mark.parametrize(("trivial", "caption"), [(2.5, "Training loss; dashed, chance."), (None, "Training loss.")])
+def test_the_caption_of_a_loss_curve_names_a_dashed_line_only_where_there_is_one(tmp_path, trivial, caption):
+    line = {"step": 1, "loss": 3.0} | ({"trivial_loss": trivial} if trivial else {})
+    (tmp_path / "log.jsonl").write_text(json.dumps(line))
+    assert figures.loss_curve(tmp_path / "log.jsonl", tmp_path / "loss.png", "chance") == caption
 
 
 def test_picture_is_written_pixel_by_pixel(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import re
@@ -72,6 +73,13 @@ def test_markdown_renders_as_the_text_itself(text):
     (inline,) = (token for token in rendered if token.type == "inline")
     assert all(token.type == "text" or token.type == "text_special" for token in inline.children), inline.children
     assert "".join(token.content for token in inline.children) == f"x {plain_text.one_line(text)} x"
+
+
+@examples
+def test_the_terminal_shows_the_text_of_a_card_without_the_marks_for_markdown(text):
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        plain_text.say_markdown(f"x {plain_text.markdown(text)} x")
+    assert shown.getvalue() == f"x {plain_text.one_line(text)} x\n"
 
 
 @examples

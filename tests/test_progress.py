@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 
 import pytest
+from accelerate import Accelerator
 
 from mmssl import progress
+from mmssl.arguments import TrainArgs
+from mmssl.training.log import Log
+from mmssl.training.summary import Summary
 
 CODE = """
 import io, sys
@@ -93,3 +98,13 @@ def test_long_bars_of_libraries_are_lines_in_a_log_file():
     assert any(line.startswith("Map: ") for line in said)
     assert any(line.startswith("Loading weights: ") and " of 30, " in line for line in said)
     assert not any("|" in line for line in said)
+
+
+def test_the_time_of_evaluations_is_neither_elapsed_nor_expected(tmp_path):
+    log = Log(Accelerator(cpu=True), Summary(), TrainArgs(output_dir=str(tmp_path)), "images", total=10)
+    time.sleep(0.2)  # the evaluation before the first step
+    log.start_clock()
+    with log.paused():
+        time.sleep(0.2)  # an evaluation between two steps
+    assert log.bar.format_dict["elapsed"] < 0.1
+    log.close()

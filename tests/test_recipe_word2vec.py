@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from processes import RECIPES, Processes, at_home
 
+from mmssl.device import precision
 from mmssl.errors import BadInput
 
 RUN = "--max_steps 2 --per_device_train_batch_size 1 --dimension 8 --save_steps 0 --use_cpu"
@@ -57,6 +58,11 @@ def test_empty_lines_between_lines_and_before_them_train_like_none(tmp_path):
     assert "1,500 words" in (tmp_path / "run" / "README.md").read_text()
     ids = np.fromfile(next((tmp_path / "home").rglob("ids.int32")), np.int32)
     assert ids.reshape(300, 6)[:, -1].tolist() == [-1] * 300
+
+
+def test_its_precision_is_said_to_be_what_it_is():
+    args = runpy.run_path(str(RECIPES / "word2vec.py"))["Word2VecArgs"]()
+    assert precision(args) == "no"  # also where the device computes bf16 fast
 
 
 @pytest.mark.parametrize(

@@ -41,21 +41,22 @@ def named(rows: Sequence[str]) -> str:
     return "; ".join(map(one_line, rows[:NAMED])) + ("; ..." if len(rows) > NAMED else "")
 
 
-def unusable(found: Mapping[str, Sequence[str]], total: int) -> str:
+def unusable(found: Mapping[str, Sequence[str]], total: int, remedy: str = "repair or remove them") -> str:
     """What is left out, in words; empty where nothing is.
 
     found: what they are, as in "images without a caption" -> a line on each row. total: rows of the data. Raises
-    BadInput if there are no rows, or if more than MAX_UNUSABLE of them cannot be used.
+    BadInput if there are no rows, or if more than MAX_UNUSABLE of them cannot be used, and more than one: one of nine
+    that are held out tells nothing of the data set.
     """
     if total == 0:
         raise BadInput("the data has no rows")
     said = " and ".join(f"{len(rows):,} {what} ({named(rows)})" for what, rows in found.items() if rows)
-    if sum(map(len, found.values())) > MAX_UNUSABLE * total:
-        raise BadInput(f"of {total:,} rows, {said}: too many to leave out; repair or remove them")
+    if (left_out := sum(map(len, found.values()))) == total or left_out > max(1, MAX_UNUSABLE * total):
+        raise BadInput(f"of {total:,} rows, {said}: too many to leave out; {remedy}")
     return said
 
 
-def report_unusable(found: Mapping[str, Sequence[str]], total: int) -> None:
+def report_unusable(found: Mapping[str, Sequence[str]], total: int, remedy: str = "repair or remove them") -> None:
     """What cannot be used is said and counted. found, total, and what raises: as in `unusable`."""
-    if (said := unusable(found, total)) and rank() == 0:
+    if (said := unusable(found, total, remedy)) and rank() == 0:
         logger.warning("left out of %s rows: %s", f"{total:,}", said)

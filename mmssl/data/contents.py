@@ -137,6 +137,18 @@ def text(path: Path, block: int) -> Iterator[bytes]:
             raise BadInput(f"{path} is not a complete {packing} file: {error}") from error
 
 
+def check_utf8(path: Path, block: bytes, lines: int) -> None:
+    """Raise BadInput if a block of a text file is not UTF-8. lines: of the file before the block."""
+    try:
+        block.decode()
+    except UnicodeDecodeError as error:
+        line = lines + block.count(b"\n", 0, error.start) + 1
+        raise BadInput(
+            f"{path}, line {line}: byte 0x{block[error.start]:02x} is not UTF-8. Convert the file from its encoding: "
+            f"iconv -f cp1252 -t utf-8 {path.name} (cp1252: Western European, cp1251: Cyrillic, gb18030: Chinese)"
+        ) from error
+
+
 def _mark(head: bytes) -> bytes | None:
     return next((mark for mark in MARKS if head.startswith(mark)), None)
 

@@ -50,10 +50,8 @@ def load(path: Path, streaming: bool, texts: bool) -> DatasetDict | IterableData
         return readers.streamed({part: _sounds(found) for part, found in by_split(path, named).items()}, streaming)
     tables = [f for f in files if contents.suffix(f) in readers.READERS]
     if not tables:
-        raise BadInput(
-            f"--dataset {path}: no image, no recording and none of {', '.join(readers.READERS)} in this folder"
-            f"{_remedy(files)}"
-        )
+        lacks = "no text: none of" if texts else "no image, no recording and none of"
+        raise BadInput(f"--dataset {path}: {lacks} {', '.join(readers.READERS)} in this folder{_remedy(files)}")
     suffix = contents.suffix(tables[0])
     same = by_split(path, [f for f in tables if contents.suffix(f) == suffix])
     return readers.read(readers.READERS[suffix], same, streaming)
@@ -67,6 +65,8 @@ def _remedy(files: list[Path]) -> str:
         kind = other.suffix.lower()
         count = sum(f.suffix.lower() == kind for f in files)
         return f"; it holds {count:,} {kind} files, which are not read: convert them with {CONVERT[kind]}"
+    if left := [file for file in files if media(file.name)]:
+        return f"; it holds {len(left):,} images or recordings, which other recipes learn from"
     return ""
 
 

@@ -174,6 +174,8 @@ def with_labels(
     split = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
     if max_samples:
         split = [part.select(_some(len(part), max_samples)) for part in split]
+    if set(split[0].column_names) == {"image"}:  # a folder of images without a table
+        raise BadInput("the images have no labels: put those of each class into a folder of its own, at least two")
     column = columns.find(split[0].column_names, label_column, columns.LABEL, "label")
     return list(split), *_labels(list(split), column)
 

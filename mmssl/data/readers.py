@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,15 +58,38 @@ def read(reader: str, files: dict[str, list[str]], streaming: bool):
     if reader == "webdataset":
         kwargs["features"] = webdataset.features(webdataset.members(every, streaming))
     try:
-        found = load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
+        with _silent():
+            found = load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
         return {part: webdataset.named(rows) for part, rows in found.items()} if reader == "webdataset" else found
     except Exception as error:
+        if isinstance(error.__cause__ or error, UnicodeDecodeError):
+            _refuse_other_encodings(every)
         if len(every) > 1 and reader in ("csv", "json", "parquet"):
             return _common_columns(reader, files, streaming)
         cause = error.__cause__ or error
         raise BadInput(
             f"{', '.join(every[:3])} could not be read as {reader}: {type(cause).__name__}: {cause}"
         ) from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What `datasets` logs of a file that it cannot read, the exception says, too."""
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _refuse_other_encodings(files: list[str]) -> None:
+    """Raise BadInput with the line that is not UTF-8."""
+    for path in map(Path, files):
+        with open(path, "rb") as file:
+            for lines, line in enumerate(file):
+                contents.check_utf8(path, line, lines)
 
 
 def rows_of(reader: str, table: Path) -> Dataset:

@@ -132,10 +132,15 @@ def _split_stream(train: IterableDataset, test: IterableDataset | None, held_out
 
     train, test = (part.decode(False) if part is not None and part.features else part for part in (train, test))
     source = train if test is None else test
-    rows = list(source.take(held_out))
+    rows = list(source.take(held_out + (test is None)))  # one more: it is left to train on
     if not rows:
         raise BadInput("the stream is empty, or --held_out is 0: nothing to evaluate on")
     if test is None:
+        if len(rows) <= held_out:
+            raise BadInput(
+                f"--held_out {held_out} takes all {len(rows):,} rows of the stream; lower it, or leave --streaming out"
+            )
+        rows = rows[:held_out]
         # by content: `skip` counts from 0 in every shard, so that processes and workers would train on held-out rows
         held = {_digest(row) for row in rows}
         train = train.filter(lambda row: _digest(row) not in held)

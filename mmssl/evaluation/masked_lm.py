@@ -26,7 +26,7 @@ from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.hub.table import print_table
 from mmssl.methods.bert import BERT
 from mmssl.models import text_encoders
-from mmssl.plain_text import markdown, say_lines
+from mmssl.plain_text import markdown, say_markdown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -162,7 +162,7 @@ def main(args: MaskedLMArgs) -> None:
     evaluation = MaskedTokens(held_out, counts, args.batch_size, tokenizer, asked)
     columns = {"this checkpoint": evaluation(method)} | evaluation.baselines(method)
     print_table(f"{min(len(held_out), SEQUENCES):,} held-out sequences of {args.dataset}. {UNITS}", columns)
-    say_lines(evaluation.text(method))
+    say_markdown(evaluation.text(method))
 
 
 if __name__ == "__main__":

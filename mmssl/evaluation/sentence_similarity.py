@@ -2,8 +2,9 @@
 
 Spearman's rank correlation over scored pairs, as for the STS tasks; alignment and uniformity of the vectors (Wang &
 Isola 2020, arXiv:2005.10242). Pairs come from a table (STS-B, SICK), or are made from held-out documents: neighbouring
-sentences of a document against sentences of different documents. The latter measures whether two sentences are of one
-topic, which is something else than a person's judgement of how alike their meanings are.
+sentences of a document against sentences of different documents, or, where a document is one sentence, the halves of a
+sentence against halves of different ones. The latter measures whether two sentences are of one topic, which is
+something else than a person's judgement of how alike their meanings are.
 """
 
 from __future__ import annotations
@@ -60,12 +61,17 @@ class Pairs:
 
 def neighbours(documents: Sequence[Sequence[str]], seed: int = 0) -> Pairs:
     """Pairs of a sentence and the next one (score 1), and as many of the same sentences and one of another document
-    (score 0). documents: the sentences of each. Raises BadInput if there are not two documents, one with two."""
+    (score 0). Where each document is a single sentence, its halves take the place of sentences. documents: the
+    sentences of each. Raises BadInput if there are not two documents, one with two sentences or words."""
+    kind = "neighbouring sentences and as many of sentences of different documents"
+    if max(map(len, documents), default=0) < 2:
+        documents = [_halves(sentence) for sentences in documents for sentence in sentences]
+        kind = "halves of a sentence and as many of halves of different sentences"
     at = [(d, i) for d, sentences in enumerate(documents) for i in range(len(sentences) - 1)]
     if not at or sum(map(bool, documents)) < 2:
         raise BadInput(
-            "the held-out documents have no neighbouring sentences to compare: hold out more of them with --held_out, "
-            "or give scored pairs with --sts_file"
+            "fewer than two held-out documents have sentences that can be compared: hold out more of them with "
+            "--held_out, or give scored pairs with --sts_file"
         )
     rng = np.random.default_rng(seed)
     every = [(d, sentence) for d, sentences in enumerate(documents) for sentence in sentences]
@@ -78,8 +84,13 @@ def neighbours(documents: Sequence[Sequence[str]], seed: int = 0) -> Pairs:
         first += 2 * [documents[d][i]]
         second += [documents[d][i + 1], sentence]
         score += [1.0, 0.0]
-    origin = f"{len(first) // 2:,} pairs of neighbouring sentences and as many of sentences of different documents"
-    return Pairs(first, second, np.array(score), origin)
+    return Pairs(first, second, np.array(score), f"{len(first) // 2:,} pairs of {kind}")
+
+
+def _halves(sentence: str) -> list[str]:
+    words = sentence.split()
+    parts = words[: len(words) // 2], words[len(words) // 2 :]
+    return [" ".join(part) for part in parts] if len(words) > 1 else [sentence]
 
 
 def read_pairs(file: str) -> Pairs:

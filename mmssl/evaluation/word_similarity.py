@@ -18,7 +18,7 @@ import numpy as np
 from mmssl import figures
 from mmssl.arguments import Flags, command, flag
 from mmssl.evaluation.held_out import Columns, Evaluation
-from mmssl.plain_text import markdown, say, say_lines
+from mmssl.plain_text import markdown, say, say_markdown
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
@@ -189,7 +189,7 @@ def main(args: WordSimilarityArgs) -> None:
     loaded, _ = load(args.vectors)
     for measure, value in evaluate(loaded).items():
         say(f"{measure:24} {value:.3f}")
-    say_lines(bias_report(loaded))
+    say_markdown(bias_report(loaded))
 
 
 if __name__ == "__main__":

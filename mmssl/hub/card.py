@@ -148,7 +148,7 @@ def add_results(
     heading = markdown(heading)
     kept = [section for section in sections if not section.startswith(f"## {heading}\n")]
     text = "".join([*kept, f"## {heading}\n\n{_join([body, *shown])}\n"])
-    name = one_line(f"{Path(dataset).name}, transfer")
+    name = one_line(f"{_short(dataset)}, transfer")
     before = [
         result
         for result in model_card.data.eval_results or []
@@ -245,7 +245,7 @@ def _metadata(record: Record) -> ModelCardData:
         EvalResult(
             task_type=record.task,
             dataset_type=dataset or "custom",
-            dataset_name=one_line(f"{Path(record.dataset).name}, held out"),
+            dataset_name=one_line(f"{_short(record.dataset)}, held out"),
             metric_type=name,
             # the baselines stand in the name, because the Hub shows this list without the card
             metric_name=" ".join([readable(name), *_beside(name, record.results, baselines)]),
@@ -262,6 +262,12 @@ def _metadata(record: Record) -> ModelCardData:
         model_name=one_line(record.title),
         eval_results=measured or None,
     )
+
+
+def _short(dataset: str) -> str:
+    """The last part of a path, of a file with its folder: many files are called train.parquet."""
+    path = Path(dataset)
+    return f"{path.parent.name}/{path.name}" if path.suffix and path.parent.name else path.name
 
 
 def _beside(name: str, results: dict[str, dict[str, float]], baselines: list[str]) -> list[str]:

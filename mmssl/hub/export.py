@@ -92,8 +92,7 @@ def _export(method: Method, processor, model: torch.nn.Module, run: OutputDir) -
 
 def _describe(record: Record, summary: Summary, args: TrainArgs, trivial: str, run: OutputDir) -> None:
     def loss_curve() -> dict[str, str]:
-        figures.loss_curve(run.path / Log.FILE, place / "figures" / "loss.png", trivial)
-        return {"loss.png": f"Training loss; dashed, {trivial}."}
+        return {"loss.png": figures.loss_curve(run.path / Log.FILE, place / "figures" / "loss.png", trivial)}
 
     def card_of_the_run() -> bool:
         card.write_card(place, record, summary, args)

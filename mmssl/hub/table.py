@@ -8,7 +8,7 @@ Columns = dict[str, dict[str, float]]  # column -> name of a result -> value
 
 
 def print_table(title: str, columns: Columns, digits: int | None = None) -> None:
-    """digits: decimal places; default: one for values from 10 on, otherwise two."""
+    """digits: decimal places; default: see `number`."""
     names = _names(columns)
     width, wide = max(map(len, names), default=0) + 2, max(18, 2 + max(map(len, columns)))
     say(title)
@@ -37,8 +37,10 @@ def number(value: float | None, digits: int | None = None) -> str:
     """The value, rounded; a dash for None, which metrics.json holds for a result that could not be computed."""
     if value is None:
         return "–"
-    digits = digits if digits is not None else 1 if abs(value) >= 10 else 2
-    return f"{value:.{digits}f}"
+    if digits is None:  # three that tell something, of small values too, and at most four decimal places
+        size = abs(value)
+        digits = 1 if size >= 10 else 2 if size >= 1 or size == 0 else 3 if size >= 0.1 else 4
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: without the sign of a rounded zero
 
 
 def _names(results: Columns) -> list[str]:

@@ -205,9 +205,11 @@ class DeepCluster(Method):
             logits = self.classifier(features.float())
             each = F.cross_entropy(logits, label, reduction="none")
             # not divided by the sum of the batch's weights: that would not be the mean over the data
-            loss = (each * self.weight_of_cluster[label]).mean()
+            weights = self.weight_of_cluster[label]
+            loss = (each * weights).mean()
         found = (logits.argmax(1) == label).float().mean().detach()
-        return Output(loss, {"cluster_accuracy": found}, features.detach().float(), math.log(len(self.centroids)))
+        chance = math.log(len(self.centroids)) * weights.mean()  # the weights of a batch are 1 on average over many
+        return Output(loss, {"cluster_accuracy": found}, features.detach().float(), chance)
 
     def after_step(self) -> None:
         if self.edges:

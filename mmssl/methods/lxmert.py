@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssl.arguments import check_divides
 from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.data.text import masking
@@ -247,8 +248,7 @@ def from_scratch(
     its processor. Raises BadInput if the sizes do not fit together."""
     from transformers import ViltConfig, ViltForMaskedLM
 
-    if image_size % patch_size:
-        raise BadInput(f"--patch_size {patch_size} does not divide --image_size {image_size}")
+    check_divides("--patch_size", patch_size, "--image_size", image_size)
     if width % 32:
         raise BadInput(f"--width {width} is not a multiple of 32, the width of an attention head")
     config = ViltConfig(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mmssl.arguments import check_divides
 from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.errors import BadInput
@@ -189,11 +190,7 @@ def from_scratch(
     """A new model and its image processor. Raises BadInput if the sizes do not fit together."""
     from transformers import ViTImageProcessorPil, ViTMAEConfig, ViTMAEForPreTraining
 
-    if not 0 < patch_size <= image_size or image_size % patch_size:
-        fitting = [side for side in range(2, image_size) if image_size % side == 0]
-        raise BadInput(
-            f"--patch_size {patch_size} does not divide --image_size {image_size}; these would: {fitting or 'none'}"
-        )
+    check_divides("--patch_size", patch_size, "--image_size", image_size)
     config = ViTMAEConfig(
         image_size=image_size,
         patch_size=patch_size,

@@ -25,14 +25,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, temperature: float, within_batch: bool = False
+) -> tuple[Tensor, Tensor]:
     """v1's equation 1, averaged over this process's images: (loss, fraction of queries whose key is more similar to
-    them than every key in the queue).
+    them than every negative).
 
     query, key: (batch, dim); row i of both shows the same image. queue: (K, dim), the negatives. All of unit length.
+    within_batch: the keys of the other images of the batch are negatives, too.
     """
-    positive = (query * key).sum(1, keepdim=True)
-    similarity = torch.cat([positive, query @ queue.T], dim=1) / temperature
+    similarity = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1) / temperature
+    if within_batch:
+        others = (query @ key.T / temperature).fill_diagonal_(-torch.inf)
+        similarity = torch.cat([similarity, others], dim=1)
     found = (similarity[:, 0] > similarity[:, 1:].amax(1)).float().mean()
     return F.cross_entropy(similarity, similarity.new_zeros(len(query), dtype=torch.long)), found.detach()
 
@@ -43,7 +48,8 @@ class MoCo(Method):
     views:       two views of each image: one for the query, one for the key.
     layers:      layers of the head: 2 in v2, 1 in v1.
     queue_size:  number of keys of earlier images that a query is compared with. Until the queue has filled, it holds
-                 random directions, which are easy to tell apart: the first losses are lower than later ones.
+                 random directions, which are easy to tell apart: the first losses are lower than later ones. So an
+                 evaluation also compares a query with the keys of the batch's other images.
     temperature: 0.2 in v2, 0.07 in v1.
     momentum:    of the key encoder's moving average; 0.999 for long runs.
     """
@@ -96,12 +102,13 @@ class MoCo(Method):
         """query, key: (batch, projection_dim), of unit length. features: (batch, width) of the query's views."""
         key = key.detach()
         with torch.autocast(query.device.type, enabled=False):
-            loss, found = info_nce(query, key, self.queue, self.temperature)
+            loss, found = info_nce(query, key, self.queue, self.temperature, within_batch=not self.training)
+        keys = len(self.queue) + (1 if self.training else len(key))
         if self.training:  # after the loss is taken: the positive is not among the negatives
             newest = gather(key)
             # a new tensor: backward needs the queue as it was
             self.queue = torch.cat([self.queue[len(newest) :], newest[-len(self.queue) :]])
-        return Output(loss, {"key_found": found}, features.detach().float(), math.log(1 + len(self.queue)))
+        return Output(loss, {"key_found": found}, features.detach().float(), math.log(keys))
 
     def after_step(self) -> None:
         ema.update(self.key_encoder, self.encoder, self.momentum)

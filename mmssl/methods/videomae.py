@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mmssl.arguments import check_divides
 from mmssl.data import draws
 from mmssl.data.images import views
 from mmssl.data.images.views import Views
@@ -212,12 +213,8 @@ def from_scratch(
     """A new model and its processor. Raises BadInput if the sizes do not fit together."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEImageProcessorPil
 
-    for whole, part, names in (
-        (image_size, patch_size, ("--image_size", "--patch_size")),
-        (frames, tubelet_size, ("--frames", "--tubelet_size")),
-    ):
-        if not 0 < part <= whole or whole % part:
-            raise BadInput(f"{names[1]} {part} does not divide {names[0]} {whole}")
+    check_divides("--patch_size", patch_size, "--image_size", image_size)
+    check_divides("--tubelet_size", tubelet_size, "--frames", frames)
     config = VideoMAEConfig(
         image_size=image_size, patch_size=patch_size, num_frames=frames, tubelet_size=tubelet_size,
         hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=size.heads,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mmssl.arguments import Flags, flag
+from mmssl.arguments import Flags, check_divides, flag
 from mmssl.data.images import decoding
 from mmssl.errors import BadInput, first_line
 from mmssl.models import memory
@@ -317,9 +317,7 @@ def _stride_for(convolution: nn.Conv2d, inputs: tuple[Tensor, ...], own: tuple[i
 def _vit(size: ViTSize, image_size: int, patch_size: int) -> PreTrainedModel:
     from transformers import ViTConfig, ViTModel
 
-    if not 0 < patch_size <= image_size or image_size % patch_size:
-        fitting = [side for side in range(2, image_size) if image_size % side == 0]
-        raise BadInput(f"--patch_size {patch_size} does not divide --image_size {image_size}; these would: {fitting}")
+    check_divides("--patch_size", patch_size, "--image_size", image_size)
     config = ViTConfig(
         image_size=image_size, patch_size=patch_size, hidden_size=size.width, num_hidden_layers=size.layers,
         num_attention_heads=size.heads, intermediate_size=4 * size.width, hidden_dropout_prob=0.0,

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import tqdm
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from mmssl import bounded_json
 from mmssl.distributed import rank
@@ -40,6 +40,18 @@ JSON_FILES = [
 ]  # fmt: skip
 HUB_TIMEOUT = 10  # seconds
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Without the table that transformers logs of weights that a class does not use, such as heads. What is wrong with
+    a checkpoint is refused in one sentence instead."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def load(
@@ -63,7 +75,7 @@ def load(
     trust_remote_code &= not own
     trust = {"trust_remote_code": trust_remote_code}
     try:
-        with _unreported():
+        with unreported():
             model, report = getattr(transformers, auto_class).from_pretrained(
                 name,
                 dtype=torch.float32,
@@ -111,18 +123,6 @@ def load(
     return model, processor
 
 
-@contextmanager
-def _unreported() -> Iterator[None]:
-    """Hide transformers' table of weights that do not match: `load` refuses those that a model needs, and a checkpoint
-    often has more, its head."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
 def load_language_model(
     name: str, max_length: int, trust_remote_code: bool, auto_class: str
 ) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
@@ -157,9 +157,10 @@ def load_with_decoder(name: str, model_class: str, what: str) -> tuple[transform
     folder = read_configs(name, flag)
     part = {"subfolder": PRETRAINING} if (folder / PRETRAINING / "config.json").is_file() else {}
     try:
-        model, report = getattr(transformers, model_class).from_pretrained(
-            name, **part, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
+        with unreported():
+            model, report = getattr(transformers, model_class).from_pretrained(
+                name, **part, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            )
         processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except Exception as error:  # a missing or damaged file raises many kinds
         raise BadInput(f"{flag} is not {what} with its decoder: {first_line(error)}") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from mmssl.arguments import Flags, flag
+from mmssl.arguments import Flags, check_divides, flag
 from mmssl.data.images.decoding import shape
 from mmssl.data.text.tokens import train_clip_tokenizer
 from mmssl.errors import BadInput, first_line
@@ -73,8 +73,7 @@ def from_scratch(
     for name, width in (("vision_width", vision_width), ("text_width", text_width)):
         if width % 64:
             raise BadInput(f"--{name} {width} is not a multiple of 64, the width of one attention head")
-    if image_size % patch_size:
-        raise BadInput(f"--patch_size {patch_size} does not divide --image_size {image_size}")
+    check_divides("--patch_size", patch_size, "--image_size", image_size)
     vision = {"image_size": image_size, "patch_size": patch_size, **_tower(vision_width, vision_layers)}
     text = {
         "vocab_size": len(tokenizer),

@@ -101,14 +101,24 @@ class Log:
             self.say(f"warning: step {self.run.step}: {sentence}")
 
     def start_clock(self) -> None:
+        """The evaluation before the first step does not count as training time."""
         self.started = time.perf_counter()
+        self._put_off(time.time() - self.bar.start_t if not self.bar.disable else 0.0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Time spent in this block does not count as training time."""
         before = time.perf_counter()
         yield
-        self.started += time.perf_counter() - before
+        seconds = time.perf_counter() - before
+        self.started += seconds
+        self._put_off(seconds)
+
+    def _put_off(self, seconds: float) -> None:
+        """The bar's times "elapsed" and "left" are those of training alone."""
+        if not self.bar.disable:  # a disabled bar has no clock
+            self.bar.start_t += seconds
+            self.bar.last_print_t += seconds
 
     def add(self, output: Output, indices: list[Tensor | None], learning_rate: float) -> None:
         """Record one optimizer step. Nothing is read from the device."""

@@ -129,5 +129,6 @@ def no_better_than_trivial(loss: float, trivial_loss: float) -> str | None:
         return None
     return (
         f"the run ended at loss {loss:.4f}, no better than the trivial solution's {trivial_loss:.4f}: it has learned "
-        "nothing. Check that inputs and targets belong together, then the learning rate."
+        "nothing. Train for longer; if that does not help, check that inputs and targets belong together, then the "
+        "learning rate."
     )

@@ -185,10 +185,11 @@ def test_what_cannot_be_used_is_named_and_counted_and_left_out(tmp_path, caplog)
 
 def test_too_many_that_cannot_be_used_are_refused(tmp_path):
     name = folder(tmp_path / "folder", n=8)
-    (tmp_path / "folder" / "z.wav").write_bytes(b"noise")
-    with pytest.raises(BadInput, match=r"of 9 rows, 1 recordings that cannot be used \(row 8: .*z\.wav.*\): too many"):
+    for broken in ("y.wav", "z.wav"):
+        (tmp_path / "folder" / broken).write_bytes(b"noise")
+    with pytest.raises(BadInput, match=r"of 10 rows, 2 recordings that cannot be used \(row 8: .*y\.wav.*\): too many"):
         recordings(name)
-    with pytest.raises(BadInput, match=r"9 recordings that cannot be used \(row 0: .*is shorter than 1\.00 s"):
+    with pytest.raises(BadInput, match=r"10 recordings that cannot be used \(row 0: .*is shorter than 1\.00 s"):
         recordings(name, shortest=8000)
 
 

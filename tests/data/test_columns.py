@@ -31,6 +31,14 @@ def test_a_few_rows_are_named_and_all_are_counted_by_what_is_wrong_with_them():
         columns.unusable({}, 0)
 
 
+def test_a_single_row_is_left_out_of_however_few_but_not_of_one():
+    """One corrupt recording of 99 ended the run where it was among the 9 that are held out."""
+    assert columns.unusable({"recordings": ["row 6"]}, 9) == "1 recordings (row 6)"
+    for bad, total in ((2, 9), (1, 1)):
+        with pytest.raises(BadInput, match="too many to leave out"):
+            columns.unusable({"recordings": ["row"] * bad}, total)
+
+
 def test_the_share_that_may_be_unusable_stands_in_one_place():
     stands = [file for file in PACKAGE.rglob("*.py") if "MAX_UNUSABLE =" in file.read_text(encoding="utf-8")]
     assert stands == [PACKAGE / "data" / "columns.py"]

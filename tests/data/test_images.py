@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, UnidentifiedImageError
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from mmssl.data.images import decoding
@@ -56,6 +56,12 @@ def test_every_mode_becomes_rgb(mode):
         16,
         16,
     )
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "the file is empty"), (b"no picture", "in no known format")])
+def test_what_is_no_image_is_said_without_an_address_in_memory(content, said):
+    with pytest.raises(UnidentifiedImageError, match=f"^{said}$"):
+        decoding.opened(content)
 
 
 def test_bytes_path_and_dict_are_the_same_image(tmp_path):

@@ -118,6 +118,12 @@ def test_a_label_that_training_does_not_have_is_refused(tmp_path, tokenizer):
         labelled.load(write(tmp_path / "data", ["a", "b"] * 20), "text", tokenizer)
 
 
+def test_images_of_a_single_folder_have_no_labels():
+    data = {"train": datasets.Dataset.from_dict({"image": ["a.png"] * 20})}
+    with pytest.raises(BadInput, match="a folder of its own, at least two"):
+        labelled.with_labels(data)
+
+
 def test_columns_that_are_not_there_are_named(tmp_path, tokenizer):
     data = write(tmp_path / "data", ["a", "b"] * 20, column="mood")
     with pytest.raises(BadInput, match="no label column among text, mood: name it with --label_column"):

@@ -43,7 +43,7 @@ def test_what_does_not_fit_is_decoded_in_each_epoch_and_what_was_chosen_is_said(
         data = rows(tmp_path, 12).add_column(f"n{room}", list(range(12)))  # not yet in the cache
         assert tuple(map(type, parts(data, image_cache=room / 1e9))) == kinds
         said = capsys.readouterr().out
-        assert said.count("\n") == 1 and "(--image_cache)" in said
+        assert said.count("\n") == 1 and "--image_cache allows" in said
         assert ("decoded during training" in said) == (kinds[0] is pictures.Undecoded)
         assert ("a second on one core" in said) == (kinds[0] is pictures.Undecoded)
 

@@ -171,6 +171,15 @@ def test_a_stream_with_a_test_split_holds_out_its_first_rows(tmp_path):
     assert [row["i"] for row in train] == [0, 1, 2] and list(held_out["i"]) == [3, 4]
 
 
+def test_a_stream_of_which_all_rows_would_be_held_out_is_refused(tmp_path):
+    Dataset.from_dict({"i": list(range(8))}).to_parquet(tmp_path / "train.parquet")
+    rows = sources.load(str(tmp_path), streaming=True)
+    with pytest.raises(BadInput, match="--held_out 8 takes all 8 rows of the stream; lower it"):
+        sources.split(rows, held_out=8)
+    train, held_out = sources.split(rows, held_out=7)
+    assert len(held_out) == 7 and [row["i"] for row in train] == [7]
+
+
 def test_an_imagefolder_with_classes_keeps_their_names(tmp_path):
     write_images(tmp_path / "cat", 2), write_images(tmp_path / "dog", 2)
     rows = sources.load(str(tmp_path))["train"]
@@ -186,19 +195,28 @@ def test_an_imagefolder_with_classes_keeps_their_names(tmp_path):
         ("{}/notes.docx", "a .docx file; can read .parquet"),
         ("{}/broken.parquet", "could not be read as parquet"),
         ("{}/latin", "latin/captions.csv is not UTF-8"),
+        ("{}/cp1252.csv", r"cp1252\.csv, line 2: byte 0xe9 is not UTF-8. Convert .*: iconv -f cp1252 -t utf-8 cp1252"),
         ("{}/bare", "bare/captions.csv, line 2: no ','"),
         ("{}/header", "header/captions.csv has no row"),
     ],
 )
-def test_what_cannot_be_read_is_named(name, said, tmp_path):
+def test_what_cannot_be_read_is_named(name, said, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.docx").write_text("")
     (tmp_path / "broken.parquet").write_text("not parquet")
+    (tmp_path / "cp1252.csv").write_bytes("text\nun café\n".encode("cp1252"))
     for folder, table in (("latin", "é,à".encode("latin-1")), ("bare", b"image,caption\n0.png"), ("header", b"a,b")):
         write_images(tmp_path / folder, 1)
         (tmp_path / folder / "captions.csv").write_bytes(table)
     with pytest.raises(BadInput, match=said):
         sources.load(name.format(tmp_path))
+    assert "Failed to read" not in capfd.readouterr().err  # as `datasets` says it
+
+
+def test_a_folder_of_images_is_no_text_and_says_so(tmp_path):
+    write_images(tmp_path / "cat", 2)
+    with pytest.raises(BadInput, match=r"no text: none of .*; it holds 2 images"):
+        sources.load(str(tmp_path), texts=True)
 
 
 def test_a_field_without_end_in_a_table_of_captions_is_named_with_its_line(tmp_path):

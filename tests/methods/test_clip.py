@@ -436,7 +436,7 @@ def test_towers_of_two_clips_make_a_pair_that_reloads(saved, tmp_path):
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(BadInput, match="--patch_size 7 does not divide --image_size 16"):
+    with pytest.raises(BadInput, match="--patch_size 7 does not divide --image_size 16; these would"):
         towers.from_scratch(TOKENIZER, 16, 7, 64, 1, 64, 1, 16)
     with pytest.raises(BadInput, match="--text_width 100 is not a multiple of 64"):
         towers.from_scratch(TOKENIZER, 16, 8, 64, 1, 100, 1, 16)

@@ -159,7 +159,10 @@ def test_a_classifier_that_ignores_its_input_has_the_loss_of_chance():
     one = method()
     torch.nn.init.zeros_(one.classifier.weight)
     output = one.loss(normal(24, 32), one.labels)
-    assert output.loss.item() == pytest.approx(math.log(6), rel=1e-5) and output.trivial_loss == math.log(6)
+    assert output.loss.item() == pytest.approx(math.log(6), rel=1e-5) == output.trivial_loss.item()
+    some = one.labels == one.labels[0]  # of one cluster, whose weight is not 1
+    output = one.loss(normal(int(some.sum()), 32), one.labels[some])
+    assert output.loss.item() == pytest.approx(output.trivial_loss.item(), rel=1e-5) != pytest.approx(math.log(6))
 
 
 def test_more_clusters_than_images_are_refused():

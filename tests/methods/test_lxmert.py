@@ -140,7 +140,7 @@ def test_an_export_is_continued_from_and_another_model_is_refused(method, tmp_pa
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(BadInput, match="--patch_size 5 does not divide --image_size 16"):
+    with pytest.raises(BadInput, match="--patch_size 5 does not divide --image_size 16; these would"):
         lxmert.from_scratch(texts.tokenizer(), 16, 5, 32, 1)
     with pytest.raises(BadInput, match="--width 40 is not a multiple of 32"):
         lxmert.from_scratch(texts.tokenizer(), 16, 4, 40, 1)

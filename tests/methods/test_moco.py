@@ -29,6 +29,16 @@ def test_one_embedding_for_all_has_the_loss_of_chance_and_finds_nothing():
     assert loss.item() == pytest.approx(math.log(21)) and found == 0
 
 
+def test_a_random_queue_does_not_make_the_evaluation_of_an_encoder_that_ignores_its_input_easy():
+    same = F.normalize(torch.ones(20, 64), dim=1)
+    orthogonal = F.normalize(torch.eye(64)[:, :32] - torch.eye(64)[:, 32:], dim=0).T
+    assert info_nce(same, same, orthogonal, 0.01)[1] == 1
+    loss, found = info_nce(same, same, orthogonal, 0.01, within_batch=True)
+    assert loss.item() == pytest.approx(math.log(20), rel=1e-3) and found == 0
+    one = method().eval()
+    assert one(**batch()).trivial_loss == pytest.approx(math.log(20 + 6))  # 20 keys in the queue, 6 of the batch
+
+
 def test_the_loss_is_that_of_equation_1_written_out():
     generator = torch.Generator().manual_seed(0)
     q, k, queue = (F.normalize(torch.randn(n, 5, generator=generator), dim=1) for n in (4, 4, 7))

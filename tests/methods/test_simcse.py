@@ -159,6 +159,16 @@ def test_neighbours_are_of_one_document_and_the_others_of_different_ones():
             assert int(other.split()[1]) == int(one.split()[1]) + 1
     with pytest.raises(BadInput, match="--sts_file"):
         similarity.neighbours([["one", "two"]])
+    with pytest.raises(BadInput, match="--sts_file"):
+        similarity.neighbours([["one"], ["two"]])  # a word has no halves
+
+
+def test_where_each_text_is_one_sentence_its_halves_are_compared():
+    pairs = similarity.neighbours([["a good film"], [], ["not a bad one"], ["word"]])
+    found = {(a, b): score for a, b, score in zip(pairs.first, pairs.second, pairs.score, strict=True)}
+    assert {halves for halves, score in found.items() if score} == {("a", "good film"), ("not a", "bad one")}
+    assert len(pairs.first) == 4
+    assert "2 pairs of halves of a sentence" in pairs.origin
 
 
 ROWS = [("a cat", "a dog", 2.5), ('the "mat', "a mat", 5.0), ("on", "off", 0.0)]

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmssl.data import regular_files
 from mmssl.errors import BadInput, first_line
@@ -58,7 +58,10 @@ def opened(image: Image.Image | dict | bytes | str) -> Image.Image:
             raise BadInput("holds no image")
         content = regular_files.read(image["path"], MAX_BYTES)
     regular_files.check_size(len(content), MAX_BYTES)
-    found = Image.open(io.BytesIO(content))
+    try:
+        found = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # Pillow names the object that it reads from, at its address in memory
+        raise UnidentifiedImageError("the file is empty" if not content else "in no known format") from None
     if found.format == "EPS":  # which Pillow gives to ghostscript
         raise BadInput("is a PostScript program; store it as PNG")
     _check_pixels(*found.size, "holds")

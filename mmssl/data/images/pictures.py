@@ -89,15 +89,15 @@ class Source:
         else:
             train = self._undecoded(self.train, processor, args.seed, "images")
         if rank() == 0:
-            size = "{} x {} pixels: {}".format(*train.pixels.shape[2:], _bytes(decoded.space(len(train), processor)))
-            limit = f"at most {_bytes(room)} (--image_cache)"
+            size, disk = "{} x {} pixels".format(*train.pixels.shape[2:]), decoded.space(len(train), processor)
+            limit = f"{_bytes(disk)} of disk; --image_cache allows {_bytes(room)}"
             if whole:
                 say(f"images: decoded once to {size}, {limit}")
             else:
                 by = f"by {args.dataloader_num_workers} workers (--dataloader_num_workers)"
                 by = by if args.dataloader_num_workers else "by the training process (--dataloader_num_workers 0)"
                 speed = train.pixels.per_second(train.rows[: on_demand.TRIED])
-                why = "--streaming" if args.streaming else f"decoded to {size}, {limit}"
+                why = "--streaming" if args.streaming else f"decoded once to {size}, they would take {limit}"
                 say(f"images: decoded during training {by}, {speed:,.0f} a second on one core; {why}")
         return train, held_out
 

@@ -72,11 +72,11 @@ def file_blocks(path: Path, column: str | None) -> Iterator[tuple[str, bytes]]:
         block = rest + read
         cut = _last_break(block)
         block, rest = block[:cut], block[cut:]
-        _check_utf8(path, block, lines)
+        contents.check_utf8(path, block, lines)
         lines, ended = lines + block.count(b"\n"), block.endswith(b"\n")
         yield str(path), block
     if rest or not ended:
-        _check_utf8(path, rest, lines)
+        contents.check_utf8(path, rest, lines)
         yield str(path), rest + b"\n"
 
 
@@ -99,17 +99,6 @@ def _begun_character(block: bytes) -> int:
         if first < 0x80:
             break
     return 0
-
-
-def _check_utf8(path: Path, block: bytes, lines: int) -> None:
-    try:
-        block.decode()
-    except UnicodeDecodeError as error:
-        line = lines + block.count(b"\n", 0, error.start) + 1
-        raise BadInput(
-            f"{path}, line {line}: byte 0x{block[error.start]:02x} is not UTF-8. Convert the file from its encoding: "
-            f"iconv -f cp1252 -t utf-8 {path.name} (cp1252: Western European, cp1251: Cyrillic, gb18030: Chinese)"
-        ) from error
 
 
 def _table_blocks(name: str, dataset: Dataset | IterableDataset, column: str | None) -> Iterator[tuple[str, bytes]]:

@@ -97,9 +97,10 @@ class Counts:
 
     def __str__(self) -> str:
         return (
-            f"{self.documents:,} documents of {self.characters:,} characters; {self.repeated:,} of their {self.lines:,}"
-            f" lines ({self.repeated / max(1, self.lines):.1%}) repeat an earlier one; {self.leaked:,} of the "
-            f"{self.held_out_lines:,} held-out lines ({self.leaked / max(1, self.held_out_lines):.1%}) occur in them"
+            f"{self.documents:,} document{'s' * (self.documents != 1)} of {self.characters:,} characters; "
+            f"{self.repeated:,} of their {self.lines:,} lines ({self.repeated / max(1, self.lines):.1%}) repeat an "
+            f"earlier one; {self.leaked:,} of the {self.held_out_lines:,} held-out lines "
+            f"({self.leaked / max(1, self.held_out_lines):.1%}) occur in them"
         )
 
 

@@ -207,7 +207,8 @@ class Clips(Dataset):
         ]
         total, part = len(self.lengths), f"{what}, their first {beginning:.0%}," if beginning < 1 else what
         unusable = {f"{what} that cannot be decoded": broken, f"{part} of fewer than {self.span} frames": short}
-        columns.report_unusable(unusable, total)
+        shorter = "lower --frames or --frame_stride, or remove them"
+        columns.report_unusable(unusable, total, *([shorter] if len(short) > len(broken) else []))
         often = self.lengths // self.span
         self.rows = torch.repeat_interleave(torch.arange(total), often)
         # which of the windows of its video each clip is

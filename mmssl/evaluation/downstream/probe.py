@@ -17,6 +17,7 @@ from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.method import Method
+from mmssl.models import pretrained
 
 MAX_SAMPLES = 2000  # of training data and of test data, so that it takes seconds
 RESULT = "knn_accuracy"
@@ -86,13 +87,14 @@ class Probed(Evaluation):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the progress bars of saving and loading."""
-    from transformers.utils import logging
+    """Hide the progress bars of saving and loading, and the warnings about heads that are not exported."""
+    from transformers.utils import logging as transformers_logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
-        yield
+        with pretrained.unreported():
+            yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
