@@ -18,6 +18,8 @@ from mmssl.training.output_dir import OutputDir
 
 MEETING = "start it with `accelerate launch`, or unset MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK"
 
+CHECKPOINTING = "use the recipe's --gradient_checkpointing"
+
 
 def start(args: TrainArgs) -> None:
     """Set up the processes, check the output directory and set the seed."""
@@ -25,7 +27,7 @@ def start(args: TrainArgs) -> None:
     from accelerate.utils import set_seed
 
     progress.calm_libraries()
-    _refuse_sharding()
+    _check_sharding()
     _refuse_environment()
     try:
         # the other processes wait while one evaluates; NCCL's default timeout is ten minutes
@@ -46,15 +48,27 @@ def _use_all_cores() -> None:
         torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _refuse_sharding() -> None:
-    """Raise BadInput if accelerate is set to sharding: on a CPU it would silently use DDP instead of FSDP."""
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+def _check_sharding() -> None:
+    """Raise BadInput if accelerate is set to split the model in another way than FSDP2, see training/sharding.py."""
+
+    def is_on(name: str) -> bool:
+        return os.environ.get(name, "false").lower() == "true"
+
+    for name in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if is_on(f"ACCELERATE_USE_{name}"):
             raise BadInput(
-                f"accelerate is configured for {name}, but here every process holds the whole model: launch with "
-                "--multi_gpu. For a large encoder, --gradient_checkpointing, --bf16 yes and "
-                "--gradient_accumulation_steps save memory."
+                f"accelerate is configured for {name}, which is not supported: launch with --multi_gpu or, for a model "
+                "larger than a device, with --use_fsdp --fsdp_version 2"
             )
+    if not is_on("ACCELERATE_USE_FSDP"):
+        return
+    if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+        raise BadInput(f"accelerate is configured for FSDP {version}, but only FSDP 2 is supported: --fsdp_version 2")
+    for name, instead in (("OFFLOAD_PARAMS", "use more devices"), ("ACTIVATION_CHECKPOINTING", CHECKPOINTING)):
+        if is_on(f"FSDP_{name}"):
+            raise BadInput(f"--fsdp_{name.lower()} is not supported: set it to false, and {instead}")
+    # otherwise transformers loads weights on the main process only, and leaves it to accelerate to send them
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def _refuse_environment() -> None:
