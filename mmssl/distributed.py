@@ -27,7 +27,7 @@ def rank() -> int:
 
 
 def sharded() -> bool:
-    """Whether the processes share one set of parameters (FSDP2), each a part: `accelerate launch --use_fsdp` says so."""
+    """Whether each process holds a part of the parameters (FSDP2), as `accelerate launch --use_fsdp` asks for."""
     wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     return wanted and dist.is_initialized() and dist.get_world_size() > 1
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmssl import bounded_json, durable
+from mmssl.distributed import sharded
 from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import say
 from mmssl.training import random_state, sharding
@@ -236,7 +237,7 @@ def surroundings(accelerator: Accelerator) -> dict[str, int | str]:
     """What besides the flags decides the exact weights of a run."""
     kind = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
     software = f"torch {torch.__version__} on {kind}, {accelerator.mixed_precision.replace('no', 'fp32')}"
-    return {"processes": accelerator.num_processes, "software": software}
+    return {"processes": accelerator.num_processes, "software": software + ", sharded" * sharded()}
 
 
 def differences(progress: dict, args, accelerator: Accelerator, streaming: bool) -> list[str]:

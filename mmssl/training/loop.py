@@ -1,7 +1,8 @@
 """The only training loop. It knows no method: method.py is the interface, steps.py takes one optimizer step.
 
-Every process has a part of each batch and the whole method (DDP) or a part of it (FSDP2, see sharding.py). Between two logging steps nothing waits for the
-device. A run that is stopped at any moment and resumed ends with exactly the weights of a run that was never stopped.
+Every process has a part of each batch, and the whole method (DDP) or a part of it (FSDP2, see sharding.py). Between two
+logging steps nothing waits for the device. A run that is stopped at any moment and resumed ends with exactly the
+weights of a run that was never stopped.
 """
 
 from __future__ import annotations

@@ -46,9 +46,15 @@ def prepare(
         return accelerator.prepare(method), step
     name = type(method).__name__
     if step not in (steps.standard, steps.grad_cache):
-        raise BadInput(f"{name} cannot be sharded: its training step moves parameters in a way of its own. {INSTEAD}")
+        raise BadInput(
+            f"{name} cannot be sharded: its training step is not the standard one, and moves parameters itself. "
+            f"{INSTEAD}"
+        )
     if type(method).start_epoch is not Method.start_epoch:
-        raise BadInput(f"{name} cannot be sharded: it uses its parameters between epochs. {INSTEAD}")
+        raise BadInput(
+            f"{name} cannot be sharded: it has work to do between epochs, when each process has only a part of the "
+            f"parameters. {INSTEAD}"
+        )
     accelerator.prepare_model(method, device_placement=False, evaluation_mode=True)  # autocast alone
     trained = copy.deepcopy(method) if accelerator.is_main_process else method
     names = {parameter: name for name, parameter in method.named_parameters()}
@@ -82,9 +88,8 @@ def _split(method: nn.Module, accelerator: Accelerator) -> None:
     half = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers(method):
-        if half and (
-            norms := [part for part in layer.modules() if _is_norm(part) and not isinstance(part, FSDPModule)]
-        ):
+        norms = [part for part in layer.modules() if _is_norm(part) and not isinstance(part, FSDPModule)]
+        if half and norms:
             fully_shard(norms, reshard_after_forward=False, **options)
         fully_shard(layer, mp_policy=policy, reshard_after_forward=True, **options)
     fully_shard(method, reshard_after_forward=False, **options)
@@ -95,9 +100,7 @@ def layers(method: nn.Module) -> list[nn.Module]:
     every transformer are. A teacher's are split like its student's, so that a moving average needs no exchange."""
     lists = [module for module in method.modules() if isinstance(module, nn.ModuleList)]
     found = dict.fromkeys(layer for each in lists for layer in each if not isinstance(layer, nn.ModuleList))
-    return [
-        layer for layer in reversed([*method.modules()]) if layer in found and any(True for _ in layer.parameters())
-    ]
+    return [layer for layer in reversed([*method.modules()]) if layer in found and [*layer.parameters()]]
 
 
 def _is_norm(module: nn.Module) -> bool:
