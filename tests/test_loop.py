@@ -437,19 +437,18 @@ def test_metric_that_is_not_finite_does_not_stop_a_run(tmp_path):
     assert "share" not in lines(tmp_path)[-1] and "loss" in lines(tmp_path)[-1]
 
 
-@pytest.mark.parametrize("asked, answer", [
-    ({"ACCELERATE_USE_DEEPSPEED": "true"}, "accelerate is configured for DEEPSPEED, which is not supported"),
-    ({"ACCELERATE_USE_FSDP": "true"}, "accelerate is configured for FSDP 1, but only FSDP 2 is supported"),
-    (
-        {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
-        "--fsdp_offload_params is not supported: set it to false",
-    ),
+@pytest.mark.parametrize("asked, flags, answer", [
+    ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, "accelerate is configured for DEEPSPEED, which is not supported"),
+    ({}, {}, "accelerate is configured for FSDP 1, but only FSDP 2 is supported"),
+    ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, {}, "--fsdp_offload_params is not supported"),
+    ({"FSDP_VERSION": "2"}, {"torch_compile": True}, "--torch_compile is not supported with --use_fsdp"),
 ])  # fmt: skip
-def test_sharding_in_another_way_than_fsdp2_is_refused_not_ignored(asked, answer, tmp_path, monkeypatch):
+def test_sharding_in_another_way_than_fsdp2_is_refused_not_ignored(asked, flags, answer, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     for name, value in asked.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match=answer):
-        start(arguments(tmp_path))
+        start(arguments(tmp_path, **flags))
 
 
 def test_run_no_better_than_trivial_says_so_and_a_better_one_does_not(tmp_path):

@@ -67,8 +67,16 @@ def norm(method: Method) -> dict[str, float]:
     return {"norm": torch.stack([p.norm() for p in method.exported().parameters()]).norm().item()}
 
 
-def run(place: Path, name: str, make: Callable = momentum, micro_batches: int = 1, **flags) -> list[Optimizer]:
-    """Five steps on each process's half of the batches, with evaluations and an export; all in `place`."""
+def run(
+    place: Path,
+    name: str,
+    make: Callable = momentum,
+    micro_batches: int = 1,
+    evaluate: Callable | None = norm,
+    **flags,
+) -> list[Optimizer]:
+    """Five steps on each process's half of the batches, with evaluations, a copy of the encoder at each checkpoint and
+    an export; all in `place`."""
     tiny = BUILT[name]()
     size = tiny.batch_size // (2 * micro_batches)
     settings = {"max_steps": 5, "save_steps": 5, "eval_steps": 2, "logging_steps": 1, "lr_scheduler_type": "constant"}
@@ -76,7 +84,12 @@ def run(place: Path, name: str, make: Callable = momentum, micro_batches: int = 
     args = arguments(place, **settings | flags)
     start(args)
     optimizers = make(tiny.method)
-    summary = train(tiny.method, Loader(tiny.data, size, tiny.collate_fn), args, optimizers, tiny.step, norm)
+    loader = Loader(tiny.data, size, tiny.collate_fn)
+
+    def copy(step: int, steps: int) -> None:
+        tiny.method.save_pretrained(place / "copy")
+
+    summary = train(tiny.method, loader, args, optimizers, tiny.step, evaluate, copy)
     if rank() == 0:
         tiny.method.save_pretrained(place / "export")
         (place / "warnings.txt").write_text("\n".join(summary.warnings))
@@ -132,7 +145,7 @@ def faults(place) -> dict[str, str]:
         jobs |= {f"{name}-{kind}": partial(begin, place / f"{name}-{kind}", name) for name in COMPARED}
         jobs[f"bf16-{kind}"] = partial(begin, place / f"bf16-{kind}", "with_checkpointing", bf16="yes")
         jobs[f"bytes-{kind}"] = partial(count, place / f"bytes-{kind}")
-    jobs["micro_batches"] = partial(sharded, run, place / "micro_batches", "clip", micro_batches=2)
+    jobs["micro_batches"] = partial(sharded, run, place / "micro_batches", "clip", micro_batches=2, evaluate=None)
 
     begin = partial(sharded, run)
     jobs["exact"] = partial(begin, place / "exact", "with_dropout", adamw, max_steps=7)
@@ -188,17 +201,33 @@ def test_the_export_of_a_sharded_run_loads_plainly_and_is_that_of_ddp(name, plac
     assert_close(*(auto_class.from_pretrained(export).state_dict() for export in (ddp, sharded)))
     files, others = (sorted(path.relative_to(export) for path in export.rglob("*")) for export in (ddp, sharded))
     assert files == others
+    # at a checkpoint, what is uploaded meanwhile
+    weights = Path("model.safetensors")
+    assert (sharded / weights).read_bytes() == (place / f"{name}-sharded/copy" / weights).read_bytes()
 
 
 def test_sharded_micro_batches_have_the_gradient_of_the_whole_batch(place, faults):
     raise_if_any(faults["clip-ddp"], faults["micro_batches"])
     assert_close(*(load_file(place / name / STEP_5 / FILES[0]) for name in ("clip-ddp", "micro_batches")))
+    # it has the last weights without an evaluation, too
+    assert_close(*(load_file(place / name / "export/model.safetensors") for name in ("clip-ddp", "micro_batches")))
 
 
 def test_a_sharded_run_resumes_to_the_bit_in_the_middle_of_an_epoch(place, faults):
     raise_if_any(faults["exact"], faults["resumed"])
     for file in FILES:
         assert (place / "exact" / STEP_7 / file).read_bytes() == (place / "resumed" / STEP_7 / file).read_bytes()
+
+
+@pytest.mark.slow  # three processes of their own
+def test_three_processes_resume_to_the_bit_too(tmp_path):
+    """The last bit of a sum of three depends on its order."""
+    begin = partial(sharded, run, name="with_dropout", make=adamw, max_steps=7)
+    jobs = {"exact": partial(begin, tmp_path / "exact")}
+    jobs["resumed"] = partial(begin, tmp_path / "resumed", resume_from_checkpoint=str(tmp_path / "exact" / STEP_5))
+    raise_if_any(*in_turn(jobs, tmp_path, world=3).values())
+    for file in FILES:
+        assert (tmp_path / "exact" / STEP_7 / file).read_bytes() == (tmp_path / "resumed" / STEP_7 / file).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["ddp", "sharded"])

@@ -142,8 +142,7 @@ def train(
                 run.evaluations.append({"step": run.step, **values})
                 whole.train()
             log.evaluation(run.evaluations[-1])
-            if run.step < total:
-                sharding.put_away(whole, bare)
+            sharding.put_away(whole, bare)
         accelerator.wait_for_everyone()
 
     def save() -> None:
@@ -170,7 +169,7 @@ def train(
         log.start_clock()
         while run.step < total:
             indices, micro_batches = _to_device(next(steps_of_data), accelerator.device)
-            bare.progress = run.step / total
+            whole.progress = bare.progress = run.step / total
             factor = schedule(run.step, total, args.warmup_steps, args.lr_scheduler_type)
             set_learning_rate(optimizers, factor)
             output = step(method, micro_batches, optimizers, accelerator, args.max_grad_norm)
@@ -195,6 +194,7 @@ def train(
                         assess()
         if signals.received:  # in the last evaluation
             leave(signals.received)
+    sharding.collect(whole, bare, accelerator.device)
     log.judge()
     log.close()
     return run

@@ -4,9 +4,10 @@ Outside of a method's forward each of its parameters is a DTensor: whole to whoe
 each process. In forward, a layer is gathered while it computes, all else (embeddings, heads) while the step computes.
 What a file holds, and what an evaluation gets, are whole tensors: those of a run that is not sharded (DDP).
 
-Memory of a process, in bytes of a parameter: 4 and its gradient and moments divided by the number of processes, the
-largest layer, and what is in no layer. The main process also keeps all parameters in the memory of its host, and on its
-device during an evaluation. Each process builds the whole model on its host before it is split.
+Memory of a process: parameters, gradients and moments divided by the number of processes; whole, two or three layers at
+a time and, while a step computes, what is in no layer. The main process also keeps the parameters whole, 4 bytes each,
+on its host and, while it evaluates, on its device; its host holds them once more, or the moments, while a checkpoint is
+written. Every process builds the whole model on its host before it is split.
 """
 
 from __future__ import annotations
@@ -178,7 +179,6 @@ def collect(whole: Method, trained: Method, device: torch.device) -> None:
         if whole is not trained:
             mine[name].copy_(full)
     if whole is not trained:
-        whole.progress = trained.progress
         whole.to(device)
 
 

@@ -18,8 +18,6 @@ from mmssl.training.output_dir import OutputDir
 
 MEETING = "start it with `accelerate launch`, or unset MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK"
 
-CHECKPOINTING = "use the recipe's --gradient_checkpointing"
-
 
 def start(args: TrainArgs) -> None:
     """Set up the processes, check the output directory and set the seed."""
@@ -27,7 +25,7 @@ def start(args: TrainArgs) -> None:
     from accelerate.utils import set_seed
 
     progress.calm_libraries()
-    _check_sharding()
+    _check_sharding(args)
     _refuse_environment()
     try:
         # the other processes wait while one evaluates; NCCL's default timeout is ten minutes
@@ -48,8 +46,8 @@ def _use_all_cores() -> None:
         torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _check_sharding() -> None:
-    """Raise BadInput if accelerate is set to split the model in another way than FSDP2, see training/sharding.py."""
+def _check_sharding(args: TrainArgs) -> None:
+    """Raise BadInput if accelerate is set to split the model in another way than training/sharding.py does it."""
 
     def is_on(name: str) -> bool:
         return os.environ.get(name, "false").lower() == "true"
@@ -64,9 +62,15 @@ def _check_sharding() -> None:
         return
     if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
         raise BadInput(f"accelerate is configured for FSDP {version}, but only FSDP 2 is supported: --fsdp_version 2")
-    for name, instead in (("OFFLOAD_PARAMS", "use more devices"), ("ACTIVATION_CHECKPOINTING", CHECKPOINTING)):
+    unsupported = {
+        "OFFLOAD_PARAMS": "use more devices",
+        "ACTIVATION_CHECKPOINTING": "use the recipe's --gradient_checkpointing",
+    }
+    for name, instead in unsupported.items():
         if is_on(f"FSDP_{name}"):
             raise BadInput(f"--fsdp_{name.lower()} is not supported: set it to false, and {instead}")
+    if args.torch_compile:  # a graph for each layer, with its exchange between two: minutes of compiling
+        raise BadInput("--torch_compile is not supported with --use_fsdp: leave one of them out")
     # otherwise transformers loads weights on the main process only, and leaves it to accelerate to send them
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
