@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,26 @@ def world_size() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() and not _ALONE.get() else 0
+
+
+def sharded() -> bool:
+    """Whether each process holds a part of the parameters (FSDP2), as `accelerate launch --use_fsdp` asks for."""
+    wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return wanted and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_split(tensor: Tensor) -> bool:
+    """Whether each process holds a part of the tensor."""
+    if not sharded():
+        return False
+    from torch.distributed.tensor import DTensor  # its import takes a second
+
+    return isinstance(tensor, DTensor)
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """The tensor, gathered if it is split over processes: then every process must call this."""
+    return tensor.full_tensor() if is_split(tensor) else tensor
 
 
 @contextmanager

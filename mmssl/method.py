@@ -68,7 +68,8 @@ class Card:
 
 
 class Method(nn.Module):
-    """The only base class. Whatever must survive a resume is a parameter, a buffer or a submodule.
+    """The only base class. Whatever must survive a resume is a parameter, a buffer or a submodule. Parameters are whole
+    in `forward`; in the hooks after it they may be split over processes, see training/sharding.py.
 
     Define `forward(**batch) -> Output`. If the loss compares the samples of a batch, define `embed` and `loss` instead:
     `forward` joins them, and `steps.grad_cache` calls them separately.

@@ -24,18 +24,22 @@ SCRIPT = """
 import sys
 from accelerate import PartialState
 from mmssl.arguments import TrainArgs
-from mmssl.distributed import rank, world_size
+from mmssl.distributed import rank, sharded, world_size
 from mmssl.training.start import start
 start(TrainArgs(output_dir=sys.argv[1], use_cpu=True))
 with open(f"{sys.argv[2]}/{rank()}", "w") as file:  # a line each on one pipe could run together
-    print(f"process {rank()} of {world_size()}, {PartialState().num_processes} by accelerate", file=file)
+    print(f"process {rank()} of {world_size()}, {PartialState().num_processes} by accelerate, {sharded()}", file=file)
 """
 
 
-def test_accelerate_launch_starts_as_many_processes_as_were_asked_for(tmp_path):
+@pytest.mark.parametrize("kind, split", [
+    ("--multi_gpu", False),
+    pytest.param("--use_fsdp --fsdp_version 2", True, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_accelerate_launch_starts_what_was_asked_for(kind, split, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    command = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    command = f"accelerate.commands.launch {kind} --num_processes 2 --num_machines 1 --mixed_precision no"
     done = subprocess.run(
         [sys.executable, "-m", *command.split(), "--dynamo_backend", "no", script, tmp_path / "out", tmp_path],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
@@ -44,7 +48,7 @@ def test_accelerate_launch_starts_as_many_processes_as_were_asked_for(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for i in (0, 1):
-        assert (tmp_path / str(i)).read_text() == f"process {i} of 2, 2 by accelerate\n"
+        assert (tmp_path / str(i)).read_text() == f"process {i} of 2, 2 by accelerate, {split}\n"
 
 
 def gathered(place: Path) -> None:

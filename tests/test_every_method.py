@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -37,7 +38,7 @@ EXCEPTIONS: dict[tuple[str, str], tuple[str, str, str]] = {
     ),
 }
 
-GUARANTEES = ("parameters", "loss", "resume", "processes", "micro_batches", "export", "compile")
+GUARANTEES = ("parameters", "loss", "resume", "processes", "sharded", "micro_batches", "export", "compile")
 METHODS = sorted(p.stem for p in Path(mmssl.methods.__file__).parent.glob("*.py") if p.stem != "__init__")
 
 
@@ -162,6 +163,34 @@ def faults_of_two(request, tmp_path_factory) -> tuple[Path, dict]:
 def test_two_processes_train_like_one_on_the_whole_batch(name, variant, whole, faults_of_two):
     place, faults = faults_of_two
     assert not faults[f"{name}-{variant}"], faults[f"{name}-{variant}"]
+    assert_equal_weights(whole(name, variant), place / f"{name}-{variant}")
+
+
+def run_sharded(*given, **flags) -> None:
+    """As `accelerate launch --use_fsdp --fsdp_version 2` sets the environment."""
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    try:
+        run_plainly(*given, **flags)
+    finally:
+        del os.environ["ACCELERATE_USE_FSDP"], os.environ["FSDP_VERSION"]
+
+
+@pytest.fixture(scope="module")
+def faults_of_sharded(request, tmp_path_factory) -> tuple[Path, dict]:
+    """As faults_of_two, of methods that are split over the two processes."""
+    place = tmp_path_factory.mktemp("sharded")
+    jobs = {f"{n}-{v}": partial(run_sharded, n, v, place / f"{n}-{v}", processes=2) for n, v in cases(request)}
+    return place, in_turn(jobs, place)
+
+
+@pytest.mark.slow  # doubles the runs of two processes; test_sharding.py has some
+@held_to("sharded")
+def test_sharded_over_two_processes_it_trains_like_one_or_is_refused(name, variant, whole, faults_of_sharded):
+    place, faults = faults_of_sharded
+    fault = faults[f"{name}-{variant}"]
+    if "cannot be sharded: " in fault:
+        return
+    assert not fault, fault
     assert_equal_weights(whole(name, variant), place / f"{name}-{variant}")
 
 

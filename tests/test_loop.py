@@ -437,10 +437,18 @@ def test_metric_that_is_not_finite_does_not_stop_a_run(tmp_path):
     assert "share" not in lines(tmp_path)[-1] and "loss" in lines(tmp_path)[-1]
 
 
-def test_sharding_that_was_asked_for_is_refused_not_ignored(tmp_path, monkeypatch):
+@pytest.mark.parametrize("asked, flags, answer", [
+    ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, "accelerate is configured for DEEPSPEED, which is not supported"),
+    ({}, {}, "accelerate is configured for FSDP 1, but only FSDP 2 is supported"),
+    ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, {}, "--fsdp_offload_params is not supported"),
+    ({"FSDP_VERSION": "2"}, {"torch_compile": True}, "--torch_compile is not supported with --use_fsdp"),
+])  # fmt: skip
+def test_sharding_in_another_way_than_fsdp2_is_refused_not_ignored(asked, flags, answer, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(BadInput, match="configured for FSDP, but here every process holds the whole model"):
-        start(arguments(tmp_path))
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=answer):
+        start(arguments(tmp_path, **flags))
 
 
 def test_run_no_better_than_trivial_says_so_and_a_better_one_does_not(tmp_path):

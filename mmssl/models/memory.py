@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmssl.device import free_memory
+from mmssl.distributed import sharded, world_size
 from mmssl.errors import BadInput
 
 TRAINED = 16  # bytes of a weight in fp32 with its gradient and AdamW's two moments
@@ -27,9 +28,9 @@ def build(make: Callable[[], Model], flags: str) -> Model:
 
 def refuse_too_large(weights: int, flags: str, each: int = TRAINED) -> None:
     """Raises BadInput, beginning with `flags`, if so many weights do not fit into memory. each: bytes of one."""
-    free = free_memory()
-    if free is not None and weights * each > free:
+    free, needed = free_memory(), weights * each / (world_size() if sharded() else 1)
+    if free is not None and needed > free:
         raise BadInput(
-            f"{flags}: training {weights:,} weights takes {weights * each / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of "
-            "memory are free. Choose a smaller model"
+            f"{flags}: training {weights:,} weights takes {needed / 1e9:,.1f} GB{' a process' * sharded()}, and "
+            f"{free / 1e9:,.1f} GB of memory are free. Choose a smaller model"
         )

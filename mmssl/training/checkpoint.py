@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmssl import bounded_json, durable
+from mmssl.distributed import sharded
 from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import say
-from mmssl.training import random_state
+from mmssl.training import random_state, sharding
 from mmssl.training.output_dir import OF_A_CHECKPOINT, OutputDir
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def save(
     from accelerate.utils import gather_object
 
     directory = directory.absolute()  # OutputDir takes a relative path as one inside of the run
-    for name, parameter in method.named_parameters():
-        if not parameter.isfinite().all():
-            raise NonFinite(f"{name} is not finite after step {step}; not saved. {last_good(directory)}")
+    bad = [name for name, p in method.named_parameters() if not sharding.local(p).isfinite().all()]
+    if bad := sum(gather_object([bad]), []):  # of a sharded method, perhaps in the part of one process
+        raise NonFinite(f"{bad[0]} is not finite after step {step}; not saved. {last_good(directory)}")
     final, partial = directory / f"step_{step:08d}", directory / f"partial_{step:08d}"
     run = OutputDir(directory.parent)
     names = ["method.safetensors", "state.json", "SHA256SUMS"]
@@ -79,16 +80,18 @@ def save(
     own_buffers = _differing_buffers(method)
     random_states = gather_object([random_state.of_everything(accelerator.device)])
 
-    def write_shared() -> None:
+    def begin() -> None:
         _remove(run, [partial])  # left by a save that was interrupted
         partial.mkdir(parents=True, exist_ok=True)
         if foreign := [path.name for path in partial.iterdir()]:
             raise BadInput(f"{partial} holds {', '.join(foreign)}, which mmssl did not write: move it away")
         # after that check: in a folder with registered files a temporary file counts as the run's
         run.register(place / name for place in (partial, final) for name in names)
-        durable.save_tensors(partial / "method.safetensors", method.state_dict())
-        for i, optimizer in enumerate(optimizers):
-            durable.save_tensors(partial / f"optimizer_{i}.safetensors", _tensors(method, optimizer))
+
+    def write_shared(name: str, tensors: dict[str, Tensor]) -> None:
+        whole = sharding.gathered(tensors)
+        if accelerator.is_main_process:
+            durable.save_tensors(partial / name, whole)
 
     def write_own() -> None:
         if own_buffers:
@@ -109,11 +112,11 @@ def save(
         partial.rename(final)
         durable.sync_directory(directory)
 
-    for write, by_all in ((write_shared, False), (write_own, True), (complete, False)):
+    def attempt(write: Callable[..., None], *given, by_all: bool = False) -> None:
         failure = ""
         try:
             if by_all or accelerator.is_main_process:
-                write()
+                write(*given)
         except (OSError, SafetensorError, BadInput) as error:  # a full disk raises either of the first two
             failure = str(error)
         if failures := [f for f in gather_object([failure]) if f]:
@@ -124,6 +127,13 @@ def save(
                 f"checkpoint {final} could not be written: {failures[0]}. {last_good(directory)} Free space there, "
                 "then continue with --resume_from_checkpoint auto."
             )
+
+    attempt(begin)
+    attempt(write_shared, "method.safetensors", method.state_dict(), by_all=True)
+    for i, optimizer in enumerate(optimizers):
+        attempt(write_shared, f"optimizer_{i}.safetensors", _tensors(method, optimizer), by_all=True)
+    attempt(write_own, by_all=True)
+    attempt(complete)
 
 
 def _fault(state: object, path: Path, device: torch.device, check: Callable[[dict], object]) -> str | None:
@@ -150,7 +160,8 @@ def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], acceler
     state = bounded_json.read(path / "state.json")
     own = path / f"buffers_{accelerator.process_index}.safetensors"
     try:
-        weights = load_file(path / "method.safetensors") | (load_file(own) if own.exists() else {})
+        weights = _read(path / "method.safetensors", method.state_dict().get)
+        weights |= load_file(own) if own.exists() else {}
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{path} cannot be read: {first_line(error)}") from error
     _check_names(path, method, weights)
@@ -159,9 +170,11 @@ def load(path: Path, method: nn.Module, optimizers: Sequence[Optimizer], acceler
         raise BadInput(
             f"{path} holds {len(state['groups'])} optimizers, this run has {len(optimizers)}: it is of another method"
         )
+    parameters = dict(method.named_parameters())
     for i, (optimizer, groups) in enumerate(zip(optimizers, state["groups"], strict=True)):
         try:
-            _restore(method, optimizer, load_file(path / f"optimizer_{i}.safetensors"), groups)
+            tensors = _read(path / f"optimizer_{i}.safetensors", lambda name: parameters.get(name.rpartition("/")[0]))
+            _restore(method, optimizer, tensors, groups)
         except (OSError, SafetensorError, RuntimeError, KeyError) as error:
             raise BadInput(f"{path}: the state of optimizer {i} does not fit ({first_line(error)})") from error
     if accelerator.process_index < len(state["random_states"]):
@@ -224,7 +237,7 @@ def surroundings(accelerator: Accelerator) -> dict[str, int | str]:
     """What besides the flags decides the exact weights of a run."""
     kind = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
     software = f"torch {torch.__version__} on {kind}, {accelerator.mixed_precision.replace('no', 'fp32')}"
-    return {"processes": accelerator.num_processes, "software": software}
+    return {"processes": accelerator.num_processes, "software": software + ", sharded" * sharded()}
 
 
 def differences(progress: dict, args, accelerator: Accelerator, streaming: bool) -> list[str]:
@@ -287,6 +300,12 @@ def _remove(run: OutputDir, folders: Iterable[Path]) -> None:
             if found:
                 run.adopt(found)
     run.remove(folders)
+
+
+def _read(file: Path, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+    """The tensors of a file; of those for which `like` gives a tensor that is split over processes, the own part."""
+    with safe_open(file, "pt") as opened:
+        return {name: sharding.own_part(opened.get_tensor(name), like(name)) for name in opened.keys()}  # noqa: SIM118
 
 
 def _parameter_names(method: nn.Module, optimizer: Optimizer) -> list[str]:

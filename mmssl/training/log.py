@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from mmssl import bounded_json, durable, progress
 from mmssl.arguments import TrainArgs
 from mmssl.device import cores, precision
+from mmssl.distributed import sharded
 from mmssl.errors import first_line, not_written
 from mmssl.method import Method, Output
 from mmssl.plain_text import counted, one_line
@@ -80,7 +81,7 @@ class Log:
         if device == "cpu":
             device += f" ({counted(cores(), 'core')})"
         self.say(
-            f"{processes} process{'es' * (processes > 1)} on {device}, {kind}, "
+            f"{processes} process{'es' * (processes > 1)} on {device}, {'sharded, ' * sharded()}{kind}, "
             f"{trainable:,} trainable parameters, {self.total:,} steps of {samples:,} {self.unit}"
             + (f", resumed from {resumed_from}" if resumed_from else "")
         )

@@ -1,7 +1,8 @@
 """The only training loop. It knows no method: method.py is the interface, steps.py takes one optimizer step.
 
-Every process holds the whole method and a part of each batch (DDP). Between two logging steps nothing waits for the
-device. A run that is stopped at any moment and resumed ends with exactly the weights of a run that was never stopped.
+Every process has a part of each batch, and the whole method (DDP) or a part of it (FSDP2, see sharding.py). Between two
+logging steps nothing waits for the device. A run that is stopped at any moment and resumed ends with exactly the
+weights of a run that was never stopped.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from torch.optim import Optimizer
 from mmssl.arguments import TrainArgs
 from mmssl.data.loader import Loader
 from mmssl.device import best_device, precision
-from mmssl.distributed import alone, share_batch_norm
+from mmssl.distributed import alone, sharded, share_batch_norm, unwrap
 from mmssl.errors import BadInput
 from mmssl.kernels.attention import fast_attention
 from mmssl.method import Method, Output
-from mmssl.training import checkpoint, steps
+from mmssl.training import checkpoint, sharding, steps
 from mmssl.training.log import Log
 from mmssl.training.optim import schedule, set_learning_rate
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
@@ -62,13 +63,14 @@ def train(
     samples = global_batch * per_step
     total = total_steps(loader, args)
     args.check_warmup(total)
-    checkpoints, bare = Path(args.output_dir, CHECKPOINTS), method
+    checkpoints, whole = Path(args.output_dir, CHECKPOINTS), method
     if args.torch_compile:
-        bare.compile()
-    share_batch_norm(bare)
-    method = accelerator.prepare(bare)
+        whole.compile()
+    share_batch_norm(whole)
+    method, step = sharding.prepare(whole, step, optimizers, accelerator)
+    bare = unwrap(method)
     set_learning_rate(optimizers, 1.0)  # stores each group's initial rate
-    if accelerator.num_processes > 2:
+    if accelerator.num_processes > 2 and not sharded():
         with closing(loader.epoch(0)) as batches:
             _, micro_batches = _to_device(islice(batches, per_step), accelerator.device)
         steps.rehearse(step, method, micro_batches, optimizers, accelerator)
@@ -127,24 +129,27 @@ def train(
     def assess() -> None:
         if evaluate is None:
             return
+        sharding.collect(whole, bare, accelerator.device)
         if accelerator.is_main_process:
             devices = [accelerator.device] if accelerator.device.type == "cuda" else []
             # an evaluation must not change the random states of the training
             with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast(), alone():
-                bare.eval()
+                whole.eval()
                 if run.step < total:
-                    values = evaluate(bare)
+                    values = evaluate(whole)
                 else:  # the trained model must still be exported
-                    values = run.attempt("the last evaluation", lambda: evaluate(bare), {})
+                    values = run.attempt("the last evaluation", lambda: evaluate(whole), {})
                 run.evaluations.append({"step": run.step, **values})
-                bare.train()
+                whole.train()
             log.evaluation(run.evaluations[-1])
+            sharding.put_away(whole, bare)
         accelerator.wait_for_everyone()
 
     def save() -> None:
         log.flush()  # before saving: raises on a non-finite loss, whose weights must not be saved
         progress = {"summary": asdict(run), "args": asdict(args)} | checkpoint.surroundings(accelerator)
         checkpoint.save(checkpoints, run.step, bare, optimizers, accelerator, progress)
+        sharding.collect(whole, bare, torch.device("cpu"))
         if accelerator.is_main_process:
             checkpoint.prune(checkpoints, run.step, args.save_total_limit)
             if after_save is not None:
@@ -164,7 +169,7 @@ def train(
         log.start_clock()
         while run.step < total:
             indices, micro_batches = _to_device(next(steps_of_data), accelerator.device)
-            bare.progress = run.step / total
+            whole.progress = bare.progress = run.step / total
             factor = schedule(run.step, total, args.warmup_steps, args.lr_scheduler_type)
             set_learning_rate(optimizers, factor)
             output = step(method, micro_batches, optimizers, accelerator, args.max_grad_norm)
@@ -189,6 +194,7 @@ def train(
                         assess()
         if signals.received:  # in the last evaluation
             leave(signals.received)
+    sharding.collect(whole, bare, accelerator.device)
     log.judge()
     log.close()
     return run
@@ -224,24 +230,25 @@ def total_steps(loader: Loader, args: TrainArgs) -> int:
 def _accelerator(args: TrainArgs) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, patch_environment
 
     AcceleratorState._reset_state()  # a second training in the same process may use another precision
-    return Accelerator(
-        cpu=best_device(args.use_cpu).type == "cpu",
-        mixed_precision=precision(args),
-        # only the flags decide this, not the environment of a launcher
-        dynamo_backend="no",
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        log_with=None if args.report_to == "none" else args.report_to,
-        project_dir=Path(args.output_dir, "logs"),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                broadcast_buffers=False,  # a queue is equal everywhere already; recurrent states must stay different
-                find_unused_parameters=args.ddp_find_unused_parameters,
-            )
-        ],
-    )
+    with patch_environment(accelerate_use_fsdp="false"):  # sharding.py does it, on any device
+        return Accelerator(
+            cpu=best_device(args.use_cpu).type == "cpu",
+            mixed_precision=precision(args),
+            # only the flags decide this, not the environment of a launcher
+            dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            log_with=None if args.report_to == "none" else args.report_to,
+            project_dir=Path(args.output_dir, "logs"),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False,  # a queue is equal everywhere already; recurrent states stay different
+                    find_unused_parameters=args.ddp_find_unused_parameters,
+                )
+            ],
+        )
 
 
 def _to_device(batches: Iterable[dict], device: torch.device) -> tuple[list[torch.Tensor | None], list[dict]]:

@@ -25,7 +25,7 @@ def start(args: TrainArgs) -> None:
     from accelerate.utils import set_seed
 
     progress.calm_libraries()
-    _refuse_sharding()
+    _check_sharding(args)
     _refuse_environment()
     try:
         # the other processes wait while one evaluates; NCCL's default timeout is ten minutes
@@ -46,15 +46,33 @@ def _use_all_cores() -> None:
         torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _refuse_sharding() -> None:
-    """Raise BadInput if accelerate is set to sharding: on a CPU it would silently use DDP instead of FSDP."""
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+def _check_sharding(args: TrainArgs) -> None:
+    """Raise BadInput if accelerate is set to split the model in another way than training/sharding.py does it."""
+
+    def is_on(name: str) -> bool:
+        return os.environ.get(name, "false").lower() == "true"
+
+    for name in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if is_on(f"ACCELERATE_USE_{name}"):
             raise BadInput(
-                f"accelerate is configured for {name}, but here every process holds the whole model: launch with "
-                "--multi_gpu. For a large encoder, --gradient_checkpointing, --bf16 yes and "
-                "--gradient_accumulation_steps save memory."
+                f"accelerate is configured for {name}, which is not supported: launch with --multi_gpu or, for a model "
+                "larger than a device, with --use_fsdp --fsdp_version 2"
             )
+    if not is_on("ACCELERATE_USE_FSDP"):
+        return
+    if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+        raise BadInput(f"accelerate is configured for FSDP {version}, but only FSDP 2 is supported: --fsdp_version 2")
+    unsupported = {
+        "OFFLOAD_PARAMS": "use more devices",
+        "ACTIVATION_CHECKPOINTING": "use the recipe's --gradient_checkpointing",
+    }
+    for name, instead in unsupported.items():
+        if is_on(f"FSDP_{name}"):
+            raise BadInput(f"--fsdp_{name.lower()} is not supported: set it to false, and {instead}")
+    if args.torch_compile:  # a graph for each layer, with its exchange between two: minutes of compiling
+        raise BadInput("--torch_compile is not supported with --use_fsdp: leave one of them out")
+    # otherwise transformers loads weights on the main process only, and leaves it to accelerate to send them
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def _refuse_environment() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmssl.distributed import has_batch_norm, unwrap
+from mmssl.distributed import has_batch_norm, unwrap, whole_tensor
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
 from mmssl.training import random_state
@@ -248,12 +248,13 @@ def _move(
 ) -> tuple[Tensor, bool]:
     """Clip, step, clear. (the gradient's norm before clipping, whether the step was skipped)."""
     norm = accelerator.clip_grad_norm_(parameters, max_grad_norm if max_grad_norm > 0 else float("inf"))
+    norm = whole_tensor(norm.detach())
     skip = isinstance(optimizers, Skippable) and not bool(norm.isfinite())
     for optimizer in optimizers:
         if not skip:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return norm.detach(), skip
+    return norm, skip
 
 
 def _refuse_batch_norm(method: Method, micro_batches: int) -> None:
