@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 
 import pytest
