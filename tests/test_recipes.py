@@ -215,7 +215,6 @@ def refuse(clip, arguments: list, capsys, monkeypatch) -> str:
             "--vision_model_name_or_path a",
             "--vision_model_name_or_path and --text_model_name_or_path must be given together",
         ),
-        ("--streaming --max_steps -1", "a stream has no length; set the length of the run with --max_steps"),
         ("--patch_size 7", "--patch_size 7 does not divide --image_size 24"),
         ("--dataset no/such/folder", "--dataset no/such/folder: no such file or folder"),
     ],

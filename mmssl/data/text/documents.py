@@ -65,12 +65,13 @@ def load(
     """
     from accelerate import PartialState
 
+    room = decoded.room(None) if streaming else 0  # outside: processes agree on it
     with PartialState().main_process_first():
         files = text_files(name)
         if files and column:
             raise BadInput(f"--text_column {column}: {name} is plain text, which has no columns")
         if streaming:
-            return in_place.find(name, files, column, held_out, decoded.room(None))
+            return in_place.find(name, files, column, held_out, room)
         if files:
             data = {part: _read(paths, whole) for part, paths in files.items()}
         else:
