@@ -9,6 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 LONGEST = ("test_every_method.py", "test_loop.py", "test_hub.py", "test_crash.py", "test_export.py", "test_recipes.py")
 
 
+def pytest_configure() -> None:
+    if "MMSSL_TEST_DEVICE" in os.environ:  # else no need for torch yet
+        import device
+
+        device.prepare()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
