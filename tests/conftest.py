@@ -16,6 +16,16 @@ def pytest_configure() -> None:
         device.prepare()
 
 
+@pytest.fixture(autouse=True)
+def own_device():
+    """On a GPU, a test that asks for the CPU gets it also after one that did not: accelerate keeps the first device."""
+    yield
+    if "MMSSL_TEST_DEVICE" in os.environ:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
