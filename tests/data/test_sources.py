@@ -8,9 +8,11 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+import tiny_clip
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from huggingface_hub.constants import HF_HOME
 from PIL import Image as PILImage
+from transformers import CLIPImageProcessorPil, CLIPProcessor
 
 from mmssl.data import sources
 from mmssl.data.image_text import pairs
@@ -19,6 +21,8 @@ from mmssl.data.images.decoding import as_rgb, undecoded
 from mmssl.errors import BadInput
 
 N = 6
+IMAGES = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+PROCESSOR = CLIPProcessor(image_processor=IMAGES, tokenizer=tiny_clip.tokenizer())
 
 
 def write_images(folder: Path, n: int = N, suffix: str = ".png") -> list[Path]:
@@ -95,6 +99,9 @@ def test_every_layout_is_read_where_it_lies(layout, tmp_path, monkeypatch):
     rows = [*found.train.read(found.rows[:].tolist()), *undecoded(found.held_out, image)]
     shades = {int(np.asarray(as_rgb(row[image])).mean() / 20 + 0.5): clean(row[caption]) for row in rows}
     assert shades == {i: [f"picture, {i}"] for i in range(N)} and len(found.held_out) == 1
+    assert sorted([*found.captions(), *clean(found.held_out[0][caption])]) == [f"picture, {i}" for i in range(N)]
+    training = found.training(PROCESSOR, 20, 0)
+    assert len(training) == N - 1 and len(training.__getitems__([0, 4])["pixel_values"]) == 2
 
 
 def test_several_captions_of_an_image_stay_together(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import time
@@ -145,6 +146,14 @@ class Table:
         """columns: that are read, that of images first."""
         self.columns = list(columns)
         self.rows = undecoded(rows, self.columns[0]).select_columns(self.columns).with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def only(self, columns: Sequence[str]) -> Table:
+        other = copy.copy(self)
+        other.columns, other.rows = list(columns), self.rows.select_columns(list(columns))
+        return other
 
     def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         return self.rows[list(rows)].to_pylist()
