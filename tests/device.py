@@ -26,6 +26,7 @@ def prepare() -> None:
     if USE_CPU:
         return
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"  # else DDP takes the local rank for the number of the GPU
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else a look at the GPU before a fork breaks it in the child
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
