@@ -109,7 +109,7 @@ def activations() -> None:
         entering = given[0].untyped_storage().nbytes()
         whole = sum(of_layer.values())
         print(
-            f"activations of an {name}: {whole / 1e6:.1f} MB a layer, {depth * whole / 1e6:,.0f} MB in {depth} layers; "
+            f"activations, {name}: {whole / 1e6:.1f} MB a layer, {depth * whole / 1e6:,.0f} MB in {depth} layers; "
             f"with gradient checkpointing {(depth * entering + whole) / 1e6:,.0f} MB"
         )
 
