@@ -70,7 +70,7 @@ class Ours:
     def __init__(self, args: BenchmarkArgs, place: Path) -> None:
         self.recipe, self.place, self.workers = ClipArgs(bf16="auto", use_cpu=True), place, args.workers
         rows = sources.load("emoji")["train"]
-        columns = pairs.columns(rows, None, None)
+        columns = pairs.columns(rows.column_names, None, None)
         torch.manual_seed(0)
         model, processor = towers.build(self.recipe, lambda: pairs.all_captions(rows, columns[1]))
         self.data = pairs.Pairs(rows, processor, self.recipe.max_length, *columns)

@@ -50,7 +50,7 @@ def main(args: BenchmarkArgs) -> None:
         files = write(place, count, args.image_bytes)
         try:
             before, began = own_memory(), time.perf_counter()
-            reader = shards.Parquet(files, "image")
+            reader = shards.Parquet(files, ["image"])
             pixels = OnDemand(reader, len(reader), processor, "images")
             loader = Loader(Streamed(pixels, shards.Rows.of(reader)), args.batch_size, num_workers=args.workers)
             batches, most = loader.epoch(0), 0

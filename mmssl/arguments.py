@@ -178,6 +178,9 @@ class TrainArgs(Flags):
     )
     ddp_find_unused_parameters: bool = flag(False, "for encoders with parameters that the loss does not reach")
     use_cpu: bool = flag(False, "train on the CPU even if there is a GPU")
+    full_determinism: bool = flag(
+        False, "use deterministic kernels on a GPU, where there are any, so that a resume is exact to the bit; slower"
+    )
     push_to_hub: bool = flag(False, "upload the exported model to the Hub")
     hub_model_id: str | None = flag(None, "where to upload it: user/name on the Hub")
     hub_strategy: str = flag("end", "when to upload; every_save: also after each checkpoint", ("end", "every_save"))

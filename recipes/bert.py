@@ -57,7 +57,7 @@ def main(args: BertArgs) -> None:
     model, tokenizer = text_encoders.build(args, texts, args.architecture)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    training, held_out, counts, collate = packed.train_and_held_out(
+    training, held_out, counts = packed.train_and_held_out(
         train_rows, test_rows, tokenizer, args.max_seq_length, args.seed
     )
     packed.refuse_unknown(counts, tokenizer, args.model_name_or_path or args.tokenizer_name or args.tokenizer)
@@ -69,7 +69,6 @@ def main(args: BertArgs) -> None:
     optimizer = optim.from_args(method, args)
     pretrain(
         args, method, tokenizer, training, [optimizer], evaluation,
-        collate=collate,
         trained_on=trained_on,
         held_out=f"{len(test_rows):,} documents",
         example={"text": [*[q.text for q in questions[:1]], f"This is a {tokenizer.mask_token} text.", "A text."]},

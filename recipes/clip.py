@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import sources
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
 from mmssl.data.images import decoding, views
@@ -52,7 +51,7 @@ class ClipArgs(towers.TowerArgs, TrainArgs):
     )
     label_column: str | None = flag(None, "column of classes of the held-out images, for zero-shot classification")
     held_out: int = flag(1000, "pairs held out if the data has no test split (at most a tenth)", at_least=1)
-    streaming: bool = flag(False, "read and decode during training, for data larger than memory")
+    streaming: bool = flag(False, "read and decode pairs where they lie, during training, for data beyond the disk")
     model_name_or_path: str | None = flag(None, "a CLIP to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     vision_model_name_or_path: str | None = flag(None, "a pretrained image encoder, to pair with a text encoder")
@@ -94,8 +93,6 @@ class ClipArgs(towers.TowerArgs, TrainArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.streaming and self.max_steps <= 0:
-            raise BadInput("--streaming: a stream has no length; set the length of the run with --max_steps")
         if bool(self.vision_model_name_or_path) != bool(self.text_model_name_or_path):
             raise BadInput("--vision_model_name_or_path and --text_model_name_or_path must be given together")
         if self.base_model:
@@ -113,28 +110,24 @@ class ClipArgs(towers.TowerArgs, TrainArgs):
 
 def main(args: ClipArgs) -> None:
     start(args)
-    data = sources.load(args.dataset, streaming=args.streaming)
-    columns = pairs.columns(data["train"], args.image_column, args.caption_column)
-    train_rows, test_rows = sources.split(data, args.held_out, together=columns[0])
-    task = classes(args, test_rows)
-    model, processor = towers.build(args, lambda: pairs.all_captions(train_rows, columns[1]))
+    label = args.label_column or "category"
+    source = pairs.find(
+        args.dataset, args.image_column, args.caption_column, args.held_out, args.streaming, label
+    )  # fmt: skip
+    task = classes(args, source.held_out)
+    model, processor = towers.build(args, source.captions)
     if args.freeze != "none":
         towers.freeze(model, args.freeze)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     max_length = towers.max_length(model, args.max_length)
 
-    held_out = pairs.Pairs(test_rows, processor, max_length, *columns, what="held-out images")
+    held_out = pairs.Pairs(source.held_out, processor, max_length, *source.columns, what="held-out images")
     captions = {
         "seed": args.seed, "first_caption": args.first_caption, "word_dropout": args.word_dropout,
         "word_noise": args.word_noise or 0.0, "captions_per_image": args.captions_per_image or 1,
     }  # fmt: skip
-    if args.streaming:
-        collate = pairs.StreamedPairs(train_rows, processor, max_length, *columns, **captions)
-        training, trained_on = collate.rows, "a stream of pairs"
-    else:
-        training = pairs.Pairs(train_rows, processor, max_length, *columns, **captions)
-        collate, trained_on = None, f"{len(training):,} pairs"
+    training = source.training(processor, max_length, args.dataloader_num_workers, **captions)
 
     image_processor = processor.image_processor
     view = views.sized(AUGMENTATIONS[args.augmentation], image_processor)
@@ -144,7 +137,7 @@ def main(args: ClipArgs) -> None:
     optimizer = optim.from_args(method, args)
     pretrain(
         args, method, processor, training, [optimizer], evaluation,
-        collate=collate, trained_on=trained_on, held_out=f"{len(held_out):,} images",
+        trained_on=f"{len(training):,} pairs", held_out=f"{len(held_out):,} images",
         example=evaluation.example(),
         base_model=args.base_model,
     )  # fmt: skip

@@ -51,9 +51,7 @@ def main(args: ElectraArgs) -> None:
     start(args)
     train, test, texts, trained_on = bert.load_documents(args)
     model, tokenizer = text_encoders.build(args, texts, "electra", "AutoModelForPreTraining")
-    training, held_out, counts, collate = packed.train_and_held_out(
-        train, test, tokenizer, args.max_seq_length, args.seed
-    )
+    training, held_out, counts = packed.train_and_held_out(train, test, tokenizer, args.max_seq_length, args.seed)
     packed.refuse_unknown(counts, tokenizer, args.model_name_or_path or args.tokenizer_name or args.tokenizer)
     method = electra.ELECTRA(
         model, tokenizer, args.mlm_probability, args.masking, args.cross_documents, args.dropout,
@@ -67,7 +65,6 @@ def main(args: ElectraArgs) -> None:
     method.unigram_loss = masked.entropy(method)
     pretrain(
         args, method, tokenizer, training, [optim.from_args(method, args)], ReplacedTokens(masked),
-        collate=collate,
         trained_on=trained_on,
         held_out=f"{len(test):,} documents",
         example={"text": ["The cook ate the book in the kitchen.", "A text."]},

@@ -61,7 +61,7 @@ class LxmertArgs(TrainArgs):
 def main(args: LxmertArgs) -> None:
     start(args)
     data = sources.load(args.dataset)
-    image, caption = pairs.columns(data["train"], args.image_column, args.caption_column)
+    image, caption = pairs.columns(data["train"].column_names, args.image_column, args.caption_column)
     train_rows, test_rows = sources.split(data, args.held_out, together=image)
     model, processor = lxmert.build(args, pairs.all_captions(train_rows, caption))
     if args.gradient_checkpointing:

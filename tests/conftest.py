@@ -9,6 +9,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 LONGEST = ("test_every_method.py", "test_loop.py", "test_hub.py", "test_crash.py", "test_export.py", "test_recipes.py")
 
 
+def pytest_configure() -> None:
+    if "MMSSL_TEST_DEVICE" in os.environ:  # else no need for torch yet
+        import device
+
+        device.prepare()
+
+
+@pytest.fixture(autouse=True)
+def own_device():
+    """On a GPU, a test that asks for the CPU gets it also after one that did not: accelerate keeps the first device."""
+    yield
+    if "MMSSL_TEST_DEVICE" in os.environ:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 

@@ -21,6 +21,8 @@ from functools import partial
 from multiprocessing import connection
 from pathlib import Path
 
+import device
+
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 _server = multiprocessing.get_context("forkserver")
@@ -29,6 +31,7 @@ _server.set_forkserver_preload([
     "accelerate", "datasets", "pytest", "torch._dynamo", "transformers.models.clip.modeling_clip",
 ])  # fmt: skip
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the server, and what it forks, inherits it
+device.prepare()
 
 
 class Processes:
@@ -41,6 +44,8 @@ class Processes:
             port = s.getsockname()[1]
         self.log = log
         call = partial(target, *args, **kwargs)
+        if world > 1 and not device.USE_CPU and target is not _each:
+            call = partial(_meet, call)
         self.all = [_server.Process(target=_call, args=(call, rank, world, port, log)) for rank in range(world)]
         for process in self.all:
             process.start()
@@ -120,10 +125,21 @@ def _call(target: Callable, rank: int, world: int, port: int, log: Path) -> None
     multiprocessing.set_start_method("fork", force=True)  # of data workers: as in a process started by hand
     os.setsid()  # a process group of its own, to be signalled with its data workers
     _print_to(log)
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+    device.prepare()
+    if device.USE_CPU:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     if world > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    target()
+
+
+def _meet(target: Callable[[], None]) -> None:
+    """Call it in a group over gloo: NCCL refuses two processes on one GPU. accelerate takes the group that there is,
+    and gives the GPUs out in turn."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
     target()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from device import USE_CPU
 from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -69,9 +70,10 @@ def adam(method: nn.Module, lr: float = 0.01) -> torch.optim.AdamW:
 
 
 def arguments(output_dir, **flags) -> TrainArgs:
-    settings = {"max_steps": 10, "per_device_train_batch_size": 6, "save_steps": 0, "logging_steps": 2, "use_cpu": True}
+    settings = {"max_steps": 10, "per_device_train_batch_size": 6, "save_steps": 0, "logging_steps": 2}
+    settings |= {"use_cpu": USE_CPU}
     return TrainArgs(output_dir=str(output_dir), **(settings | {"bf16": "no", "learning_rate": 0.01} | flags))
 
 
 def bits(module: nn.Module) -> dict[str, bytes]:
-    return {name: value.numpy().tobytes() for name, value in module.state_dict().items()}
+    return {name: value.cpu().numpy().tobytes() for name, value in module.state_dict().items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from device import accelerator
 from safetensors.torch import load_file
 from small import Small, adam
 from torch import nn
@@ -34,7 +34,7 @@ def trained() -> tuple[Small, torch.optim.Optimizer]:
 
 def save(directory: Path, step: int = 1, of=None) -> Path:
     method, optimizer = of or trained()
-    checkpoint.save(directory, step, method, [optimizer], Accelerator(cpu=True), {"position": step})
+    checkpoint.save(directory, step, method, [optimizer], accelerator(), {"position": step})
     return directory / f"step_{step:08d}"
 
 
@@ -44,7 +44,7 @@ def test_load_gives_back_weights_buffers_moments_and_random_numbers(checkpoints)
     expected = torch.rand(3)
     other = Small()
     other_optimizer = adam(other)
-    assert checkpoint.load(path, other, [other_optimizer], Accelerator(cpu=True)) == {"position": 1}
+    assert checkpoint.load(path, other, [other_optimizer], accelerator()) == {"position": 1}
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(other.state_dict()[name], value) for name, value in method.state_dict().items())
     ours, theirs = optimizer.state_dict()["state"], other_optimizer.state_dict()["state"]
@@ -66,7 +66,7 @@ def test_a_convolution_in_channels_last_goes_on_with_its_own_moments(checkpoints
     step(method, optimizer)
     path = save(checkpoints, of=(method, optimizer))
     other, other_optimizer = convolution()
-    checkpoint.load(path, other, [other_optimizer], Accelerator(cpu=True))
+    checkpoint.load(path, other, [other_optimizer], accelerator())
     step(method, optimizer)
     step(other, other_optimizer)
     assert torch.equal(other.weight, method.weight)
@@ -89,7 +89,7 @@ def test_tied_weights_come_back_equal(checkpoints):
 
     tied, other = Tied(), Tied()
     path = save(checkpoints, of=(tied, torch.optim.SGD(tied.parameters(), 0.1)))
-    checkpoint.load(path, other, [torch.optim.SGD(other.parameters(), 0.1)], Accelerator(cpu=True))
+    checkpoint.load(path, other, [torch.optim.SGD(other.parameters(), 0.1)], accelerator())
     assert torch.equal(other.a.weight, tied.a.weight) and other.b.weight is other.a.weight
 
 
@@ -129,7 +129,7 @@ def test_checkpoint_of_another_model_is_refused_by_name(checkpoints):
     path, other = save(checkpoints), Small()
     other.student[0] = nn.Linear(6, 17)
     with pytest.raises(BadInput, match=r"another model: student.0.bias is \(16,\) there and \(17,\) here"):
-        checkpoint.load(path, other, [adam(other)], Accelerator(cpu=True))
+        checkpoint.load(path, other, [adam(other)], accelerator())
 
 
 def test_path_that_is_no_checkpoint_is_refused(checkpoints):
@@ -179,7 +179,7 @@ def test_checkpoint_that_cannot_be_gone_back_to_is_named_and_the_one_before_it_t
 def test_checkpoint_of_another_optimizer_is_refused(checkpoints):
     path, other = save(checkpoints), Small()
     with pytest.raises(BadInput, match="of another optimizer than SGD, one with "):
-        checkpoint.load(path, other, [torch.optim.SGD(other.parameters(), 0.1)], Accelerator(cpu=True))
+        checkpoint.load(path, other, [torch.optim.SGD(other.parameters(), 0.1)], accelerator())
 
 
 def test_folders_of_others_among_checkpoints_are_passed_over(checkpoints):

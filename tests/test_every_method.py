@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
+from device import DEVICE, TOLERANCE, accelerator, placed
 from processes import in_turn
 from safetensors.torch import load_file
 from small import arguments, bits
@@ -79,17 +80,18 @@ def loader(tiny: Tiny, divided_by: int = 1) -> Loader:
 
 def on_one_batch(tiny: Tiny, times: int) -> list[float]:
     """The losses of `times` steps on the first batch."""
-    batch = next(loader(tiny).epoch(0))
+    batch = placed(next(loader(tiny).epoch(0)))
     batch.pop("index", None)
-    optimizers, accelerator = tiny.optimizers(tiny.method), Accelerator(cpu=True)
+    tiny.method.to(DEVICE)
+    optimizers, one = tiny.optimizers(tiny.method), accelerator()
     tiny.method.train()
-    return [tiny.step(tiny.method, [dict(batch)], optimizers, accelerator, 1.0).loss.item() for _ in range(times)]
+    return [tiny.step(tiny.method, [dict(batch)], optimizers, one, 1.0).loss.item() for _ in range(times)]
 
 
 @held_to("parameters")
 def test_every_trainable_parameter_changes_and_no_frozen_one_does(name, variant):
     tiny = variants(name)[variant]()
-    before = {key: value.detach().clone() for key, value in tiny.method.named_parameters()}
+    before = {key: value.detach().to(DEVICE, copy=True) for key, value in tiny.method.named_parameters()}
     on_one_batch(tiny, times=5)
     for key, value in tiny.method.named_parameters():
         should_change = value.requires_grad or key.startswith(tiny.moved or "\0")
@@ -131,7 +133,7 @@ def run_plainly(name: str, variant: str, output_dir: Path, processes: int = 1, m
     train(tiny.method, loader(tiny, parts), args, tiny.plain(tiny.method), tiny.step)
 
 
-def assert_equal_weights(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+def assert_equal_weights(one: Path, other: Path, tolerance: float = TOLERANCE) -> None:
     weights, others = (load_file(d / "checkpoints/step_00000005/method.safetensors") for d in (one, other))
     for key, value in weights.items():
         torch.testing.assert_close(others[key], value, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")

@@ -9,6 +9,7 @@ import tiny_clip
 import torch
 import yaml
 from accelerate import PartialState
+from device import USE_CPU
 from transformers import (
     BertConfig,
     BertModel,
@@ -36,7 +37,7 @@ RESULTS = {
 
 @pytest.fixture(autouse=True)
 def one_process():
-    PartialState(cpu=True)
+    PartialState(cpu=USE_CPU)
 
 
 def record(**changes) -> export.Record:
@@ -60,7 +61,7 @@ def run_record(directory, **flags) -> tuple[Summary, TrainArgs]:
     lines = [{"step": step, "loss": 3.0 - step, "trivial_loss": 1.1} for step in (1, 2)]
     (directory / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     summary = Summary(step=2, samples_seen=6, seconds=75, loss=1.0, trivial_loss=1.1, warnings=["collapse: a sentence"])
-    return summary, TrainArgs(output_dir=str(directory), use_cpu=True, **flags)
+    return summary, TrainArgs(output_dir=str(directory), use_cpu=USE_CPU, **flags)
 
 
 def finish(directory, method, processor, **flags):

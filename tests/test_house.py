@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "mmssl"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "mmssl"
 
 # a module imports from its own room and from those above it in this list, never from those below
 ROOMS = [
@@ -136,3 +138,11 @@ def heavy_imports() -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_slow_to_import_is_not_imported_before_it_is_needed(name, heavy_imports):
     assert heavy_imports[name] == []
+
+
+def test_tests_that_run_on_a_gpu_take_no_array_from_one():
+    files = ["small.py", *(f"test_{name}.py" for name in ("every_method", "loop", "steps", "export", "checkpoint"))]
+    for file in [*(TESTS / name for name in files), *(TESTS / "methods").glob("*.py"), *(TESTS / "tiny").glob("*.py")]:
+        direct = [line for line in file.read_text().splitlines() if re.search(r"(?<!\.cpu\(\))\.numpy\(\)", line)]
+        assert not direct, f"{file.name}: {direct}: a tensor of a GPU has no array: .cpu().numpy()"
+        assert "Accelerator(cpu=True)" not in file.read_text() or file.name == "test_export.py", file.name

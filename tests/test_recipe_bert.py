@@ -126,7 +126,6 @@ def test_bert_begins_with_the_vectors_of_words_it_is_given(place):
         ),
         ("--init_vectors {place}/other.txt", "it has none of the "),
         ("--init_vectors a --model_name_or_path b", "--size, --init_vectors, --vocab_size have no effect with --model"),
-        ("--streaming --max_steps -1", "a stream has no length; set the length of the run with --max_steps"),
         (
             "--model_name_or_path a --tokenizer_name b",
             "--size, --tokenizer_name, --vocab_size have no effect with",

@@ -9,7 +9,7 @@ from itertools import accumulate
 import pytest
 import tiny_clip
 import torch
-from accelerate import Accelerator
+from device import DEVICE, TOLERANCE, accelerator, placed
 from small import Numbers, Small, sgd
 from tiny import bert, clip, mae
 from tiny.clip import VARIANTS, Pairs
@@ -32,20 +32,20 @@ def micro_batches(data, rows: int, parts: int) -> list[dict]:
     for part in torch.arange(rows).chunk(parts):
         batch = default_collate([data[i] for i in part.tolist()])
         del batch["index"]
-        found.append(batch)
+        found.append(placed(batch))
     return found
 
 
 def gradient(method, step, batches: list[dict], seed: int = 0) -> dict[str, torch.Tensor]:
     """What a step hands to the optimizer: the change of weights under SGD with a learning rate of 1, negated."""
-    method = copy.deepcopy(method).train()
+    method = placed(copy.deepcopy(method).train())
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
     torch.manual_seed(seed)
-    step(method, batches, [sgd(method, lr=1.0)], Accelerator(cpu=True), max_grad_norm=0.0)
+    step(method, batches, [sgd(method, lr=1.0)], accelerator(), max_grad_norm=0.0)
     return {name: before[name] - p.detach() for name, p in method.named_parameters()}
 
 
-def assert_close(ours: dict, theirs: dict, tolerance: float = 1e-5) -> None:
+def assert_close(ours: dict, theirs: dict, tolerance: float = TOLERANCE) -> None:
     """To `tolerance` of the whole gradient's norm."""
     norm = torch.stack([g.norm() for g in theirs.values()]).norm()
     assert norm > 1e-3
@@ -90,17 +90,18 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
 def test_gradient_cache_is_refused_with_batch_norm_in_training():
     method = VARIANTS["info_nce"]().method
     method.model.vision_model.norm = torch.nn.BatchNorm2d(3)
+    method.to(DEVICE)
     batches = micro_batches(Pairs(), 8, 2)
     with pytest.raises(BadInput, match="CLIP has batch norms.*--gradient_accumulation_steps 1"):
-        steps.grad_cache(method.train(), batches, [sgd(method)], Accelerator(cpu=True), 1.0)
+        steps.grad_cache(method.train(), batches, [sgd(method)], accelerator(), 1.0)
     method.model.vision_model.norm.eval()  # as that of a frozen tower
-    steps.grad_cache(method, batches, [sgd(method)], Accelerator(cpu=True), 1.0)
+    steps.grad_cache(method, batches, [sgd(method)], accelerator(), 1.0)
 
 
 @pytest.mark.parametrize("variants", [clip.VARIANTS, bert.VARIANTS, mae.VARIANTS], ids=["clip", "bert", "mae"])
 def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(variants):
     tiny = next(iter(variants.values()))()
-    batch = next(Loader(tiny.data, tiny.batch_size, tiny.collate_fn).epoch(0))
+    batch = placed(next(Loader(tiny.data, tiny.batch_size, tiny.collate_fn).epoch(0)))
     batch.pop("index", None)
     calls = []
     layer = next(m for m in tiny.method.modules() if isinstance(m, GradientCheckpointingLayer))
@@ -112,9 +113,9 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(variants)
 
 
 def test_gradient_is_clipped_to_the_norm_and_reported_before():
-    method, batches = Small(), micro_batches(Numbers(), 8, 1)
+    method, batches = placed(Small()), micro_batches(Numbers(), 8, 1)
     before = [p.detach().clone() for p in method.student.parameters()]
-    output = steps.standard(method, batches, [sgd(method, lr=1.0)], Accelerator(cpu=True), max_grad_norm=1e-3)
+    output = steps.standard(method, batches, [sgd(method, lr=1.0)], accelerator(), max_grad_norm=1e-3)
     moved = torch.cat([(a - b).flatten() for a, b in zip(before, method.student.parameters(), strict=True)])
     assert output.metrics["grad_norm"] > 1e-2 and moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
 
@@ -132,7 +133,7 @@ def peak(pairs: int, chunk: int) -> int:
     batches = [{k: v[i : i + chunk] for k, v in batch.items()} for i in range(0, pairs, chunk)]
     step = steps.grad_cache if chunk < pairs else steps.standard
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step(method, batches, [sgd(method)], Accelerator(cpu=True), 1.0)
+        step(method, batches, [sgd(method)], accelerator(), 1.0)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
@@ -167,12 +168,13 @@ class Duel(Method):
 
 
 def duel(method: Duel, parts: int = 1, step=steps.alternating, max_grad_norm: float = 0.0) -> Output:
+    method.to(DEVICE)
     players = [torch.optim.SGD(player.parameters(), lr=0.5) for player in (method.first, method.second)]
-    return step(method, micro_batches(Numbers(), 20, parts), players, Accelerator(cpu=True), max_grad_norm)
+    return step(method, micro_batches(Numbers(), 20, parts), players, accelerator(), max_grad_norm)
 
 
 def test_players_take_turns_and_the_second_answers_the_first_after_its_move():
-    method, (batch,) = Duel(), micro_batches(Numbers(), 20, 1)
+    method, (batch,) = placed(Duel()), micro_batches(Numbers(), 20, 1)
     expected = copy.deepcopy(method)
     for phase, player in enumerate((expected.first, expected.second)):
         gradients = torch.autograd.grad(expected(**batch, phase=phase).loss, list(player.parameters()))
@@ -190,7 +192,7 @@ def test_what_is_frozen_stays_frozen():
     method = Duel()
     for player in (method.first, method.second):
         player.bias.requires_grad_(False)
-    before = copy.deepcopy(method)
+    before = copy.deepcopy(method.to(DEVICE))
     for _ in range(2):
         duel(method)
     for name in ("first", "second"):
@@ -201,7 +203,7 @@ def test_what_is_frozen_stays_frozen():
 
 def test_the_player_to_report_is_chosen():
     output = duel(Duel(), step=partial(steps.alternating, reported=1))
-    assert output.loss == output.metrics["loss_1"] and torch.equal(output.features, 2 * Numbers().x[:20])
+    assert output.loss == output.metrics["loss_1"] and torch.equal(output.features.cpu(), 2 * Numbers().x[:20])
 
 
 def test_alternating_steps_in_micro_batches_are_those_of_the_whole_batch():
@@ -215,7 +217,7 @@ def test_alternating_steps_in_micro_batches_are_those_of_the_whole_batch():
 def test_each_player_is_clipped_by_its_own_norm():
     method, plain = Duel(), Duel()
     method.scale = plain.scale = 1e3  # must not shrink the first player's step
-    start = copy.deepcopy(method)
+    start = placed(copy.deepcopy(method))
     duel(plain)
     norm = duel(method, max_grad_norm=0.1).metrics["grad_norm"]
     pairs = zip(method.second.parameters(), start.second.parameters(), strict=True)
@@ -228,7 +230,7 @@ def test_each_player_is_clipped_by_its_own_norm():
 
 def test_a_player_with_a_non_finite_gradient_does_not_move():
     method = Duel()
-    before, method.scale = copy.deepcopy(method), float("nan")
+    before, method.scale = placed(copy.deepcopy(method)), float("nan")
     output = duel(method, step=steps.skip_non_finite(steps.alternating))
     pairs = list(zip(method.second.parameters(), before.second.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs) and not output.metrics["grad_norm"].isfinite()

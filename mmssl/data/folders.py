@@ -16,7 +16,7 @@ from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import say
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDatasetDict
+    from datasets import Dataset, DatasetDict
 
 
 SIDECARS = (".caption", ".txt")  # texts about an image of the same name
@@ -31,30 +31,30 @@ HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
 RUN = (".mmssl", "manifest.json")  # in the directory of every run, see training.output_dir
 
 
-def load(path: Path, streaming: bool, texts: bool) -> DatasetDict | IterableDatasetDict | dict:
+def load(path: Path, texts: bool) -> DatasetDict | dict[str, Dataset]:
     """The rows of a folder by split, see `sources.load`. Raises BadInput if it holds none, or a run of mmssl."""
     files = listed(path)
     for file in files:
         check_text("--dataset: the name", str(file.relative_to(path)))
     if {"dataset_dict.json", "state.json"} & {file.name for file in files if file.parent == path}:
-        return readers.streamed(_saved(path), streaming)
+        return _saved(path)
     named = [] if texts else [f for f in files if media(f.name)]
     if found := shards(files, named):
-        return readers.read(readers.READERS[contents.suffix(found[0])], by_split(path, found), streaming)
+        return readers.read(readers.READERS[contents.suffix(found[0])], by_split(path, found))
     refuse_runs(path, files)
     if parts := _tables(path, files, named) or _captioned(path, files, named):
-        return readers.streamed(parts, streaming)
+        return parts
     if images := [f for f in named if media(f.name) == "image"]:
-        return readers.streamed(_pictures(path, images), streaming)
+        return _pictures(path, images)
     if named:
-        return readers.streamed({part: _sounds(found) for part, found in by_split(path, named).items()}, streaming)
+        return {part: _sounds(found) for part, found in by_split(path, named).items()}
     tables = [f for f in files if contents.suffix(f) in readers.READERS]
     if not tables:
         lacks = "no text: none of" if texts else "no image, no recording and none of"
         raise BadInput(f"--dataset {path}: {lacks} {', '.join(readers.READERS)} in this folder{_remedy(files)}")
     suffix = contents.suffix(tables[0])
     same = by_split(path, [f for f in tables if contents.suffix(f) == suffix])
-    return readers.read(readers.READERS[suffix], same, streaming)
+    return readers.read(readers.READERS[suffix], same)
 
 
 def _remedy(files: list[Path]) -> str:

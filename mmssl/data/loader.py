@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-import logging
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from mmssl.arguments import TrainArgs
 from mmssl.distributed import rank, world_size
 from mmssl.errors import BadInput
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
-
-
-logger = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
 
@@ -34,8 +22,7 @@ Batch = dict[str, torch.Tensor]
 class Loader:
     """Cuts the training data into batches and distributes them over the processes.
 
-    dataset:    map-style; if it has `__getitems__(indices)`, that fetches a whole batch in one call. Or a streaming
-                `datasets.IterableDataset`, whose shards are distributed over processes and workers. If the dataset or
+    dataset:    map-style; if it has `__getitems__(indices)`, that fetches a whole batch in one call. If the dataset or
                 collate_fn has `set_epoch(epoch)`, it is called before each epoch. If the dataset has `order(seed)`, of
                 which a slice is an int64 tensor, that is the shuffled order: of data that should be read in blocks.
     collate_fn: list of items (or what `__getitems__` returned) -> dict of tensors, each with the batch dimension first;
@@ -43,15 +30,15 @@ class Loader:
                 them is not passed to the method: it names the samples in error messages.
     batch_size: samples per process. With N processes, batch i of the epoch holds the same N * batch_size samples as
                 batch i of one process with that batch size. The last, incomplete batch of an epoch is dropped.
-    shuffle:    a new order each epoch. Streams are shuffled by the code that makes them.
+    shuffle:    a new order each epoch.
 
     What dataset and collate_fn draw from torch's, numpy's and Python's generators is also a function of (seed, epoch,
-    position), in every worker. A stream's order also depends on the number of processes and of workers.
+    position), in every worker.
     """
 
     def __init__(
         self,
-        dataset: Dataset | IterableDataset,
+        dataset: Dataset,
         batch_size: int,
         collate_fn: Callable | None = None,
         *,
@@ -59,12 +46,9 @@ class Loader:
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        from datasets import IterableDataset
-
         self.dataset, self.batch_size, self.collate_fn = dataset, batch_size, collate_fn or _as_batch
         self.shuffle, self.seed, self.num_workers = shuffle, seed, num_workers
-        self.streaming = isinstance(dataset, IterableDataset)
-        if not self.streaming and len(self) == 0:
+        if len(self) == 0:
             raise BadInput(
                 f"the training data has {len(dataset)} samples, fewer than one global batch of "
                 f"{batch_size * world_size()}; lower --per_device_train_batch_size ({batch_size})"
@@ -73,7 +57,7 @@ class Loader:
     @classmethod
     def from_args(
         cls,
-        dataset: Dataset | IterableDataset,
+        dataset: Dataset,
         args: TrainArgs,
         collate_fn: Callable | None = None,
         shuffle: bool = True,
@@ -84,40 +68,27 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in an epoch, per process."""
-        if self.streaming:
-            raise BadInput("a stream has no length; set the length of the run with --max_steps")
         return len(self.dataset) // (self.batch_size * world_size())
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's batches of one epoch from batch `start` on, exactly those of an epoch that began at batch 0.
-        Skipping costs nothing in map-style data; a stream is read again up to there, but not collated. Closing the
-        iterator ends its workers."""
-        from datasets.distributed import split_dataset_by_node
-
+        Closing the iterator ends its workers."""
         for part in (self.dataset, self.collate_fn):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
-        key = (self.seed, epoch, rank())
-        if not self.streaming:
-            batches = _Batches(self.dataset, self.collate_fn, self._order(epoch), key)
-            failed = None
-            try:
-                yield from self._data_loader(batches, sampler=range(start, len(batches)))
-            except Exception as error:
-                if not self.num_workers:
-                    raise
-                # the traceback (the worker's own is in the message) would keep the workers alive, also at the exit
-                failed = error.with_traceback(None)
-            if isinstance(failed, BadInput):
-                raise BadInput(str(failed).rpartition(f"{BadInput.__name__}: ")[2].strip())
-            if failed:
-                raise failed
-            return
-        rows = split_dataset_by_node(self.dataset, rank=rank(), world_size=world_size())
-        rows.set_epoch(epoch)  # again: the split is a copy that does not know the epoch
-        fetched = self._data_loader(_Stream(rows, self.batch_size, self.collate_fn, start, key))
-        batches = islice(self._whole_batches(fetched, key), start, None)
-        yield from self._while_all_have_one(batches) if world_size() > 1 else batches
+        batches = _Batches(self.dataset, self.collate_fn, self._order(epoch), (self.seed, epoch, rank()))
+        failed = None
+        try:
+            yield from self._data_loader(batches, range(start, len(batches)))
+        except Exception as error:
+            if not self.num_workers:
+                raise
+            # the traceback (the worker's own is in the message) would keep the workers alive, also at the exit
+            failed = error.with_traceback(None)
+        if isinstance(failed, BadInput):
+            raise BadInput(str(failed).rpartition(f"{BadInput.__name__}: ")[2].strip())
+        if failed:
+            raise failed
 
     def _order(self, epoch: int) -> torch.Tensor | _Blockwise:
         """(batches, batch_size): the rows of this process's batches."""
@@ -130,50 +101,16 @@ class Loader:
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
         return order[: len(self) * per_step].view(len(self), world_size(), self.batch_size)[:, rank()]
 
-    def _whole_batches(self, fetched: Iterable[Batch | list], key: tuple) -> Iterator[Batch]:
-        """Join the incomplete last batches of the workers into full batches, so that their samples are not lost."""
-        rest = []
-        for batch in fetched:
-            if isinstance(batch, list):
-                rest += batch
-                if len(rest) < self.batch_size:
-                    continue
-                with _random_numbers(*key, "rest", len(rest)):
-                    batch = self.collate_fn(rest[: self.batch_size])
-                del rest[: self.batch_size]
-            yield batch
-
-    def _while_all_have_one(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Ends on every process as soon as one of them has no batch left: the others would wait for it forever."""
-        while True:
-            batch = next(batches, None)
-            all_have_one = torch.tensor(batch is not None, dtype=torch.int32)
-            dist.all_reduce(all_have_one, dist.ReduceOp.MIN, group=self._on_the_cpu)
-            if not all_have_one:
-                if batch is not None and next(batches, None) is not None:
-                    logger.warning(
-                        "the stream of another process ended first; the rest of this process's stream is not used in "
-                        "this epoch. Make the shards equally long, and their number a multiple of the number of "
-                        "processes"
-                    )
-                return
-            yield batch
-
-    @cached_property
-    def _on_the_cpu(self) -> dist.ProcessGroup:
-        """A group on the CPU, so that this exchange does not wait for the GPU."""
-        return dist.new_group(backend="gloo")
-
-    def _data_loader(self, dataset: Dataset, **kwargs) -> DataLoader:
+    def _data_loader(self, batches: Dataset, places: range) -> DataLoader:
         return DataLoader(
-            dataset,
+            batches,
             batch_size=None,
+            sampler=places,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
             worker_init_fn=_ignore_signals,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise the iterator draws from the global one
-            **kwargs,
         )
 
 
@@ -207,29 +144,6 @@ class _Batches(Dataset):
             if hasattr(self.dataset, "__getitems__"):
                 return self.collate_fn(self.dataset.__getitems__(rows))
             return self.collate_fn([self.dataset[row] for row in rows])
-
-
-class _Stream(torch.utils.data.IterableDataset):
-    """A worker's batches of one epoch, and at the end the list of items that do not fill a batch.
-
-    A batch before `start` is None. Workers take turns, so the k-th batch of worker w is at most batch k * workers + w.
-    """
-
-    def __init__(self, rows: IterableDataset, batch_size: int, collate_fn: Callable, start: int, key: tuple) -> None:
-        self.rows, self.batch_size, self.collate_fn, self.start, self.key = rows, batch_size, collate_fn, start, key
-
-    def __iter__(self) -> Iterator[Batch | list | None]:
-        worker = get_worker_info()
-        first, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        rows = iter(self.rows)
-        for number in itertools.count(first, workers):
-            with _random_numbers(*self.key, number):
-                batch = items = list(islice(rows, self.batch_size))
-                if len(items) == self.batch_size:
-                    batch = self.collate_fn(items) if number >= self.start else None
-            yield batch
-            if len(items) < self.batch_size:
-                return
 
 
 @contextmanager

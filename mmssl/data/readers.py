@@ -19,8 +19,6 @@ from mmssl.plain_text import say
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from mmssl.data.images.decoding import Data
-
 
 READERS = {
     ".parquet": "parquet",
@@ -41,12 +39,12 @@ def reader(file: Path) -> str | None:
     return readers.get(contents.kind_of(file)) or READERS.get(contents.suffix(file))
 
 
-def read(reader: str, files: dict[str, list[str]], streaming: bool):
+def read(reader: str, files: dict[str, list[str]]):
     from datasets import load_dataset
 
     kwargs = {}
     if reader in ("csv", "json", "text"):
-        files = {part: [str(_plain(Path(file))) for file in given] for part, given in files.items()}
+        files = {part: [str(plain(Path(file))) for file in given] for part, given in files.items()}
     every = [file for part in files.values() for file in part]
     if reader == "json":
         for table in every:
@@ -56,16 +54,16 @@ def read(reader: str, files: dict[str, list[str]], streaming: bool):
     if reader == "csv":  # only an empty field is missing: pandas drops the words null, None, NA and nan, too
         kwargs |= {"sep": _separator(files), "keep_default_na": False, "na_values": [""]}
     if reader == "webdataset":
-        kwargs["features"] = webdataset.features(webdataset.members(every, streaming))
+        kwargs["features"] = webdataset.features(webdataset.members(every))
     try:
         with _silent():
-            found = load_dataset(reader, data_files=files, streaming=streaming, **kwargs)
+            found = load_dataset(reader, data_files=files, **kwargs)
         return {part: webdataset.named(rows) for part, rows in found.items()} if reader == "webdataset" else found
     except Exception as error:
         if isinstance(error.__cause__ or error, UnicodeDecodeError):
             _refuse_other_encodings(every)
         if len(every) > 1 and reader in ("csv", "json", "parquet"):
-            return _common_columns(reader, files, streaming)
+            return _common_columns(reader, files)
         cause = error.__cause__ or error
         raise BadInput(
             f"{', '.join(every[:3])} could not be read as {reader}: {type(cause).__name__}: {cause}"
@@ -93,14 +91,14 @@ def _refuse_other_encodings(files: list[str]) -> None:
 
 
 def rows_of(reader: str, table: Path) -> Dataset:
-    return read(reader, {"train": [str(table)]}, False)["train"]
+    return read(reader, {"train": [str(table)]})["train"]
 
 
-def _common_columns(reader: str, files: dict[str, list[str]], streaming: bool) -> dict[str, Data]:
+def _common_columns(reader: str, files: dict[str, list[str]]) -> dict[str, Dataset]:
     """Tables that do not have the same columns, as `datasets` wants them: those that all have."""
     from datasets import concatenate_datasets
 
-    single = {part: [read(reader, {part: [file]}, False)[part] for file in given] for part, given in files.items()}
+    single = {part: [read(reader, {part: [file]})[part] for file in given] for part, given in files.items()}
     every = [rows for several in single.values() for rows in several]
     common = [c for c in every[0].column_names if all(repr(rows.features.get(c)) == repr(every[0].features[c])
                                                       for rows in every)]  # fmt: skip
@@ -110,13 +108,8 @@ def _common_columns(reader: str, files: dict[str, list[str]], streaming: bool) -
         raise BadInput(f"{names}: no column is in all of these files, only {', '.join(left_out)}")
     if rank() == 0:
         say(f"left out the columns {', '.join(left_out)}: they are not in all files, or not of the same kind")
-    parts = {part: concatenate_datasets([rows.select_columns(common) for rows in several])
-             for part, several in single.items()}  # fmt: skip
-    return streamed(parts, streaming)
-
-
-def streamed(parts: dict[str, Dataset], streaming: bool) -> dict[str, Data]:
-    return {part: rows.to_iterable_dataset() for part, rows in parts.items()} if streaming else dict(parts)
+    return {part: concatenate_datasets([rows.select_columns(common) for rows in several])
+            for part, several in single.items()}  # fmt: skip
 
 
 def check_json(table: Path) -> None:
@@ -126,7 +119,7 @@ def check_json(table: Path) -> None:
         raise BadInput(f"--dataset {table}: {error}") from error
 
 
-def _plain(file: Path) -> Path:
+def plain(file: Path) -> Path:
     """The file, or its content as UTF-8 in the folder of caches where it is packed or has a byte order mark."""
     if not file.is_file() or contents.is_plain(file):
         return file

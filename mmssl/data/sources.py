@@ -21,16 +21,14 @@ from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import say
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
-    from mmssl.data.images.decoding import Data
+    from datasets import Dataset, DatasetDict
 
 
 HUB_TIMEOUT = 10  # seconds
 PARQUET_COPY = "refs/convert/parquet"  # the revision that the Hub makes of data in other formats
 
 
-def load(name: str, *, streaming: bool = False, texts: bool = False) -> dict[str, Data]:
+def load(name: str, *, texts: bool = False) -> dict[str, Dataset]:
     """{"train": ..., "test": ... if the source has held-out data}.
 
     name: a built-in name (made on first use); a file (.parquet .csv .tsv .jsonl .json .txt .tar; text also packed, as
@@ -48,23 +46,24 @@ def load(name: str, *, streaming: bool = False, texts: bool = False) -> dict[str
         path = _built(name)
     if path.is_file():
         if not texts and (parts := file_tables.read(path, file_tables.Files(near=path), readers.rows_of)):
-            return named(readers.streamed({part or "train": rows for part, rows in parts.items()}, streaming))
+            return named({part or "train": rows for part, rows in parts.items()})
         if (found := readers.reader(path)) is None:
             contents.refuse(f"--dataset {name}", contents.kind_of(path))
             raise BadInput(
                 f"--dataset {name}: a {path.suffix or 'nameless'} file; can read {', '.join(readers.READERS)}"
             )
-        return named(readers.read(found, {"train": [str(path)]}, streaming))
+        return named(readers.read(found, {"train": [str(path)]}))
     if path.is_dir():
-        return named(folders.load(path, streaming, texts))
+        return named(folders.load(path, texts))
     if _is_a_path(name):
         raise BadInput(f"--dataset {name}: no such file or folder")
-    return named(_from_hub(name, streaming))
+    return named(_from_hub(name))
 
 
-def shards(name: str) -> dict[str, list[str]] | None:
+def shards(name: str, texts: bool = False) -> dict[str, list[str]] | None:
     """The Parquet or tar files of `load(name)`, {"train": paths or URLs, "test": ... if there is held-out data}; None
-    if the data does not lie in such files. On the Hub: Parquet files, those of the repository or the Hub's own copy."""
+    if the data does not lie in such files. On the Hub: Parquet files, those of the repository or the Hub's own copy.
+    texts: as in `load`."""
     path = Path(name).expanduser()
     if name in BUILT_IN:
         path = _built(name)
@@ -72,7 +71,7 @@ def shards(name: str) -> dict[str, list[str]] | None:
         return {"train": [str(path)]} if readers.reader(path) in ("parquet", "webdataset") else None
     if path.is_dir():
         files = folders.listed(path)
-        found = folders.shards(files, [f for f in files if media(f.name)])
+        found = folders.shards(files, [] if texts else [f for f in files if media(f.name)])
         return named(folders.by_split(path, found)) if found else None
     if _is_a_path(name):
         return None  # `load` says what is wrong
@@ -86,17 +85,15 @@ def _is_a_path(name: str) -> bool:
     return at_home or contents.suffix(path) in readers.READERS
 
 
-def split(data: dict[str, Data], held_out: int, seed: int = 0, together: str | None = None) -> tuple[Data, Dataset]:
+def split(
+    data: dict[str, Dataset], held_out: int, seed: int = 0, together: str | None = None
+) -> tuple[Dataset, Dataset]:
     """(train, held out): the source's own test data, or `held_out` rows of the training data, always the same ones and
-    at most a tenth of them. A stream holds out the first `held_out` rows of its test data, else of its training data.
+    at most a tenth of them.
 
     together: a column of images; rows with the same image stay in the same part.
     """
-    from datasets import IterableDataset
-
     train, test = data["train"], data.get("test")
-    if isinstance(train, IterableDataset):
-        return _split_stream(train, test, held_out)
     if test is not None:
         return train, test
     if len(train) < 2:
@@ -127,31 +124,7 @@ def _groups(rows: Dataset, column: str) -> np.ndarray:
     return order[numbers]
 
 
-def _split_stream(train: IterableDataset, test: IterableDataset | None, held_out: int) -> tuple[Data, Dataset]:
-    from datasets import Dataset
-
-    train, test = (part.decode(False) if part is not None and part.features else part for part in (train, test))
-    source = train if test is None else test
-    rows = list(source.take(held_out + (test is None)))  # one more: it is left to train on
-    if not rows:
-        raise BadInput("the stream is empty, or --held_out is 0: nothing to evaluate on")
-    if test is None:
-        if len(rows) <= held_out:
-            raise BadInput(
-                f"--held_out {held_out} takes all {len(rows):,} rows of the stream; lower it, or leave --streaming out"
-            )
-        rows = rows[:held_out]
-        # by content: `skip` counts from 0 in every shard, so that processes and workers would train on held-out rows
-        held = {_digest(row) for row in rows}
-        train = train.filter(lambda row: _digest(row) not in held)
-    return train, Dataset.from_list(rows, features=source.features)
-
-
-def _digest(row: dict) -> bytes:
-    return hashlib.sha256(repr(sorted(row.items())).encode()).digest()
-
-
-def named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
+def named(data: DatasetDict | dict) -> dict:
     """The splits as "train" and "test". "test" is the first split, in the order of folders.HELD_OUT_NAMES, whose labels
     are public. If no split is called "train" (LibriSpeech: "train.100"), it is the first that is not a held-out one."""
     kinds = {name: name.partition(".")[0] for name in data}
@@ -162,7 +135,7 @@ def named(data: DatasetDict | IterableDatasetDict | dict) -> dict[str, Data]:
     return {"train": train} | ({"test": held_out} if held_out is not None and held_out is not train else {})
 
 
-def _secret(rows: Data) -> bool:
+def _secret(rows: object) -> bool:
     """True if every label is -1, as in the test data of a public benchmark (GLUE). Prints that the data is skipped."""
     from accelerate import PartialState
     from datasets import Dataset
@@ -186,14 +159,14 @@ def _built(name: str) -> Path:
     return once(home() / name, partial(build, name))
 
 
-def _from_hub(name: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
+def _from_hub(name: str) -> DatasetDict:
     from datasets import load_dataset
 
     repository, _, configuration = name.partition(":")
     try:
         if not HF_HUB_OFFLINE:
             HfApi().dataset_info(repository, timeout=HUB_TIMEOUT)  # load_dataset would try for half a minute
-        return load_dataset(repository, configuration or None, streaming=streaming)
+        return load_dataset(repository, configuration or None)
     except Exception as error:
         raise _not_found(name, error) from error
 

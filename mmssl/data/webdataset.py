@@ -7,7 +7,6 @@ needs no torchcodec, and a caption within a JSON member is a column.
 from __future__ import annotations
 
 import tarfile
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from mmssl.data import columns
@@ -15,28 +14,26 @@ from mmssl.data.file_tables import IMAGES, SOUNDS
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
-    from datasets import Features
-
-    from mmssl.data.images.decoding import Data
+    from datasets import Dataset, Features
 
 MAX_MEMBER = 1 << 30  # bytes; each is held in memory whole
 TEXTS = ("txt", "text", "transcript")  # which `datasets` decodes
 MANY = 30  # suffixes of the members of a tar file
-FIRST = 1000  # members of a stream that are looked at
+FIRST = 1000  # members that are looked at to find the suffixes, where images are read during training
 
 
-def members(files: list[str], streaming: bool) -> set[str]:
-    """The suffixes of all members, as they are written; of the first ones where it is a stream.
+def members(files: list[str]) -> set[str]:
+    """The suffixes of all members, as they are written.
 
     Raises BadInput where a member is larger than MAX_MEMBER (a sparse one takes no space in the tar file), where the
     members of a sample are not next to each other, or where dots in their names hide their suffix.
     """
     found: set[str] = set()
-    for file in files[:1] if streaming else files:
+    for file in files:
         try:
             with tarfile.open(file, "r:") as tar:
                 ended, last = set(), None
-                for member in islice(tar, FIRST) if streaming else tar:
+                for member in tar:
                     if member.size > MAX_MEMBER:
                         raise BadInput(
                             f"--dataset {file}: {member.name} holds {member.size / 1e6:,.0f} MB, more than the "
@@ -80,10 +77,8 @@ def features(suffixes: set[str]) -> Features | None:
     return Features({suffix: kinds[suffix.lower()] for suffix in (*sorted(suffixes), "__key__", "__url__")})
 
 
-def named(rows: Data) -> Data:
+def named(rows: Dataset) -> Dataset:
     """The rows with lower-case columns, and with a column "caption" if only a JSON member holds one."""
-    from datasets import Dataset
-
     names = [name for name in rows.column_names or () if not name.startswith("__")]
     for lower in dict.fromkeys(name.lower() for name in names):
         same = [name for name in names if name.lower() == lower]
@@ -94,13 +89,11 @@ def named(rows: Data) -> Data:
     columns_now = rows.column_names or ()
     if "json" not in columns_now or any(name in columns_now for name in columns.CAPTION):
         return rows
-    if not isinstance(rows, Dataset):
-        return rows.map(lambda row: {"caption": _caption(row["json"])})
-    captions = [_caption(value) for value in rows["json"]]
+    captions = [caption_of(value) for value in rows["json"]]
     return rows.add_column("caption", captions) if any(captions) else rows
 
 
-def _together(rows: Data, names: list[str], name: str) -> Data:
+def _together(rows: Dataset, names: list[str], name: str) -> Dataset:
     """Several columns, of which one holds a value in each row, as one."""
     from datasets import Features, Image
 
@@ -121,6 +114,7 @@ class _First:
         return {self.name: next((row[name] for name in self.names if row[name] is not None), None)}
 
 
-def _caption(value: object) -> str | None:
+def caption_of(value: object) -> str | None:
+    """The first string under a usual name in what a JSON member holds."""
     found = [value.get(name) for name in columns.CAPTION] if isinstance(value, dict) else []
     return next((caption for caption in found if isinstance(caption, str)), None)

@@ -98,7 +98,7 @@ class RetrievalArgs(features.CheckpointArgs):
 
 def main(args: RetrievalArgs) -> None:
     rows = args.rows(args.image_column)
-    image_column, caption_column = pairs.columns(rows, args.image_column, args.caption_column)
+    image_column, caption_column = pairs.columns(rows.column_names, args.image_column, args.caption_column)
     captions = [pairs.clean(value)[: args.captions_per_image or None] for value in rows[caption_column]]
     captioned = [i for i, texts in enumerate(captions) if texts]
     if not captioned:

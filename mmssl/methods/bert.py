@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmssl.arguments import flag
 from mmssl.data.text import documents, masking
-from mmssl.errors import BadInput
+from mmssl.data.text.in_place import Texts
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Method, Output
@@ -27,8 +27,6 @@ from mmssl.models import text_encoders
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from mmssl.data.sources import Data
 
 
 STREAMED = 10_000  # documents of a stream that the tokenizer is trained on
@@ -50,17 +48,12 @@ for guess in fill({text[0]!r}):
 class MaskedTextArgs(text_encoders.TextArgs):
     """Flags that the recipes share in which tokens of packed sequences are masked."""
 
-    streaming: bool = flag(False, "read and tokenise during training, for data larger than the disk")
+    streaming: bool = flag(False, "read and tokenise text where it lies, during training, for data beyond the disk")
     mlm_probability: float = flag(0.15, "fraction of the tokens that are masked", above=0, below=1)
     masking: str = flag("tokens", "mask single tokens, whole words or spans of words", masking.UNITS)
     cross_documents: bool = flag(True, "let tokens attend to the other documents in their sequence")
     dropout: float = flag(0.0, "dropout probability in training", at_least=0, below=1)
     per_device_train_batch_size: int = flag(32, "sequences per process in one micro-batch")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.streaming and self.max_steps <= 0:
-            raise BadInput("--streaming: a stream has no length; set the length of the run with --max_steps")
 
 
 def sequence_mean(chosen: Tensor) -> Tensor:
@@ -178,10 +171,11 @@ class BERT(Method):
         sentence_transformers.write_mean_pooling(Path(directory), self.model.config.hidden_size, self.max_length)
 
 
-def load_documents(args: MaskedTextArgs) -> tuple[Data, Dataset, Iterable[str], str]:
+def load_documents(args: MaskedTextArgs) -> tuple[Dataset | Texts, Dataset, Iterable[str], str]:
     """(train, held out, the texts that a tokenizer is trained on, the training data in words). See documents.load."""
     options = {"held_out": args.held_out, "streaming": args.streaming}
     train, held_out = documents.load(args.dataset, args.text_column, **options)
-    if args.streaming:
-        return train, held_out, [row["text"] for row in islice(train, STREAMED)], "a stream of documents"
+    if isinstance(train, Texts):
+        some = list(islice(train.each(), STREAMED))  # a list: it is gone through twice
+        return train, held_out, some, f"{train.size.sum() / 1e6:,.1f} MB of text, read during training"
     return train, held_out, train["text"], str(documents.count(train, held_out))

@@ -46,6 +46,7 @@ FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # optimizer settings
 HARMLESS = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_steps", "eval_steps", "save_steps",
     "save_total_limit", "report_to", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "probe_dataset",
+    "dataloader_num_workers",
 }  # fmt: skip
 
 
@@ -240,13 +241,11 @@ def surroundings(accelerator: Accelerator) -> dict[str, int | str]:
     return {"processes": accelerator.num_processes, "software": software + ", sharded" * sharded()}
 
 
-def differences(progress: dict, args, accelerator: Accelerator, streaming: bool) -> list[str]:
-    """Sentences that say how the resumed run differs from the one that wrote the checkpoint.
-
-    args: the current TrainArgs. streaming: the order of the data depends on the number of processes and of workers.
-    """
-    before, now, workers = progress["args"], asdict(args), "dataloader_num_workers"
-    changed = [k for k in now if before.get(k) != now[k] and k not in HARMLESS and (k != workers or streaming)]
+def differences(progress: dict, args, accelerator: Accelerator) -> list[str]:
+    """Sentences that say how the resumed run differs from the one that wrote the checkpoint. args: the current
+    TrainArgs."""
+    before, now = progress["args"], asdict(args)
+    changed = [k for k in now if before.get(k) != now[k] and k not in HARMLESS]
     sentences = []
     if changed:
         listed = ", ".join(f"{k} {before.get(k)} -> {now[k]}" for k in changed)
@@ -258,12 +257,11 @@ def differences(progress: dict, args, accelerator: Accelerator, streaming: bool)
             f"resumed with {here['software']} instead of {saved['software']}: the weights agree only up to rounding"
         )
     if saved["processes"] != here["processes"]:
-        sentences.append(f"resumed on another number of processes: {saved['processes']} -> {here['processes']}; " + (
-            "the stream is split differently: some samples of this epoch are seen twice and some not at all"
-            if streaming else
-            "with an equal global batch the samples of each step stay the same and the weights agree up to rounding, "
-            "but each process draws other dropout and augmentation"
-        ))  # fmt: skip
+        sentences.append(
+            f"resumed on another number of processes: {saved['processes']} -> {here['processes']}; with an equal "
+            "global batch the samples of each step stay the same and the weights agree up to rounding, but each "
+            "process draws other dropout and augmentation"
+        )
     return sentences
 
 

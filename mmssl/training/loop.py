@@ -88,7 +88,7 @@ def train(
     if found := broadcast_object_list([found])[0]:
         progress = checkpoint.load(found, bare, optimizers, accelerator)
         run = _progress(progress)
-        differences = checkpoint.differences(progress, args, accelerator, loader.streaming)
+        differences = checkpoint.differences(progress, args, accelerator)
     if args.max_skipped_steps:
         step = steps.skip_non_finite(step)
 
@@ -106,11 +106,6 @@ def train(
                 # the end of an epoch that does not fill a step is dropped
                 while len(micro_batches := list(islice(batches, per_step))) == per_step:
                     yield micro_batches
-            if run.samples == 0 and run.epoch:
-                raise BadInput(
-                    f"epoch {run.epoch} holds fewer than {samples} samples, unlike those before it: is the data still "
-                    f"there, and whole? {checkpoint.last_good(checkpoints)}"
-                )
             if run.samples == 0:
                 raise BadInput(
                     f"an epoch holds fewer than {samples} samples, one optimizer step of all processes; lower "

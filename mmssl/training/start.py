@@ -27,6 +27,10 @@ def start(args: TrainArgs) -> None:
     progress.calm_libraries()
     _check_sharding(args)
     _refuse_environment()
+    if args.full_determinism:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first matrix product
+        torch.use_deterministic_algorithms(True, warn_only=True)  # a kernel that has no such form is named
+        torch.backends.cudnn.benchmark = False  # it may choose another kernel in the resumed run
     try:
         # the other processes wait while one evaluates; NCCL's default timeout is ten minutes
         state = PartialState(cpu=best_device(args.use_cpu).type == "cpu", timeout=timedelta(hours=6))

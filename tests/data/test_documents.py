@@ -64,20 +64,13 @@ def test_a_folder_holds_out_what_it_names_so(tmp_path):
     assert [text.strip() for text in held_out["text"]] == ["three"]
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_rows_of_a_table_are_documents_without_blank_ones(tmp_path, streaming):
+def test_rows_of_a_table_are_documents_without_blank_ones(tmp_path):
     table = pa.table({"body": [*poems(30), " ", None, ""], "title": ["t"] * 33})
     pq.write_table(table, tmp_path / "a.parquet")
-    train, held_out = documents.load(str(tmp_path / "a.parquet"), "body", held_out=3, streaming=streaming)
+    train, held_out = documents.load(str(tmp_path / "a.parquet"), "body", held_out=3)
     rows = [list(row) for part in (train, held_out) for row in part]
     assert all(row == ["text"] for row in rows) and len(held_out) == 3
     assert sorted(row["text"] for part in (train, held_out) for row in part) == sorted(poems(30))
-
-
-def test_a_text_file_streams(tmp_path):
-    (tmp_path / "a.txt").write_text("\n\n".join(poems(30)))
-    train, held_out = documents.load(str(tmp_path / "a.txt"), held_out=5, streaming=True)
-    assert [row["text"].strip() for row in (*held_out, *train)] == poems(30)
 
 
 def test_a_file_that_changed_is_read_again(tmp_path):

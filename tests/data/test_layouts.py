@@ -254,13 +254,13 @@ SPLITS = {
 }
 
 
-def check_images(name: Path, streaming: bool = False) -> dict[str, int]:
+def check_images(name: Path) -> dict[str, int]:
     """The rows of each split; asserts that each image has its own captions, and each caption an image."""
     counts, seen = {}, []
-    for part, rows in sources.load(str(name), streaming=streaming).items():
-        image, caption = columns(rows, None, None)
+    for part, rows in sources.load(str(name)).items():
+        image, caption = columns(rows.column_names, None, None)
         counts[part] = 0
-        for row in undecoded(rows, image) if rows.features else rows:
+        for row in undecoded(rows, image):
             number = round(np.asarray(as_rgb(row[image])).mean() / 10)
             captions = clean(row[caption])
             assert captions and all(re.search(rf"^the .red. cat, number {number}\b", text) for text in captions)
@@ -270,12 +270,11 @@ def check_images(name: Path, streaming: bool = False) -> dict[str, int]:
     return counts
 
 
-@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
 @pytest.mark.parametrize("layout", SPLITS, ids=lambda layout: layout.__name__)
-def test_every_layout_of_images_is_read_without_a_flag(layout, streaming, tmp_path):
+def test_every_layout_of_images_is_read_without_a_flag(layout, tmp_path):
     (tmp_path / "data").mkdir()
     layout(tmp_path / "data")
-    assert check_images(tmp_path / "data", streaming) == SPLITS[layout]
+    assert check_images(tmp_path / "data") == SPLITS[layout]
 
 
 @pytest.mark.parametrize(
@@ -321,14 +320,14 @@ def test_a_missing_image_is_not_replaced_by_one_of_the_same_name(tmp_path):
 def test_a_table_of_urls_is_to_be_downloaded_first(name, tmp_path):
     table(tmp_path / "a.csv", [{name: f"http://x/{i}.jpg", "text": say(i)} for i in range(N)], ",")
     with pytest.raises(BadInput, match=f"no image column among {name}, text: .* download them first.* img2dataset"):
-        columns(sources.load(str(tmp_path / "a.csv"))["train"], None, None)
+        columns(sources.load(str(tmp_path / "a.csv"))["train"].column_names, None, None)
 
 
 def test_images_without_captions_are_told_how_to_get_some(tmp_path):
     images(tmp_path, "cats/{}.jpg")
     images(tmp_path, "dogs/{}.jpg")
     with pytest.raises(BadInput, match="the images have no captions: put a text file beside each"):
-        columns(sources.load(str(tmp_path))["train"], None, None)
+        columns(sources.load(str(tmp_path))["train"].column_names, None, None)
 
 
 def test_an_archive_alone_in_a_folder_is_to_be_unpacked(tmp_path):

@@ -62,7 +62,7 @@ def test_half_of_the_free_space_is_used_where_no_limit_is_given(tmp_path, monkey
 
 def test_a_corrupt_image_is_replaced_by_the_next_that_can_be_used(tmp_path, caplog):
     data = rows(tmp_path, 12, broken=(4, 5, 11))
-    pixels = OnDemand(Table(data, "image"), 12, PROCESSOR, "images")
+    pixels = OnDemand(Table(data, ["image"]), 12, PROCESSOR, "images")
     found = pixels[torch.tensor([3, 4, 5, 6, 11])]
     assert found[:, 0, 0, 0].tolist() == [60, 120, 120, 120, 0]
     assert torch.equal(found, pixels[torch.tensor([3, 4, 5, 6, 11])])

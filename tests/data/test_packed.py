@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
 from tiny.bert import LENGTH, WORDS, tokenizer
 
@@ -52,15 +51,6 @@ def test_a_text_is_numbered_once(monkeypatch):
     first = packed.number(data(), tokenizer())[0]
     monkeypatch.setattr(packed, "_numbered", None)  # not called
     assert (packed.number(data(), tokenizer())[0] == first).all() and isinstance(first, np.memmap)
-
-
-def test_a_stream_gives_the_same_sequences():
-    texts, tok = data(), tokenizer()
-    rows = list(packed.stream(texts.to_iterable_dataset(), tok, LENGTH))
-    sequences = packed.Packed(*packed.number(texts, tok), tok, LENGTH)
-    batch, expected = packed.Collate(tok)(rows), sequences.__getitems__(list(range(len(sequences))))
-    assert torch.equal(batch["input_ids"], expected["input_ids"])
-    assert torch.equal(batch["begins_word"], expected["begins_word"])
 
 
 def test_chance_is_new_in_each_epoch_and_equal_in_each_run():

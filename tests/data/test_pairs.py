@@ -12,7 +12,9 @@ from transformers import CLIPImageProcessorPil, CLIPProcessor
 
 from mmssl.data.image_text import pairs
 from mmssl.data.image_text.pairs import Pairs, StreamedPairs, clean, columns
+from mmssl.data.images import on_demand
 from mmssl.data.images.decoding import decode
+from mmssl.data.images.on_demand import Table
 from mmssl.data.loader import Loader
 from mmssl.data.text.tokens import Tokens, inner_pieces, train_clip_tokenizer
 from mmssl.errors import BadInput
@@ -123,9 +125,9 @@ def test_captions_of_a_megabyte_are_left_out_named_and_never_tokenised(processor
     assert "1 images without a caption (row 3: longer than 10,000 characters)" in caplog.text
     assert "left out captions of 1 images: longer than 10,000 characters (row 5)" in caplog.text
     assert pairs.all_captions(datasets.Dataset.from_list(data[3:6], features=FEATURES), "captions")[-1] == "number 5"
-    stream = datasets.Dataset.from_list(data[3:4], features=FEATURES).to_iterable_dataset()
-    assert list(StreamedPairs(stream, processor, 20, "image", "captions").rows) == []
-    assert "no caption: longer than 10,000 characters" in caplog.text
+    stream = streamed(datasets.Dataset.from_list(data[3:6], features=FEATURES), processor)
+    assert shade_and_text(stream.__getitems__([0]), processor.tokenizer)[0][0] == 4
+    assert "row 0: no caption: longer than 10,000 characters" in caplog.text
 
 
 def test_a_stream_leaves_out_what_is_no_regular_file_and_says_what_it_scales(processor, tmp_path, caplog):
@@ -134,11 +136,10 @@ def test_a_stream_leaves_out_what_is_no_regular_file_and_says_what_it_scales(pro
     Image.fromarray(np.full((9, 9), 257 * 40, np.uint16)).save(deep, "PNG")
     found = [{"image": {"path": str(tmp_path / "pipe.png")}, "captions": ["a"]}]
     found += [{"image": {"bytes": deep.getvalue()}, "captions": ["b"]}] * 2
-    stream = datasets.Dataset.from_list(found, features=FEATURES).to_iterable_dataset()
-    left = list(StreamedPairs(stream, processor, 20, "image", "captions").rows)
-    assert [np.unique(row["pixels"]).tolist() for row in left] == [[40], [40]]
+    stream = streamed(datasets.Dataset.from_list(found, features=FEATURES), processor)
+    assert stream.__getitems__([0, 1, 2])["pixel_values"].unique().tolist() == [40]
     assert "pipe.png is a named pipe, not a regular file" in caplog.text
-    assert caplog.text.count("images of mode I;16, row") == 1
+    assert caplog.text.count("pairs of mode I;16, row 1 first, are scaled to 8 bits") == 1
 
 
 def test_no_rows_are_an_error(processor):
@@ -149,12 +150,12 @@ def test_no_rows_are_an_error(processor):
 def test_a_missing_column_is_named_with_those_there_are_and_the_flag():
     data = datasets.Dataset.from_dict({"photo_file": ["a"], "words": ["b"]})
     with pytest.raises(BadInput, match="no image column among photo_file, words: name it with --image_column"):
-        columns(data, None, "words")
+        columns(data.column_names, None, "words")
     with pytest.raises(BadInput, match="no caption column among photo_file, words: name it with --caption_column"):
-        columns(data, "photo_file", None)
+        columns(data.column_names, "photo_file", None)
     with pytest.raises(BadInput, match="--caption_column word: the data has no such column, only photo_file, words"):
-        columns(data, "photo_file", "word")
-    assert columns(data, "photo_file", "words") == ("photo_file", "words")
+        columns(data.column_names, "photo_file", "word")
+    assert columns(data.column_names, "photo_file", "words") == ("photo_file", "words")
 
 
 def test_captions_are_cleaned_of_what_is_empty():
@@ -183,56 +184,64 @@ def test_tokens_are_those_of_the_tokenizer_also_across_its_portions(processor, m
 # streams
 
 
-def stream(data: datasets.Dataset, processor, captions=(), **kwargs) -> tuple[StreamedPairs, Loader]:
-    rows = data.to_iterable_dataset(num_shards=2)
-    collate = StreamedPairs(rows, processor, 20, "image", "captions", **dict(captions))
-    return collate, Loader(collate.rows, 5, collate, **kwargs)
+def streamed(data: datasets.Dataset, processor, **captions) -> StreamedPairs:
+    pixels = pairs.Captioned(Table(data, ("image", "captions")), len(data), processor.image_processor, "pairs")
+    return StreamedPairs(pixels, torch.arange(len(data)), processor.tokenizer, 20, **captions)
 
 
-def test_a_stream_gives_the_pixels_and_captions_of_the_same_pairs(processor):
+def test_a_stream_gives_the_pixels_and_captions_of_the_same_pairs_and_the_next_for_a_bad_one(processor):
     data = rows(40, broken=[3], silent=[7, 8])
-    collate, loader = stream(data, processor)
-    batches = list(loader.epoch(0))
+    batches = list(Loader(streamed(data, processor), 5).epoch(0))
     drawn = [pair for batch in batches for pair in shade_and_text(batch, processor.tokenizer)]
-    assert len(drawn) == 35 and len(set(drawn)) == 35 and not {3, 7, 8} & {shade for shade, _ in drawn}
+    shades = [shade for shade, _ in drawn]
+    assert sorted(shades) == sorted({3: 4, 7: 9, 8: 9}.get(i, i) for i in range(40))
     assert all(text.split("number")[1] == str(shade) for shade, text in drawn)
     assert batches[0]["pixel_values"].dtype == torch.uint8
-    expected = decode(data[drawn[0][0]]["image"], processor.image_processor)
+    expected = decode(data[shades[0]]["image"], processor.image_processor)
     assert np.array_equal(batches[0]["pixel_values"][0], expected)
 
 
-def test_a_stream_is_in_another_order_each_epoch_and_the_same_one_after_a_resume(processor):
-    _, loader = stream(rows(), processor)
+ALTERED = {"word_dropout": 0.2, "word_noise": 0.3, "captions_per_image": 2}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_a_stream_from_a_position_on_are_those_of_the_whole_epoch(workers, processor):
+    loader = Loader(streamed(rows(), processor, **ALTERED), 5)
     first, second = (list(loader.epoch(epoch)) for epoch in (0, 1))
     assert not torch.equal(first[0]["pixel_values"], second[0]["pixel_values"])
-    _, again = stream(rows(), processor)
-    resumed = next(again.epoch(1, start=2))
-    assert torch.equal(resumed["pixel_values"], second[2]["pixel_values"])
-    assert torch.equal(resumed["input_ids"], second[2]["input_ids"])
+    again = Loader(streamed(rows(), processor, **ALTERED), 5, num_workers=workers)
+    for resumed, expected in zip(again.epoch(1, start=5), second[5:], strict=True):
+        assert resumed.keys() == expected.keys()
+        assert all(torch.equal(resumed[name], expected[name]) for name in resumed)
+
+
+def test_what_a_stream_draws_for_a_pair_depends_on_no_other_pair_of_the_batch(processor):
+    stream = streamed(rows(), processor, **ALTERED)
+    together = stream.__getitems__(list(range(40)))
+    for row in (0, 7, 39):
+        alone = stream.__getitems__([row])
+        for number in range(2):
+            part, whole = ({k: b[k][i, number][None] for k in ("input_ids", "attention_mask")}
+                           for b, i in ((alone, 0), (together, row)))  # fmt: skip
+            assert words_of(part, 0) == words_of(whole, 0)
 
 
 def test_a_stream_draws_captions_as_asked(processor):
-    _, loader = stream(rows(), processor, {"first_caption": 1.0})
+    loader = Loader(streamed(rows(), processor, first_caption=1.0), 5)
     drawn = [text for batch in loader.epoch(0) for _, text in shade_and_text(batch, processor.tokenizer)]
     assert len(drawn) == 40 and all(text.startswith("first") for text in drawn)
-    _, loader = stream(rows(), processor, {"captions_per_image": 3})
+    loader = Loader(streamed(rows(), processor, captions_per_image=3), 5)
     ids = torch.cat([F.pad(batch["input_ids"], (0, 20 - batch["input_ids"].shape[2])) for batch in loader.epoch(0)])
     assert ids.shape == (40, 3, 20) and 5 < (ids[:, 0] == ids[:, 1]).all(1).sum() < 25
-    _, loader = stream(rows(), processor, {"word_dropout": 0.5})
+    loader = Loader(streamed(rows(), processor, word_dropout=0.5), 5)
     fewer = [text for batch in loader.epoch(0) for _, text in shade_and_text(batch, processor.tokenizer)]
     assert all(fewer) and 10 < sum("number" in text for text in fewer) < 35
 
 
-def test_a_stream_is_read_by_several_workers_without_doubles(processor):
-    _, loader = stream(rows(40), processor, num_workers=2)
-    shades = [shade for batch in loader.epoch(0) for shade, _ in shade_and_text(batch, processor.tokenizer)]
-    assert len(shades) == len(set(shades)) == 40
-
-
 def test_a_stream_that_is_mostly_broken_ends_the_run(processor, monkeypatch):
-    monkeypatch.setattr(pairs.StreamedPairs, "MANY", 20)
-    _, loader = stream(rows(40, broken=range(0, 40, 3)), processor)
-    with pytest.raises(BadInput, match="rows of the stream cannot be used, the last: UnidentifiedImageError"):
+    monkeypatch.setattr(on_demand, "MANY", 20)
+    loader = Loader(streamed(rows(40, broken=range(0, 40, 3)), processor), 5)
+    with pytest.raises(BadInput, match="pairs cannot be used, row .*: too many to leave out"):
         list(loader.epoch(0))
 
 

@@ -1,4 +1,5 @@
-"""Images in Parquet and tar files, read where they lie: what an epoch shows, in what order, and what is read for it."""
+"""Images in Parquet and tar files, also with captions, read where they lie: what an epoch shows, in what order, what is
+read for it."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny_clip
 import torch
 from hub_server import TOKEN, Hub
 from huggingface_hub import HfApi
@@ -24,6 +26,7 @@ from small import arguments
 from transformers import ViTImageProcessorPil
 
 from mmssl.data import shards
+from mmssl.data.image_text import pairs
 from mmssl.data.images import on_demand, pictures
 from mmssl.data.images.numbered import Numbered
 from mmssl.data.joined import Joined
@@ -126,16 +129,51 @@ def test_epochs_and_seeds_have_other_orders(tmp_path):
     assert len(orders) == 20 and all(sorted(order) == list(range(95)) for order in orders)
 
 
+class Counted(shards.Parquet):
+    groups = 0
+
+    def _group(self, block: int):
+        self.groups += 1
+        return super()._group(block)
+
+
+def test_a_resume_of_pairs_reads_only_what_is_left_of_the_epoch(tmp_path):
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(600)], "text": [f"number {i}" for i in range(600)]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet", row_group_size=5)
+    reader = Counted([str(tmp_path / "a.parquet")], ["image", "text"])
+    pixels = pairs.Captioned(reader, len(reader), PROCESSOR, "pairs")
+    data = pairs.StreamedInBlocks(pixels, shards.Rows.of(reader), tiny_clip.tokenizer(), 20)
+    whole = list(Loader(data, 10).epoch(1))
+    assert reader.groups == 120  # each block of the epoch is read once
+    again, loader = Counted([str(tmp_path / "a.parquet")], ["image", "text"]), Loader(data, 10)
+    pixels.reader = again
+    resumed = list(loader.epoch(1, start=54))
+    for a, b in zip(resumed, whole[54:], strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert 12 <= again.groups < 40  # a tenth of the rows, and the rest of their window
+
+
+def test_captions_of_tar_files_are_texts_or_in_json_members(tmp_path):
+    for name, members in {
+        "a": {"1.PNG": png(1), "1.txt": b"of 1", "2.png": png(2), "2.txt": b"of 2", "3.png": png(3), "4.txt": b"none"},
+        "b": {"1.png": png(1), "1.json": b'{"caption": "of 1"}', "2.png": png(2), "2.json": b'{"caption": "of 2"}',
+              "3.png": png(3), "3.json": b"no json"},
+    }.items():  # fmt: skip
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for key, content in members.items():
+                member = tarfile.TarInfo(f"folder/{key}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        found = pairs.find(str(tmp_path / f"{name}.tar"), None, None, held_out=1, streaming=True)
+        rows = found.train.read(range(3))
+        image, caption = found.columns
+        assert [row[caption] for row in rows] == ["of 1", "of 2", None]
+        assert [row[image]["bytes"] for row in rows] == [png(1), png(2), png(3)]
+
+
 def test_a_resume_reads_only_what_is_left_of_the_epoch(tmp_path):
-    class Counted(shards.Parquet):
-        groups = 0
-
-        def _group(self, block: int):
-            self.groups += 1
-            return super()._group(block)
-
     folder = write(tmp_path / "data", "parquet", [png(i) for i in range(600)])
-    reader = Counted([str(file) for file in sorted(folder.iterdir())], "image")
+    reader = Counted([str(file) for file in sorted(folder.iterdir())], ["image"])
     blocks = len(reader.size)
     pixels = on_demand.OnDemand(reader, len(reader), PROCESSOR, "images")
     loader = Loader(pictures.Streamed(pixels, shards.Rows.of(reader)), 10)
@@ -173,7 +211,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch):
     for count in (200, 2000):
         noise = [rng.bytes(10_000) for _ in range(count)]
         folder = write(tmp_path / str(count), "parquet", noise)
-        reader = shards.Parquet([str(file) for file in sorted(folder.iterdir())], "image")
+        reader = shards.Parquet([str(file) for file in sorted(folder.iterdir())], ["image"])
         order, before = shards.Rows.of(reader), pa.total_allocated_bytes()
         peak = 0
         for first in range(0, count, 20):
@@ -216,16 +254,16 @@ def test_a_corrupt_image_is_named_and_its_neighbour_comes_in_its_place(kind, tmp
     assert sorted(values(next(batch)["pixel_values"])).count(21) == 2
     assert caplog.text.count("row 20: ") == 1
     train.set_epoch(1)
-    assert "1 of 60 images could not be decoded, so far" in caplog.text
+    assert "1 of 60 images could not be used, so far" in caplog.text
 
 
 def test_many_corrupt_images_end_the_run_in_one_sentence_also_from_a_worker(tmp_path, monkeypatch):
     monkeypatch.setattr(on_demand, "MANY", 20)
     images = [png(i) if i % 4 else b"broken" for i in range(100)]
     folder = write(tmp_path / "data", "parquet", images)
-    reader = shards.Parquet([str(file) for file in sorted(folder.iterdir())], "image")
+    reader = shards.Parquet([str(file) for file in sorted(folder.iterdir())], ["image"])
     train = pictures.Streamed(on_demand.OnDemand(reader, 100, PROCESSOR, "images"), shards.Rows.of(reader))
-    with pytest.raises(BadInput, match="images cannot be decoded, row .*: too many to leave out") as raised:
+    with pytest.raises(BadInput, match="images cannot be used, row .*: too many to leave out") as raised:
         list(Loader(train, 5, num_workers=1).epoch(0))
     assert "Traceback" not in str(raised.value)
     assert not multiprocessing.active_children()  # the process would wait for it at its exit

@@ -28,7 +28,7 @@ def test_equal_dimensions_are_redundant_and_one_embedding_for_all_has_the_trivia
 
 def test_the_cross_correlation_is_that_of_numpy():
     first, second = normal(20, 4, 0), 3 * normal(20, 4, 1) + 5
-    expected = np.corrcoef(first.T.numpy(), second.T.numpy())[:4, 4:]
+    expected = np.corrcoef(first.T.cpu().numpy(), second.T.cpu().numpy())[:4, 4:]
     torch.testing.assert_close(cross_correlation(first, second).double(), torch.tensor(expected), atol=1e-4, rtol=0)
 
 

@@ -238,7 +238,7 @@ def test_whole_words_begin_with_their_vectors_and_pieces_with_noise_of_the_same_
     assert text_encoders.begin_with(model, tokenizer, vectors) == len(tiny.WORDS) - 1
     table = model.get_input_embeddings().weight
     rows = tokenizer.convert_tokens_to_ids(tiny.WORDS)
-    np.testing.assert_array_equal(table[rows[:-1]].detach().numpy(), values[:-1])
+    np.testing.assert_array_equal(table[rows[:-1]].detach().cpu().numpy(), values[:-1])
     rest = table[[i for i in range(1, len(table)) if i not in rows[:-1]]]  # without padding
     assert rest.std().item() == pytest.approx(3, rel=0.1)
     assert model.get_output_embeddings().weight is table  # tied, as it was
@@ -264,7 +264,7 @@ def test_evaluation_asks_the_same_of_every_model_and_knows_its_baseline():
     from mmssl.evaluation import masked_lm
 
     method, held_out = bert.BERT(tiny.model(), tiny.tokenizer(), share=0.5, unit="spans").eval(), tiny.packed()
-    counts = torch.bincount(torch.from_numpy(held_out.tokens).long(), minlength=29).numpy()
+    counts = torch.bincount(torch.from_numpy(held_out.tokens).long(), minlength=29).cpu().numpy()
     evaluation = masked_lm.MaskedTokens(held_out, counts, batch_size=5)
     assert evaluation(method) == pytest.approx(masked_lm.MaskedTokens(held_out, counts, batch_size=24)(method))
     baseline = evaluation.baselines(method)["unigram"]

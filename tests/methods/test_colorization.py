@@ -123,7 +123,7 @@ def test_loaded_plainly_it_sees_a_picture_and_its_grey_form_alike(tmp_path):
         size={"height": 16, "width": 16}, image_mean=image_encoders.MEAN, image_std=image_encoders.STD
     ).save_pretrained(tmp_path)
     model, processor = AutoModel.from_pretrained(tmp_path).eval(), AutoImageProcessor.from_pretrained(tmp_path)
-    picture = Image.fromarray(batch()["pixel_values"][0].permute(1, 2, 0).numpy())
+    picture = Image.fromarray(batch()["pixel_values"][0].permute(1, 2, 0).cpu().numpy())
     with torch.no_grad():
         coloured, grey = (
             model(**processor(each, return_tensors="pt")).pooler_output

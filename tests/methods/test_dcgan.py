@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from accelerate import Accelerator
+from device import accelerator
 from tiny.dcgan import method
 from tiny.simclr import batch
 
@@ -91,11 +91,11 @@ def failures(rates: tuple[float, float], translation: float = 0.125, count: int 
     players = [
         torch.optim.Adam(p.parameters(), rate, (0.5, 0.999)) for p, rate in zip(one.players(), rates, strict=True)
     ]
-    given, accelerator = batch(12), Accelerator(cpu=True)
+    given, one_process = batch(12), accelerator()
     for step in range(count):
         one.train()
         rows = given | {"key": given["key"] + step}
-        metrics = steps.alternating(one, [rows], players, accelerator, 1.0).metrics
+        metrics = steps.alternating(one, [rows], players, one_process, 1.0).metrics
         said += watch.look([{name: value.item() for name, value in metrics.items()}], step / count)
     return said
 

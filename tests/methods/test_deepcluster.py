@@ -9,7 +9,7 @@ import collapse
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from device import accelerator
 from processes import Processes
 from safetensors.torch import load_file, save_file
 from small import adam, arguments
@@ -100,7 +100,7 @@ def test_features_of_all_images_are_those_of_evaluation_mode_and_leave_the_mode_
 
 
 def test_an_epoch_starts_with_new_labels_a_new_classifier_and_without_its_moments():
-    one, accelerator = method(every=2).train(), Accelerator(cpu=True)
+    one, one_process = method(every=2).train(), accelerator()
     optimizer = adam(one)
     given = one.images.__getitems__(list(range(24)))
     del given["index"]
@@ -108,9 +108,9 @@ def test_an_epoch_starts_with_new_labels_a_new_classifier_and_without_its_moment
     optimizer.step()
     of_encoder = len([p for p in one.encoder.parameters() if p in optimizer.state])
     before = {name: value.clone() for name, value in one.state_dict().items()}
-    one.start_epoch(1, accelerator, [optimizer])  # not yet
+    one.start_epoch(1, one_process, [optimizer])  # not yet
     assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
-    one.start_epoch(2, accelerator, [optimizer])
+    one.start_epoch(2, one_process, [optimizer])
     assert not torch.equal(one.classifier.weight, before["classifier.weight"])
     assert not torch.equal(one.labels, before["labels"])
     assert not any(p in optimizer.state for p in one.classifier.parameters())
@@ -269,4 +269,4 @@ def test_features_that_are_not_finite_are_not_clustered():
     with pytest.raises(
         BadInput, match="features of the training images are not finite before epoch 3: .* Lower --learni"
     ):
-        one.start_epoch(3, Accelerator(cpu=True), [])
+        one.start_epoch(3, accelerator(), [])

@@ -8,7 +8,8 @@ import math
 import pytest
 import tiny_encoders
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
+from device import USE_CPU, accelerator
 from tiny.domain_adaptation import NAMES, method, parts, tiny
 from tiny.simclr import resnet
 
@@ -136,13 +137,13 @@ def test_nothing_that_trains_can_read_a_label_of_the_target():
     batch = data.__getitems__(list(range(8)))
     assert not any("label" in name for name in joined.apart(batch)["target"])
     batch.pop("index")
-    steps.standard(one.method, [batch], one.optimizers(one.method), Accelerator(cpu=True), 1.0)
+    steps.standard(one.method, [batch], one.optimizers(one.method), accelerator(), 1.0)
 
 
 def test_the_training_part_of_a_target_is_read_without_its_labels(tmp_path, monkeypatch):
     import datasets
 
-    PartialState(cpu=True)
+    PartialState(cpu=USE_CPU)
     monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
     rows = sources.load(tiny_encoders.images(tmp_path / "data"))
     (tmp_path / "bare").mkdir()

@@ -154,7 +154,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
 
 
 def test_evaluation_knows_its_baselines_and_shows_what_was_replaced():
-    counts = torch.bincount(torch.from_numpy(tiny_bert.packed().tokens).long(), minlength=VOCABULARY).numpy()
+    counts = torch.bincount(torch.from_numpy(tiny_bert.packed().tokens).long(), minlength=VOCABULARY).cpu().numpy()
     trained = method(share=0.3).eval()
     evaluation = ReplacedTokens(MaskedTokens(tiny_bert.packed(), counts, 5, tiny_bert.tokenizer()))
     results, baselines = evaluation(trained), evaluation.baselines(trained)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from device import accelerator
 from scipy.fft import dct
 from tiny import hubert as tiny
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
@@ -33,7 +33,7 @@ def test_mfcc_are_those_of_transformers_spectrogram_and_their_differences():
     filters = mel_filter_bank(129, 40, 20.0, 4000, 8000)
     for i in range(2):
         bands = spectrogram(
-            samples[i].double().numpy(), window_function(200, "hann"), 200, 80, 256, power=2.0, center=False,
+            samples[i].double().cpu().numpy(), window_function(200, "hann"), 200, 80, 256, power=2.0, center=False,
             mel_filters=filters, mel_floor=1e-8, log_mel="log",
         )  # fmt: skip
         static = torch.from_numpy(dct(bands.T, norm="ortho")[:, :COEFFICIENTS]).float()
@@ -66,7 +66,7 @@ def test_first_targets_are_clusters_of_mfcc_and_later_ones_of_the_encoders_own_f
     samples, mask = speech_encoders.normalised(batch["input_values"], batch["lengths"])
     given, seen = (samples, mask, method.frames(batch["lengths"])), []
     for epoch in range(3):
-        method.start_epoch(epoch, Accelerator(cpu=True), optimizers)
+        method.start_epoch(epoch, accelerator(), optimizers)
         seen.append(method.labels(method.described(*given)))
         method(**batch).loss.backward()
         optimizers[0].step()

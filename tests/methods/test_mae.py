@@ -112,8 +112,8 @@ def test_patches_are_those_of_the_model_and_standardised_ones_have_mean_0_and_de
 def test_the_trivial_loss_is_that_of_the_mean_image_of_the_batch():
     method, given = build(norm_pix_loss=False), batch(n=8)
     pixels = normalised(given["pixel_values"])
-    target = mae.patchify(pixels, 4).numpy()
-    hidden = np.argsort(np.argsort(method.noise(given["key"]).numpy(), 1), 1) >= 4
+    target = mae.patchify(pixels, 4).cpu().numpy()
+    hidden = np.argsort(np.argsort(method.noise(given["key"]).cpu().numpy(), 1), 1) >= 4
     expected = np.mean(((target - target.mean(0)) ** 2).mean(-1)[hidden])
     assert method(**given).trivial_loss.item() == pytest.approx(expected, rel=1e-5)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from device import accelerator
 from tiny.moco import method
 from tiny.simclr import batch, resnet
 
@@ -95,7 +95,7 @@ def test_the_key_encoder_moves_once_in_a_step_of_several_micro_batches():
     before = {name: value.detach().clone() for name, value in one.named_parameters()}
     parts = [{name: value[i : i + 2] for name, value in given.items()} for i in (0, 2, 4, 6)]
     optimizer = torch.optim.SGD([p for p in one.parameters() if p.requires_grad], lr=0.1)
-    steps.grad_cache(one, parts, [optimizer], Accelerator(cpu=True), 1.0)
+    steps.grad_cache(one, parts, [optimizer], accelerator(), 1.0)
     for name, value in one.named_parameters():
         if name.startswith("key_"):
             expected = 0.75 * before[name] + 0.25 * one.get_parameter(name.removeprefix("key_"))

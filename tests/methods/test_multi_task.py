@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate import Accelerator
+from device import accelerator
 from small import bits
 from tiny import dino
 from tiny.multi_task import method, tiny
@@ -22,7 +22,7 @@ def given(*tasks: str) -> dict[str, torch.Tensor]:
 
 
 def step(one: MultiTask, optimizers, **inputs: torch.Tensor):
-    return steps.standard(one, [inputs], optimizers, Accelerator(cpu=True), 0.0)
+    return steps.standard(one, [inputs], optimizers, accelerator(), 0.0)
 
 
 def test_the_loss_is_the_sum_of_what_each_task_has_alone():

@@ -30,7 +30,7 @@ def test_the_hinge_looks_at_each_dimension_alone():
 
 def test_the_covariance_is_that_of_numpy():
     z = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)) @ torch.ones(4, 4).tril()
-    matrix = np.cov(z.T.numpy())
+    matrix = np.cov(z.T.cpu().numpy())
     expected = (matrix**2).sum() - (np.diag(matrix) ** 2).sum()
     assert covariance(z).item() == pytest.approx(expected / 4, rel=1e-4)
 

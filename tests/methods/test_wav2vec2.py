@@ -110,7 +110,7 @@ def test_padding_changes_nothing(method, batch):
 
 def test_training_normalises_recordings_as_the_exported_extractor_does(batch):
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=1000, do_normalize=True, return_attention_mask=True)
-    whole = [wave[:n].numpy() for wave, n in zip(batch["input_values"], batch["lengths"], strict=True)]
+    whole = [wave[:n].cpu().numpy() for wave, n in zip(batch["input_values"], batch["lengths"], strict=True)]
     given = extractor(whole, sampling_rate=1000, padding=True, return_tensors="pt")
     samples, mask = speech_encoders.normalised(batch["input_values"], batch["lengths"])
     longest = int(batch["lengths"].max())

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from accelerate import Accelerator
+from device import accelerator
 from gensim.models import KeyedVectors
 from processes import Processes
 from safetensors.torch import load_file
@@ -175,7 +175,7 @@ print(model(**tokenizer(["A0, unknown b1!", "a0"], padding=True, return_tensors=
     for file, binary in (("vectors.bin", True), ("vectors.txt", False)):
         kv = KeyedVectors.load_word2vec_format(tmp_path / file, binary=binary)
         assert kv.index_to_key == WORDS
-        np.testing.assert_allclose(kv.vectors, method.inputs.detach().numpy(), atol=1e-6)
+        np.testing.assert_allclose(kv.vectors, method.inputs.detach().cpu().numpy(), atol=1e-6)
     assert set(load_file(tmp_path / "model.safetensors")) == {"embedding.weight"}
     assert not list(tmp_path.rglob("*.pkl")) and not list(tmp_path.rglob("*.npy"))
 
@@ -195,7 +195,7 @@ def test_the_directory_is_a_sentence_transformer(tmp_path):
     method.save_pretrained(tmp_path)
     word_vectors.tokenizer(WORDS, plain=False).save_pretrained(tmp_path)
     encoded = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu").encode(["a0", "a0 b1"])
-    np.testing.assert_allclose(encoded[0], method.inputs[0].detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(encoded[0], method.inputs[0].detach().cpu().numpy(), atol=1e-6)
 
 
 def test_training_goes_on_from_our_own_export_and_from_gensim(tmp_path):
@@ -247,7 +247,7 @@ def test_processes_keep_all_that_they_learned_of_rare_words_and_the_mean_of_freq
 def test_micro_batches_are_trained_on_one_after_the_other(batched):
     one, other = (Word2Vec(WORDS, COUNTS, 12, sample=0, batched=batched) for _ in range(2))
     parts = [{"ids": torch.from_numpy(part)[None]} for part in np.split(text(4_000), 4)]
-    steps.in_place(one, parts, [torch.optim.SGD(one.parameters(), lr=0.1)], Accelerator(cpu=True), 0.0)
+    steps.in_place(one, parts, [torch.optim.SGD(one.parameters(), lr=0.1)], accelerator(), 0.0)
     for part in parts:
         other.train_on(**part, learning_rate=0.1)
     assert torch.equal(one.inputs, other.inputs) and torch.equal(one.outputs, other.outputs)

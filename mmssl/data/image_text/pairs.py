@@ -1,10 +1,13 @@
-"""Image–text pairs: every image decoded once, every caption tokenised once, captions drawn again in each epoch."""
+"""Image–text pairs: every image decoded once, every caption tokenised once, captions drawn again in each epoch. Of data
+that is larger than the disk, images are decoded and captions tokenised whenever they are used."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,44 +15,107 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.data import columns as table
-from mmssl.data import draws
-from mmssl.data.images.decoded import Decoded, try_decode
-from mmssl.data.images.decoding import is_deep, undecoded
+from mmssl.data import draws, shards, sources
+from mmssl.data.images import decoded, on_demand
+from mmssl.data.images.decoded import Decoded
+from mmssl.data.images.on_demand import OnDemand
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
-from mmssl.plain_text import one_line
+from mmssl.plain_text import say
 
 if TYPE_CHECKING:
     import datasets
     from transformers import ProcessorMixin
 
-    from mmssl.data.images.decoding import Data
+    from mmssl.data.shards import Reader
 
 
 logger = logging.getLogger(__name__)
 
+MANY_CAPTIONS = 10_000  # rows of a stream that the tokenizer is trained on
 LONGEST_CAPTION = 10_000  # characters; models read at most a few hundred, and to encode 1 MB takes seconds
 TOO_LONG = f": longer than {LONGEST_CAPTION:,} characters"
 
 
-def columns(data: Data, image: str | None, caption: str | None) -> tuple[str, str]:
-    """The names of the image and the caption column: those given, else the first with a usual name."""
-    found = image_column(data, image)
-    if caption is None and set(_names(data)) <= {found, "label"}:
+def columns(names: Sequence[str], image: str | None, caption: str | None, source: str = "") -> tuple[str, str]:
+    """The image and the caption column: those given, else the first with a usual name. source: as in `table.find`."""
+    found = table.find(names, image, table.IMAGE, "image", source)
+    if caption is None and set(names) <= {found, "label"}:
         raise BadInput(
             "the images have no captions: put a text file beside each (cat.jpg, cat.txt), or a table metadata.csv with "
             "the columns file_name and caption into the folder"
         )
-    return found, table.find(_names(data), caption, table.CAPTION, "caption")
+    return found, table.find(names, caption, table.CAPTION, "caption", source)
 
 
-def image_column(data: Data, given: str | None) -> str:
-    return table.find(_names(data), given, table.IMAGE, "image")
+def image_column(data: datasets.Dataset, given: str | None) -> str:
+    return table.find(data.column_names, given, table.IMAGE, "image")
 
 
-def _names(data: Data) -> list[str]:
-    return data.column_names or list(next(iter(data)))  # a stream may not know them before its first row
+@dataclass
+class Source:
+    """Pairs, not yet decoded.
+
+    train: their rows, with the columns of images and captions first. rows: (pairs,) those to train on; None: all of a
+    data set that is on this machine.
+    """
+
+    train: datasets.Dataset | Reader
+    held_out: datasets.Dataset
+    columns: tuple[str, str]
+    rows: shards.Rows | Tensor | None = None
+
+    def captions(self) -> list[str]:
+        """To train a tokenizer on: all of them, or MANY_CAPTIONS rows of a stream."""
+        if self.rows is None:
+            return all_captions(self.train, self.columns[1])
+        rows = self.train.only(self.columns[1:]).read(self.rows[:MANY_CAPTIONS].tolist())
+        return [text for row in rows for text in clean(row[self.columns[1]])]
+
+    def training(self, processor: ProcessorMixin, max_length: int, workers: int, **captions) -> Pairs | StreamedPairs:
+        """captions: as `Pairs` takes them. Says how fast images are decoded during training. Raises what `Pairs`
+        raises."""
+        if self.rows is None:
+            return Pairs(self.train, processor, max_length, *self.columns, **captions)
+        held_out = on_demand.digests(self.held_out, self.columns[0])
+        pixels = Captioned(self.train, len(self.train), processor.image_processor, "pairs", held_out)
+        kind = StreamedInBlocks if isinstance(self.rows, shards.Rows) else StreamedPairs
+        if rank() == 0:
+            say(f"{pixels.speed(self.rows[: on_demand.TRIED], workers)}; --streaming")
+        return kind(pixels, self.rows, processor.tokenizer, max_length, **captions)
+
+
+def find(
+    name: str,
+    image: str | None,
+    caption: str | None,
+    held_out: int,
+    streaming: bool = False,
+    label: str | None = None,
+) -> Source:
+    """The rows of --dataset, split. image, caption: columns; None: the first with a usual name. held_out: pairs held
+    out if there is no test data, at most a tenth. streaming: read the training data where it lies. label: a column of
+    the held-out rows that is kept, too. Raises BadInput if there are none, or if they hold no pairs."""
+    if streaming:
+        choose = partial(_chosen, image=image, caption=caption, label=label, source=f"--dataset {name}: ")
+        if found := shards.find(name, choose, held_out, decoded.room(None)):
+            train, test = found
+            chosen = tuple(train.reader.columns[:2])
+            return Source(train.reader.only(chosen), test.as_dataset(), chosen, train.rows)
+    data = sources.load(name)
+    chosen = columns(data["train"].column_names, image, caption)
+    train, test = sources.split(data, held_out, together=chosen[0])
+    if not streaming:
+        return Source(train, test, chosen)
+    return Source(on_demand.Table(train, chosen), test, chosen, torch.arange(len(train)))
+
+
+def _chosen(
+    names: Sequence[str], image: str | None, caption: str | None, label: str | None, source: str
+) -> tuple[str, ...]:
+    found = columns(names, image, caption, source)
+    return (*found, label) if label in names else found
 
 
 class Pairs(Dataset):
@@ -121,12 +187,9 @@ class Pairs(Dataset):
         return {"pixel_values": self.pixels[rows], "key": key, **_texts(texts, self.tokens.pad), "index": rows}
 
 
-def all_captions(data: Data, column: str, rows_of_a_stream: int = 10_000) -> list[str]:
-    """All captions, to train a tokenizer on; from a stream, those of its first rows."""
-    import datasets
-
-    values = data[column] if isinstance(data, datasets.Dataset) else (r[column] for r in data.take(rows_of_a_stream))
-    return [text for value in values for text in clean(value)]
+def all_captions(data: datasets.Dataset, column: str) -> list[str]:
+    """To train a tokenizer on."""
+    return [text for value in data[column] for text in clean(value)]
 
 
 def clean(value: str | Sequence[str] | None) -> list[str]:
@@ -140,75 +203,67 @@ def _too_long(value: str | Sequence[str] | None) -> bool:
     return any(isinstance(text, str) and len(text) > LONGEST_CAPTION for text in texts)
 
 
-class StreamedPairs:
-    """The batches of `Pairs` from a stream: decoded and tokenised as they arrive, in the loader's workers.
+class Captioned(OnDemand):
+    """Pairs of which both the image and a caption can be used. The reader's second column holds the captions."""
 
-    Give the Loader `rows` as its dataset and this object as its collate_fn. Rows that cannot be used are left out, and
-    the first NAMED of them are named. If, after MANY rows, they are more than a tenth, BadInput ends the run.
+    def decoded(self, row: int, stored: dict[str, Any]) -> np.ndarray | str:
+        value = stored[self.reader.columns[1]]
+        return super().decoded(row, stored) if clean(value) else f"no caption{TOO_LONG * _too_long(value)}"
+
+
+class StreamedPairs(Dataset):
+    """The batches of `Pairs`, each image decoded and each caption tokenised when it is used. In the place of a pair
+    that cannot be used comes the next one, see OnDemand.
+
+    rows: (pairs,) of the reader.
     """
-
-    BUFFER = 1000  # rows that a shuffle chooses from
-    NAMED = 5
-    MANY = 500  # rows
 
     def __init__(
         self,
-        rows: datasets.IterableDataset,
-        processor: ProcessorMixin,
+        pixels: Captioned,
+        rows: Tensor | shards.Rows,
+        tokenizer,
         max_length: int,
-        image_column: str,
-        caption_column: str,
         seed: int = 0,
         first_caption: float = 0.0,
         word_dropout: float = 0.0,
         word_noise: float = 0.0,
         captions_per_image: int = 1,
     ) -> None:
-        self.processor, self.max_length = processor, max_length
-        self.image_column, self.caption_column = image_column, caption_column
-        self.first_caption, self.seeds = first_caption, seeds(seed, captions_per_image)
-        self.words = word_dropout, word_noise, inner_pieces(processor.tokenizer) if word_noise else None
-        self.epoch, self.read, self.unusable, self.scaled = 0, 0, 0, set()
-        rows = undecoded(rows, image_column) if rows.features else rows
-        # one shard at a time: where several are mixed, datasets sleeps for five seconds at the end of each epoch
-        rows = rows.shuffle(seed=seed, buffer_size=self.BUFFER, max_buffer_input_shards=1)
-        rows = rows.map(self._read, with_indices=True, remove_columns=rows.column_names)
-        self.rows = rows.filter(lambda row: row["pixels"] is not None)
+        """first_caption and after: as in `Pairs`."""
+        self.pixels, self.rows, self.tokenizer, self.max_length = pixels, rows, tokenizer, max_length
+        self.epoch, self.first_caption, self.seeds = 0, first_caption, seeds(seed, captions_per_image)
+        self.words = word_dropout, word_noise, inner_pieces(tokenizer) if word_noise else None
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        if rank() == 0:
+            self.pixels.report()
 
-    def _read(self, row: dict, place: int) -> dict:
-        texts = clean(row[self.caption_column])
-        image = row[self.image_column]
-        without = f"no caption{TOO_LONG * _too_long(row[self.caption_column])}"
-        pixels, mode = try_decode(image, self.processor.image_processor) if texts else (without, "")
-        if is_deep(mode) and mode not in self.scaled:
-            self.scaled.add(mode)
-            logger.warning("images of mode %s, row %d of the shuffled stream first, are scaled to 8 bits", mode, place)
-        self.read += 1
-        if isinstance(pixels, str):
-            self.unusable += 1
-            if self.unusable <= self.NAMED:
-                logger.warning("left out: row %d of the shuffled stream: %s", place, one_line(pixels))
-            if self.read >= self.MANY and self.unusable > table.MAX_UNUSABLE * self.read:
-                raise BadInput(f"{self.unusable} of {self.read} rows of the stream cannot be used, the last: {pixels}")
-            pixels = None
-        return {"pixels": pixels, "texts": texts, "place": place}
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
-        places = torch.tensor([row["place"] for row in rows])
-        count = torch.tensor([len(row["texts"]) for row in rows])
-        texts = []
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        """As in `Pairs`."""
+        rows = self.rows[torch.tensor(indices)]
+        pairs = self.pixels.usable(rows.tolist())
+        captions = [clean(stored[self.pixels.reader.columns[1]]) for stored, _ in pairs]
+        count, texts = torch.tensor([len(several) for several in captions]), []
         for seed in self.seeds:
-            drawn = _draw_captions(places, count, self.first_caption, seed, self.epoch).tolist()
-            captions = [row["texts"][number] for row, number in zip(rows, drawn, strict=True)]
-            tokens = Tokens(captions, self.processor.tokenizer, self.max_length)
-            # the rows are numbered from 0 in every batch: adding the first one's place gives each batch its own draw
-            texts.append(tokens.altered(torch.arange(len(rows)), *self.words, seed + int(places[0]), self.epoch))
-        pixels = torch.from_numpy(np.stack([np.asarray(row["pixels"], dtype=np.uint8) for row in rows]))
-        key = draws.draw(places, self.seeds[0], self.epoch)
-        return {"pixel_values": pixels, "key": key, **_texts(texts, tokens.pad), "index": places}
+            drawn = _draw_captions(rows, count, self.first_caption, seed, self.epoch).tolist()
+            chosen = [several[number] for several, number in zip(captions, drawn, strict=True)]
+            tokens = Tokens(chosen, self.tokenizer, self.max_length)
+            texts.append(tokens.altered(torch.arange(len(rows)), *self.words, seed, self.epoch, key=rows))
+        pixels = torch.from_numpy(np.stack([image for _, image in pairs]))
+        key = draws.draw(rows, self.seeds[0], self.epoch)
+        return {"pixel_values": pixels, "key": key, **_texts(texts, tokens.pad), "index": rows}
+
+
+class StreamedInBlocks(StreamedPairs):
+    """Pairs of shards. An epoch goes through their blocks, each of which is read once (see data.shards)."""
+
+    def order(self, seed: int) -> shards.Order:
+        return self.rows.order(seed)
 
 
 def seeds(seed: int, n: int) -> list[int]:

@@ -14,15 +14,13 @@ from mmssl.errors import BadInput, first_line
 if TYPE_CHECKING:
     import datasets
 
-    Data = datasets.Dataset | datasets.IterableDataset
-
 
 MAX_BYTES = 1 << 29  # of an image file: more than MAX_PIXELS take without compression
 MAX_PIXELS = 89_478_485  # 0.27 GB as RGB, stored or resized; beyond it Pillow warns of a decompression bomb
 MAX_RATIO = 100  # longer side / shorter; a square crop of such an image shows 1 % of it, after all of it was resized
 
 
-def undecoded(data: Data, column: str) -> Data:
+def undecoded(data: datasets.Dataset, column: str) -> datasets.Dataset:
     """The same rows, with {bytes, path} in the image column. Raises BadInput if it cannot hold images."""
     import datasets
     import pyarrow as pa

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import get_worker_info
 from mmssl.data import columns
 from mmssl.data.images import decoding
 from mmssl.data.images.decoded import try_decode
-from mmssl.data.images.decoding import undecoded
+from mmssl.data.images.decoding import is_deep, undecoded
 from mmssl.errors import BadInput
 from mmssl.plain_text import one_line
 
@@ -47,6 +48,7 @@ class OnDemand:
     ) -> None:
         """rows: of the reader. left_out: SHA-256 of the bytes of images that are treated as if they were not there."""
         self.reader, self.processor, self.what, self.left_out = reader, processor, what, left_out
+        self.column, self.scaled = reader.columns[0], set()
         self.shape = (rows, 3, *decoding.shape(processor))
         # shared memory, a line for each process: a worker does not outlive its epoch
         self.counts = torch.zeros(PLACES, 2, dtype=torch.int64).share_memory_()  # images decoded, corrupt ones
@@ -54,20 +56,31 @@ class OnDemand:
         self.said = 0
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        numbers = rows.tolist()
-        found = [self._decoded(row, image) for row, image in zip(numbers, self.reader.read(numbers), strict=True)]
+        found = [pixels for _, pixels in self.usable(rows.tolist())]
         return torch.from_numpy(np.stack(found)) if found else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
 
-    def _decoded(self, row: int, image) -> np.ndarray:
+    def usable(self, rows: Sequence[int]) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """(what the reader gives, (3, height, width) uint8) of each row, or of the one that comes in its place."""
+        return [self._usable(row, stored) for row, stored in zip(rows, self.reader.read(rows), strict=True)]
+
+    def _usable(self, row: int, stored: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         for _ in range(NEXT):
-            if not self._is_left_out(image):
-                result, _ = try_decode({"bytes": image} if isinstance(image, bytes) else image, self.processor)
+            if not self._is_left_out(stored[self.column]):
+                result = self.decoded(row, stored)
                 self._count(row, result)
                 if not isinstance(result, str):
-                    return result
+                    return stored, result
             row = (row + 1) % self.shape[0]
-            (image,) = self.reader.read([row])
+            (stored,) = self.reader.read([row])
         raise BadInput(f"{NEXT} {self.what} in sequence, up to row {row:,}, cannot be used: repair or remove them")
+
+    def decoded(self, row: int, stored: dict[str, Any]) -> np.ndarray | str:
+        """(3, height, width) uint8, or why the row cannot be used."""
+        result, mode = try_decode(stored[self.column], self.processor)
+        if is_deep(mode) and mode not in self.scaled:
+            self.scaled.add(mode)
+            logger.warning("%s of mode %s, row %d first, are scaled to 8 bits", self.what, mode, row)
+        return result
 
     def _is_left_out(self, image) -> bool:
         if not self.left_out:
@@ -88,16 +101,22 @@ class OnDemand:
         read, corrupt = self.counts.sum(0).tolist()
         if read >= MANY and corrupt > columns.MAX_UNUSABLE * read:
             raise BadInput(
-                f"{corrupt:,} of {read:,} {self.what} cannot be decoded, row {row:,} last ({one_line(result)}): too "
-                "many to leave out; repair or remove them"
+                f"{corrupt:,} of {read:,} {self.what} cannot be used, row {row:,} last ({one_line(result)}): too many "
+                "to leave out; repair or remove them"
             )
 
     def report(self) -> None:
         """Say how many were corrupt so far, if there are more than were said."""
         read, corrupt = self.counts.sum(0).tolist()
         if corrupt > self.said:
-            logger.warning("%s of %s %s could not be decoded, so far", f"{corrupt:,}", f"{read:,}", self.what)
+            logger.warning("%s of %s %s could not be used, so far", f"{corrupt:,}", f"{read:,}", self.what)
             self.said = corrupt
+
+    def speed(self, rows: Tensor, workers: int) -> str:
+        """A sentence: by what they are decoded, and how many of `rows` one core decodes in a second."""
+        by = f"by {workers} workers (--dataloader_num_workers)"
+        by = by if workers else "by the training process (--dataloader_num_workers 0)"
+        return f"{self.what}: decoded during training {by}, {self.per_second(rows):,.0f} a second on one core"
 
     def per_second(self, rows: Tensor) -> float:
         """Images that one core reads and decodes in a second, measured on up to TRIED of `rows`."""
@@ -114,11 +133,27 @@ class OnDemand:
         return count / seconds
 
 
+def digests(rows: datasets.Dataset, column: str) -> frozenset[bytes]:
+    """SHA-256 of the bytes of the images."""
+    images = (row[column] for row in Table(rows, [column]).read(range(len(rows))))
+    return frozenset(hashlib.sha256(image["bytes"]).digest() for image in images if image and image["bytes"])
+
+
 class Table:
-    """The images of rows of a data set that is mapped into memory, as a Reader gives them."""
+    """The rows of a data set that is mapped into memory, as a Reader gives them."""
 
-    def __init__(self, rows: datasets.Dataset, column: str) -> None:
-        self.rows, self.column = undecoded(rows, column).with_format("arrow"), column
+    def __init__(self, rows: datasets.Dataset, columns: Sequence[str]) -> None:
+        """columns: that are read, that of images first."""
+        self.columns = list(columns)
+        self.rows = undecoded(rows, self.columns[0]).select_columns(self.columns).with_format("arrow")
 
-    def read(self, rows: Sequence[int]) -> list[dict | None]:
-        return self.rows[list(rows)].column(self.column).to_pylist()
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def only(self, columns: Sequence[str]) -> Table:
+        other = copy.copy(self)
+        other.columns, other.rows = list(columns), self.rows.select_columns(list(columns))
+        return other
+
+    def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        return self.rows[list(rows)].to_pylist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from mmssl.errors import BadInput
 from mmssl.plain_text import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     import datasets
 
@@ -94,11 +93,8 @@ class Source:
             if whole:
                 say(f"images: decoded once to {size}, {limit}")
             else:
-                by = f"by {args.dataloader_num_workers} workers (--dataloader_num_workers)"
-                by = by if args.dataloader_num_workers else "by the training process (--dataloader_num_workers 0)"
-                speed = train.pixels.per_second(train.rows[: on_demand.TRIED])
                 why = "--streaming" if args.streaming else f"decoded once to {size}, they would take {limit}"
-                say(f"images: decoded during training {by}, {speed:,.0f} a second on one core; {why}")
+                say(f"{train.pixels.speed(train.rows[: on_demand.TRIED], args.dataloader_num_workers)}; {why}")
         return train, held_out
 
     def _fits(self, rows: datasets.Dataset | Shards, processor, room: int) -> bool:
@@ -109,16 +105,10 @@ class Source:
 
     def _undecoded(self, rows: datasets.Dataset | Shards, processor, seed: int, what: str) -> Undecoded:
         if isinstance(rows, Shards):
-            held_out = frozenset(hashlib.sha256(content).digest() for content in self._contents())
+            held_out = on_demand.digests(self.held_out, self.column)
             return Streamed(OnDemand(rows.reader, len(rows.reader), processor, what, held_out), rows.rows, seed)
-        pixels = OnDemand(Table(rows, self.column), len(rows), processor, what)
+        pixels = OnDemand(Table(rows, [self.column]), len(rows), processor, what)
         return Undecoded(pixels, torch.arange(len(rows)), seed)
-
-    def _contents(self) -> Iterator[bytes]:
-        """The bytes of the held-out images."""
-        for image in Table(self.held_out, self.column).read(range(len(self.held_out))):
-            if image is not None and image["bytes"]:
-                yield image["bytes"]
 
 
 def _bytes(count: int) -> str:
@@ -138,23 +128,22 @@ def find(args: PictureArgs) -> Source:
     """The rows of --dataset, split. Raises BadInput if there are none, or if they hold no images."""
     if args.streaming:
         room = decoded.room(args.image_cache)
-        if found := shards.find(args.dataset, args.image_column, args.held_out, room):
-            return _of_shards(*found)
+        source = f"--dataset {args.dataset}: "
+        if found := shards.find(
+            args.dataset,
+            lambda names: [columns.find(names, args.image_column, columns.IMAGE, "image", source)],
+            args.held_out,
+            room,
+        ):
+            train, held_out = found
+            column = train.reader.columns[0]
+            first = [row[column] for row in train.reader.read(train.rows[:LOOKED_AT].tolist())]
+            return Source(train, held_out.as_dataset(), column, _usual_side(first))
     data = sources.load(args.dataset)
     column = columns.find(data["train"].column_names, args.image_column, columns.IMAGE, "image")
     train, held_out = sources.split(data, args.held_out, together=column)
     first = undecoded(train, column).select(range(min(len(train), LOOKED_AT)))[column]
     return Source(train, held_out, column, _usual_side(first))
-
-
-def _of_shards(train: Shards, held_out: Shards, column: str) -> Source:
-    import datasets
-
-    rows = sorted(held_out.rows[:].tolist())
-    images = [{"bytes": each} if isinstance(each, bytes) else each for each in held_out.reader.read(rows)]
-    features = datasets.Features({column: datasets.Image()})
-    kept = datasets.Dataset.from_dict({column: images}, features=features)
-    return Source(train, kept, column, _usual_side(train.reader.read(train.rows[:LOOKED_AT].tolist())))
 
 
 def _usual_side(images: Iterable) -> int:

@@ -16,6 +16,8 @@ import numpy as np
 
 from mmssl.arguments import Flags, flag
 from mmssl.data import contents, folders, readers, sources
+from mmssl.data.images import decoded
+from mmssl.data.text import in_place
 from mmssl.data.text.blocks import file_blocks, text_column
 from mmssl.errors import BadInput
 
@@ -47,7 +49,7 @@ def load(
     whole: bool = False,
     streaming: bool = False,
     seed: int = 0,
-) -> tuple[sources.Data, Dataset]:
+) -> tuple[Dataset | in_place.Texts, Dataset]:
     """(train, held out), each with one column, "text", and no blank documents. Kept on disk for the next run.
 
     name:      text files (also packed as .gz .xz .bz2 .zst, also UTF-16 with its mark; several separated by commas), a
@@ -56,24 +58,25 @@ def load(
     held_out:  documents to hold out if the data has no test part: at most a tenth, always the same ones. With fewer
                than ten documents, the last tenth of the characters of each is held out.
     whole:     text files are not cut at blank lines.
-    streaming: read while training; train is an IterableDataset, and the first documents are held out.
+    streaming: read where they lie while training; train is in_place.Texts.
 
     Raises BadInput if a file is missing, if bytes are not UTF-8 (with file and line), if there is no text column, or if
     there is no text.
     """
     from accelerate import PartialState
 
+    room = decoded.room(None) if streaming else 0  # outside: processes agree on it
     with PartialState().main_process_first():
         files = text_files(name)
         if files and column:
             raise BadInput(f"--text_column {column}: {name} is plain text, which has no columns")
-        if files:
-            data = {part: _read(paths, whole, streaming) for part, paths in files.items()}
-        else:
-            found = sources.load(name, streaming=streaming, texts=True)
-            data = {part: _one_column(name, rows, column) for part, rows in found.items()}
         if streaming:
-            return sources.split(data, held_out, seed)
+            return in_place.find(name, files, column, held_out, room)
+        if files:
+            data = {part: _read(paths, whole) for part, paths in files.items()}
+        else:
+            found = sources.load(name, texts=True)
+            data = {part: _one_column(name, rows, column) for part, rows in found.items()}
         for part, rows in data.items():
             if len(rows) == 0:
                 raise BadInput(f"--dataset {name}: the {part} data holds no text, only empty rows")
@@ -168,15 +171,13 @@ def _is_text(path: Path) -> bool:
     return contents.suffix(path) in TEXT_FILES
 
 
-def _read(files: list[str], whole: bool, streaming: bool) -> sources.Data:
+def _read(files: list[str], whole: bool) -> Dataset:
     # size and time are part of the cache key: changed files are read again
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
 
     states = [f"{os.stat(file).st_size} {os.stat(file).st_mtime_ns}" for file in files]
     given = {"files": files, "states": states, "whole": whole}
-    if streaming:
-        return IterableDataset.from_generator(_documents, features=_features(), gen_kwargs=given)
     try:
         return Dataset.from_generator(
             _documents, features=_features(), gen_kwargs=given, cache_dir=str(sources.home() / "documents")
@@ -204,17 +205,12 @@ def _documents(files: list[str], states: list[str], whole: bool) -> Iterator[dic
         raise BadInput(f"{', '.join(files)}: no text: empty, or only white space")
 
 
-def _one_column(name: str, rows: sources.Data, column: str | None) -> sources.Data:
-    from datasets import Dataset
-
-    if rows.features is not None:
-        column = text_column(f"--dataset {name}", rows.features.arrow_schema, column)
-    column = column or "text"
+def _one_column(name: str, rows: Dataset, column: str | None) -> Dataset:
+    column = text_column(f"--dataset {name}", rows.features.arrow_schema, column)
     rows = rows.select_columns(column)
     rows = rows if column == "text" else rows.rename_column(column, "text")
-    if isinstance(rows, Dataset):  # by Arrow, which does not hold a thousand rows as Python strings
-        return rows.with_format("arrow").filter(_with_text, batched=True).with_format(None)
-    return rows.filter(_not_blank)
+    # by Arrow, which does not hold a thousand rows as Python strings
+    return rows.with_format("arrow").filter(_with_text, batched=True).with_format(None)
 
 
 def _with_text(table: pa.Table) -> list[bool]:
@@ -222,10 +218,6 @@ def _with_text(table: pa.Table) -> list[bool]:
 
     text = pc.fill_null(table.column("text"), "")
     return pc.invert(pc.or_(pc.equal(text, ""), pc.utf8_is_space(text))).to_pylist()
-
-
-def _not_blank(row: dict) -> bool:
-    return bool(row["text"]) and not row["text"].isspace()
 
 
 def _cut(name: str, texts: list[str]) -> tuple[Dataset, Dataset]:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmssl.data import draws, sources
+from mmssl.data import draws, shards, sources
 from mmssl.data.atomic import once, reading, whole
 from mmssl.data.text.documents import each
+from mmssl.data.text.in_place import Texts
 from mmssl.data.text.pieces import PIECE, pieces, portions
 from mmssl.errors import BadInput
 
@@ -65,12 +66,10 @@ class Packed(Dataset):
     def __getitems__(self, rows: list[int]) -> Batch:
         """input_ids: (rows, length) int64. begins_word: the same shape, bool. draw: (rows,) int64, from which all
         random choices for this sequence in this epoch are derived. index: (rows,)."""
-        inside = self.length - 2
         ids = np.empty((len(rows), self.length), np.int64)
         begins = np.ones((len(rows), self.length), bool)
         for i, row in enumerate(rows):
-            ids[i, 1:-1] = self.tokens[row * inside : (row + 1) * inside]
-            begins[i, 1:-1] = self.begins_word[row * inside : (row + 1) * inside]
+            ids[i, 1:-1], begins[i, 1:-1] = self._inside(row)
         begins[:, 1] = True  # the rest of a word that was cut counts as a word
         ids[:, 0], ids[:, -1] = self.first, self.last
         index = torch.tensor(rows)
@@ -81,6 +80,62 @@ class Packed(Dataset):
             "draw": drawn,
             "index": index,
         }
+
+    def _inside(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, begins_word) between the two around them."""
+        inside = slice(row * (self.length - 2), (row + 1) * (self.length - 2))
+        return self.tokens[inside], self.begins_word[inside]
+
+
+class PackedInPlace(Packed):
+    """Sequences of documents that are tokenised when they are used.
+
+    A block of so many bytes has so many sequences, which begin at equal distances in it, elsewhere in each epoch. Where
+    a sequence's tokens are longer than most, it runs into the next one; where they are shorter, some text between the
+    two is not seen in that epoch. A sequence is thus a function of (seed, epoch, row), as an image of shards is, and
+    an epoch goes through blocks as it does there.
+    """
+
+    def __init__(
+        self, texts: Texts, of_a_token: float, tokenizer: PreTrainedTokenizerBase, length: int, seed: int = 0
+    ) -> None:
+        """of_a_token: bytes of text, on average. length: as in `Packed`. Raises BadInput if there is not one full
+        sequence."""
+        self.texts, self.tokenizer, self.length, self.seed = texts, tokenizer, length, seed
+        self.bytes = of_a_token * (length - 2)
+        self.first, self.last = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self.count = (texts.size / self.bytes).round().astype(np.int64)
+        self.begin = np.concatenate([[0], self.count.cumsum()])
+        if not len(self):
+            raise BadInput(
+                f"blocks of {texts.size.max():,} bytes of text do not fill one sequence of {length} tokens; lower "
+                "--max_seq_length"
+            )
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.phase = float(draws.share(torch.tensor(0), self.seed, epoch))
+
+    def order(self, seed: int) -> shards.Order:
+        return shards.Rows(self.begin[:-1], self.count, self.texts.size).order(seed)
+
+    def __len__(self) -> int:
+        return int(self.begin[-1])
+
+    def _inside(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        number = int(np.searchsorted(self.begin, row, side="right")) - 1
+        place = (row - self.begin[number] + self.phase) / self.count[number]
+        for _ in range(len(self.count)):
+            if len((block := self.texts.blocks[number]).spans):
+                break
+            number = (number + 1) % len(self.count)  # it is blank, or was held out
+        start, size = block.at(place), int(1.2 * self.bytes) + 64
+        while True:
+            tokens, begins = (found[:-1] for found in _joined(block.from_(start, size), self.tokenizer))
+            if len(tokens) >= self.length - 2:
+                return tokens[: self.length - 2], begins[: self.length - 2]
+            size *= 2
 
 
 class NextTokens(Dataset):
@@ -146,48 +201,23 @@ def number(
     return tokens, begins_word
 
 
-def stream(data: datasets.IterableDataset, tokenizer: PreTrainedTokenizerBase, length: int) -> datasets.IterableDataset:
-    """The sequences of `Packed` from a stream, to be collated with `Collate`. The end of each thousand documents that
-    does not fill a sequence is dropped."""
-
-    def pack(rows: dict[str, list[str]]) -> dict[str, list]:
-        tokens, begins = _joined([text for text in rows["text"] if text], tokenizer)
-        n, inside = len(tokens) // (length - 2), length - 2
-        parts = (part[: n * inside].reshape(n, inside) for part in (tokens, begins))
-        return dict(zip(("tokens", "begins_word"), parts, strict=True))
-
-    return data.map(pack, batched=True, batch_size=1000, remove_columns=["text"])
-
-
-class Collate:
-    """Rows of `stream` -> the batches of `Packed`. `draw` comes from torch's generator, which the loader seeds."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.first, self.last = tokenizer.cls_token_id, tokenizer.sep_token_id
-
-    def __call__(self, rows: list[dict]) -> Batch:
-        ids = torch.tensor(np.stack([row["tokens"] for row in rows]), dtype=torch.int64)
-        begins = torch.tensor(np.stack([row["begins_word"] for row in rows]), dtype=torch.bool)
-        begins[:, 0] = True
-        ids = torch.nn.functional.pad(torch.nn.functional.pad(ids, (1, 0), value=self.first), (0, 1), value=self.last)
-        begins = torch.nn.functional.pad(begins, (1, 1), value=True)
-        return {"input_ids": ids, "begins_word": begins, "draw": torch.randint(1 << 32, (len(rows),))}
-
-
 def train_and_held_out(
-    train: sources.Data, held_out: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, length: int, seed: int = 0
-) -> tuple[Packed | datasets.IterableDataset, Packed, np.ndarray, Collate | None]:
-    """(the sequences of the training data, those of the held-out data, how often each token occurs, how batches of a
-    stream are collated). Of a stream, the tokens of the held-out data are counted."""
-    from datasets import IterableDataset
-
+    train: datasets.Dataset | Texts,
+    held_out: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    seed: int = 0,
+) -> tuple[Packed, Packed, np.ndarray]:
+    """(the sequences of the training data, those of the held-out data, how often each token occurs). Of texts that are
+    read where they lie, the tokens of the held-out data are counted."""
     test = Packed(*number(held_out, tokenizer), tokenizer, length)
-    if isinstance(train, IterableDataset):
-        found = counts(test.tokens, len(tokenizer))
-        return stream(train, tokenizer, length), test, found, Collate(tokenizer)
+    if isinstance(train, Texts):
+        of_a_token = sum(len(text.encode()) for text in each(held_out)) / len(test.tokens)
+        training = PackedInPlace(train, of_a_token, tokenizer, length, seed)
+        return training, test, counts(test.tokens, len(tokenizer))
     tokens, begins_word = number(train, tokenizer)
-    found = counts(tokens, len(tokenizer))
-    return Packed(tokens, begins_word, tokenizer, length, seed), test, found, None
+    training = Packed(tokens, begins_word, tokenizer, length, seed)
+    return training, test, counts(tokens, len(tokenizer))
 
 
 def counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:

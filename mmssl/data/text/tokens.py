@@ -169,28 +169,36 @@ class Tokens:
         return self.altered(rows, 0.0, 0.0, None, seed=0, epoch=0)
 
     def altered(
-        self, rows: Tensor, dropped: float, garbled: float, pieces: Tensor | None, seed: int, epoch: int
+        self,
+        rows: Tensor,
+        dropped: float,
+        garbled: float,
+        pieces: Tensor | None,
+        seed: int,
+        epoch: int,
+        key: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The same, with about the fraction `dropped` of the words left out, never all of a text, and the fraction
         `garbled` replaced by one to three of `pieces`: this is how the tokenizer splits words that it has never seen.
-        rows: (n,) int64."""
+        rows: (n,) int64. key: (n,) int64, of which the draws for a text are a function; default: its row."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         text = torch.repeat_interleave(torch.arange(len(rows)), lengths)  # of each token
         place = torch.arange(len(text)) + (self.starts[rows] - lengths.cumsum(0) + lengths)[text]
         ids = self.ids[place].long()
         if dropped + garbled > 0:
             word = self.words[place].long()
-            drawn = draws.share(word + 1_000 * rows[text], seed, epoch)
+            drawn = draws.share(word + 1_000 * (rows if key is None else key)[text], seed, epoch)
             garble = (dropped <= drawn) & (drawn < dropped + garbled) & (word >= 0)
             whole = torch.zeros(len(rows)).index_add_(0, text, ((drawn >= dropped + garbled) & (word >= 0)).float())
             garble &= whole[text] > 0  # a text must keep at least one unaltered word
             keep = (drawn >= dropped) | (word < 0) | (whole[text] == 0)
             has_room = (3 * lengths <= self.max_length)[text]
-            times = keep * torch.where(garble & has_room, 1 + draws.draw(place, seed, epoch) % 3, 1)
+            at = place if key is None else place - self.starts[rows][text] + 1_000 * key[text]  # of this text alone
+            times = keep * torch.where(garble & has_room, 1 + draws.draw(at, seed, epoch) % 3, 1)
             number = torch.arange(int(times.sum())) - (times.cumsum(0) - times).repeat_interleave(times)
-            text, place, ids, garble = (x.repeat_interleave(times) for x in (text, place, ids, garble))
+            text, at, ids, garble = (x.repeat_interleave(times) for x in (text, at, ids, garble))
             if garble.any():
-                ids = torch.where(garble, pieces[draws.draw(3 * place + number, ~seed, epoch) % len(pieces)], ids)
+                ids = torch.where(garble, pieces[draws.draw(3 * at + number, ~seed, epoch) % len(pieces)], ids)
             lengths = torch.bincount(text, minlength=len(rows))
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         padded = torch.full(mask.shape, self.pad)
