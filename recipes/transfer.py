@@ -69,7 +69,7 @@ class TransferArgs(features.CheckpointArgs):
         0, "number of lowest layers that fine-tuning does not train; the embeddings count as one", at_least=0
     )
     weight_decay: float = flag(0.05, "weight decay in fine-tuning", at_least=0, at_most=100)
-    early_stopping: bool = flag(True, "keep the best weights on a tenth of the labels, if a class has 10 or more")
+    early_stopping: bool = flag(True, "keep the best weights on a tenth of the labels, if there are 5,000 or more")
     augmentation: str = flag("crop", "augmentation of images in fine-tuning", tuple(transfer.AUGMENTATIONS))
 
     def __post_init__(self) -> None:

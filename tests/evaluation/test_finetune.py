@@ -113,6 +113,7 @@ def test_early_stopping_keeps_the_best_weights_and_ends_a_run_that_gets_no_bette
     """With a rate that destroys the probe at once, the probe is the best; the run ends after PATIENCE evaluations."""
     train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
     train = train.select(torch.arange(len(train)).repeat(3))  # every class has enough labels
+    monkeypatch.setattr(tuning, "FEWEST", 1)
     steps, inner = [], tuning.EarlyStopping.__call__
     monkeypatch.setattr(
         tuning.EarlyStopping, "__call__", lambda self, one: (steps.append(int(one.step)), inner(self, one))[1]
@@ -136,7 +137,9 @@ def test_labels_for_early_stopping_are_a_tenth_of_each_class_and_not_trained_on(
 
 def test_few_labels_are_all_trained_on(made, monkeypatch):
     train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
-    rows = torch.cat([(train.label == c).nonzero()[:5, 0] for c in train.label.unique()])
     monkeypatch.setattr(tuning, "_held_out", None)  # it would fail
-    given = {"steps": 1, "batch_size": 16, "learning_rate": 1e-3, "use_cpu": True}
-    assert len(tuning.finetune(made.encoder, train.select(rows), test, early_stopping=True, **given)) == len(test)
+    given = {"steps": 1, "batch_size": 16, "learning_rate": 1e-3, "use_cpu": True, "early_stopping": True}
+    assert len(tuning.finetune(made.encoder, train, test, **given)) == len(test)
+    monkeypatch.setattr(tuning, "FEWEST", 1)
+    rows = torch.cat([(train.label == c).nonzero()[:5, 0] for c in train.label.unique()])  # too few of each class
+    assert len(tuning.finetune(made.encoder, train.select(rows), test, **given)) == len(test)

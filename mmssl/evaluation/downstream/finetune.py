@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 HELD_OUT = 0.1  # fraction of the labels for early stopping
-FEWEST = 10  # labels per class, below which none is held out
+FEWEST = 500  # examples to hold out, below which none is: on fewer, luck would choose the weights
 EVALUATIONS, PATIENCE = 20, 5  # in a run; evaluations without a better one after which it ends
 
 
@@ -124,11 +124,11 @@ def finetune(
 ) -> Tensor:
     """(test examples,) classes predicted by a copy of `encoder` that is trained on the training data. Nothing is chosen
     on the test data: the weights are those after the last step or, with early_stopping, the best ones on a tenth of the
-    labels, if each class has FEWEST of them. linear_probing: initialise the head with a linear probe. layer_decay:
-    learning rate of each layer as a fraction of that of the layer above."""
+    labels, if that is FEWEST of them, and some of each class. linear_probing: initialise the head with a linear probe.
+    layer_decay: learning rate of each layer as a fraction of that of the layer above."""
     torch.manual_seed(seed)
     encoder, stopping = copy.deepcopy(encoder), None
-    if early_stopping and train_data.label.bincount().min() >= FEWEST:
+    if early_stopping and HELD_OUT * min(len(train_data) / FEWEST, train_data.label.bincount().min()) >= 1:
         train_data, held_out = _held_out(train_data, seed)
         stopping = EarlyStopping(held_out, max(64, batch_size), steps)
     if linear_probing:
