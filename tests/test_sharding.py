@@ -157,7 +157,7 @@ def faults(place) -> dict[str, str]:
         jobs[f"from_{kind}"] = partial(go_on, place / f"from_{kind}", "bert", **step_5)
 
     jobs["not_finite"] = partial(sharded, not_finite_on_one_process, place / "not_finite")
-    jobs |= {f"{name}-refused": partial(begin, place / name, name) for name in REFUSED}
+    jobs |= {f"{name}-refused": partial(begin, place / name, name, bf16="yes") for name in REFUSED}
     return in_turn(jobs, place)
 
 

@@ -92,7 +92,8 @@ def _split(method: nn.Module, accelerator: Accelerator) -> None:
         norms = [part for part in layer.modules() if _is_norm(part) and not isinstance(part, FSDPModule)]
         if half and norms:
             fully_shard(norms, reshard_after_forward=False, **options)
-        fully_shard(layer, mp_policy=policy, reshard_after_forward=True, **options)
+        if not isinstance(layer, FSDPModule):  # a norm in a list of its own already is one
+            fully_shard(layer, mp_policy=policy, reshard_after_forward=True, **options)
     fully_shard(method, reshard_after_forward=False, **options)
 
 
