@@ -13,9 +13,10 @@ directory with a model card, the table and its figure are added to the card.
 
 Fine-tuning initialises the head with the linear probe, because a new head is worse than the probe when labels are few:
 word2vec on IMDb with 100 and 1,000 labels, three seeds: new head 68.2 and 66.9; head from the probe 76.2 and 83.0; the
-probe alone 73.2 and 82.2. With 10 labels per class or more, a tenth of the labels is held out, and the best of 20
-evaluations on it is kept, the first of which is the probe (--early_stopping False: the weights after the last step, as
-in the results of recipes/README.md). For several seeds, 95 % intervals of the means are printed and kept.
+probe alone 73.2 and 82.2. With 5,000 labels or more, a tenth of the labels is held out, and the best of 20
+evaluations on it is kept, the first of which is the probe. Of fewer labels, more are lost than gained: a ModernBERT
+(recipes/bert.py) on SST-2 with 1,000 labels, 200 steps, three seeds: 74.7 ± 1.0, without holding out 78.4 ± 0.4. For
+several seeds, 95 % intervals of the means are printed and kept.
 """
 
 from __future__ import annotations
