@@ -39,7 +39,8 @@ timed() {
 
 about='import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", "torch", torch.__version__)'
 row "$($PYTHON -c "$about")" 0 ""
-$PYTHON -c "import xdist" 2> /dev/null && parallel="-n 6 --dist loadfile" || parallel=
+parallel=
+[ "$1" != --small ] && $PYTHON -c "import xdist" 2> /dev/null && parallel="-n 6 --dist loadfile"
 timed guarantees 210 ' (passed|failed|error)' $PYTHON -m pytest -q -p no:cacheprovider $parallel $files -k "$tests" \
     --junitxml "$OUT/guarantees.xml"
 grep -E '^(FAILED|ERROR)' "$OUT/guarantees.log" | cut -c1-150 | sed 's/^/    /' | tee -a "$OUT/table.txt"
