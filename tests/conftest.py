@@ -26,6 +26,13 @@ def own_device():
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def pytest_sessionfinish() -> None:
+    if "MMSSL_TEST_DEVICE" in os.environ:
+        from accelerate import PartialState
+
+        PartialState(cpu=True)  # what runs at the exit asks it
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
