@@ -22,6 +22,7 @@ from typing import NoReturn, TypeVar
 
 from transformers.hf_argparser import HfArgumentParser
 
+from mmssl import progress
 from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import one_line, say, shortened
 
@@ -265,7 +266,9 @@ def command(main: Callable[[Args], None], args_class: type[Args], description: s
     """Run `main` on the parsed flags. Errors that the user can fix are printed without a traceback; exit status 2."""
     collect_seldom()
     with explained():
-        main(parse(args_class, description=description))
+        given = parse(args_class, description=description)
+        progress.calm_libraries()
+        main(given)
 
 
 @contextmanager

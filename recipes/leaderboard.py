@@ -24,7 +24,7 @@ import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mmssl import forked, progress
+from mmssl import forked
 from mmssl.arguments import Flags, TrainArgs, command, flag, recipe, run_recipe
 from mmssl.data import columns, labelled, sources
 from mmssl.errors import BadInput
@@ -137,7 +137,6 @@ def add(rows: dict[str, Row], name: str, trains: bool, args: LeaderboardArgs, pl
 
 
 def main(args: LeaderboardArgs) -> None:
-    progress.calm_libraries()
     place, modality = Path(args.output_dir).expanduser(), modality_of(args)
     recipes = learning_from(modality)
     chosen = recipes if args.methods == ["all"] else args.methods

@@ -71,9 +71,10 @@ def main(args: MultiTaskArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     tasks, training, held_out = {}, {}, {}
+    shared = source.decoded(processor, args) if any("=" not in each for each in args.tasks) else None
     for name, _, data in (each.partition("=") for each in args.tasks):
         own = replace(args, dataset=data, model_name_or_path=None) if data else args
-        training[name], held_out[name] = (pictures.find(own) if data else source).decoded(processor, own)
+        training[name], held_out[name] = pictures.find(own).decoded(processor, own) if data else shared
         number, build = TASKS[name]
         view = PLAIN if number == 1 else views.simclr(source.side, (0.2, 1.0))
         tasks[name] = build(encoder, views.made_for(processor, [view] * number), training[name])

@@ -19,10 +19,10 @@ PACKAGE = TESTS.parent / "mmssl"
 ROOMS = [
     "plain_text",  # text from outside, for terminal and Markdown
     "errors",  # what a user can mend
+    "progress",  # bars, and lines in a log file
     "arguments",  # flags, and how a recipe becomes a command
     "forked",  # a function in a process of its own
     "device",  # where it runs
-    "progress",  # bars, and lines in a log file
     "durable",  # files that survive a power cut
     "bounded_json",  # JSON that cannot end the process
     "kernels",  # fast arithmetic on tensors and arrays

@@ -108,3 +108,12 @@ def test_the_time_of_evaluations_is_neither_elapsed_nor_expected(tmp_path):
         time.sleep(0.2)  # an evaluation between two steps
     assert log.bar.format_dict["elapsed"] < 0.1
     log.close()
+
+
+def test_a_command_shows_no_bars_of_libraries_in_a_log_file(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import tqdm\nfrom mmssl.arguments import TrainArgs, command\n"
+        "command(lambda args: list(tqdm.tqdm(range(3), 'Loading weights')), TrainArgs)"
+    )
+    run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0 and run.stderr == ""

@@ -30,8 +30,8 @@ def test_a_run_has_a_row_for_each_result_with_its_baselines(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(2026.13, "2026.1"), (41.25, "41.2"), (1.5, "1.50"), (0.1254, "0.125"), (0.03171, "0.0317"), (-0.00001, "0.0000"),
-     (0.0, "0.00"), (None, "–")],
+    [(2026.13, "2026.1"), (41.25, "41.2"), (1.5, "1.50"), (0.99998, "1.00"), (0.1254, "0.125"), (0.03171, "0.0317"),
+     (-0.00001, "0.0000"), (0.0, "0.00"), (None, "–")],
 )  # fmt: skip
 def test_small_results_keep_the_digits_that_tell_them_apart(value, shown):
     assert number(value) == shown

@@ -38,7 +38,7 @@ def number(value: float | None, digits: int | None = None) -> str:
     if value is None:
         return "–"
     if digits is None:  # three that tell something, of small values too, and at most four decimal places
-        size = abs(value)
+        size = abs(float(f"{value:.3g}"))  # as it is rounded: .9999 is 1.00
         digits = 1 if size >= 10 else 2 if size >= 1 or size == 0 else 3 if size >= 0.1 else 4
     return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: without the sign of a rounded zero
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from mmssl import bounded_json, durable, figures, plain_text, progress
+from mmssl import bounded_json, durable, figures, plain_text
 from mmssl.data import labelled
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
 from mmssl.device import best_device
@@ -222,7 +222,6 @@ def main(args) -> None:
     the losses of linear probes on each test example, (seeds, examples), to `losses.safetensors`."""
     from accelerate import PartialState
 
-    progress.calm_libraries()
     PartialState(cpu=best_device(args.use_cpu).type == "cpu")
     transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
     OutputDir(directory).register([RESULTS, LOSSES])
