@@ -3,6 +3,19 @@
 accelerate launch recipes/lxmert.py                                   # 1,689 captioned emoji, built in
 accelerate launch recipes/lxmert.py --dataset my_folder --augmentation photo --image_size 112 --patch_size 16
 accelerate launch recipes/lxmert.py --dataset my_folder --model_name_or_path dandelin/vilt-b32-mlm        # continue
+
+6,000 photographs of Flickr8k with five captions each (--dataset flickr8k --augmentation photo --image_size 96
+--patch_size 16 --max_steps 4500), seed 0, 37 minutes of one core of an EPYC (Zen 4) in bf16, beside other work. 1,000
+held-out photographs, in per cent:
+
+                                                     trained   untrained   most frequent word or chance
+    masked words, the caption's own picture             20.8         0.0                            2.7
+    masked words, one of the mean colour                18.1         0.1
+    masked words, another caption's picture             18.1         0.0
+    whether picture and caption belong together         71.1        49.6                           50.0
+    R@10 of 100, image to text; text to image     31.0; 29.0    11.0; 9.0                          10.0
+
+A wrong picture is as good as none: the model uses what it sees, but trusts its words more.
 """
 
 from __future__ import annotations

@@ -181,6 +181,7 @@ class Transfer:
                 if UNTRAINED in args.baselines:
                     compared.append((UNTRAINED, self.encoders[OURS].untrained(seed).to(self.device), {}))
                 for column, encoder, options in compared:
+                    say(f"fine-tuning: {column}, {_labels(amount)}, seed {seed}")
                     predicted = finetune(
                         encoder, self.train.select(rows), self.test, steps=self._steps(len(rows)),
                         batch_size=args.batch_size, learning_rate=args.learning_rate, weight_decay=args.weight_decay,
