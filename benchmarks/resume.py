@@ -10,7 +10,7 @@ workers): pairs 122.5, Parquet 49.6, text 71.3. Now: 1.3, 0.4 and 0.4.
 from __future__ import annotations
 
 import io
-import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -37,12 +37,12 @@ class ResumeArgs(Flags):
     documents: int = flag(24_000, "documents of 300 words", at_least=2000)
     position: float = flag(0.9, "of the epoch, at which it is resumed", at_least=0, below=1)
     workers: int = flag(0, "data workers", at_least=0)
-    folder: str = flag("/tmp/mmssl-resume", "where the data is written, and removed again")
+    folder: str | None = flag(None, "where a temporary folder with the data is made; default: that of the system")
 
 
 def main(args: ResumeArgs) -> None:
-    place = Path(args.folder)
-    try:
+    with tempfile.TemporaryDirectory(prefix="mmssl_resume_", dir=args.folder) as name:
+        place = Path(name)
         kinds = {
             "pairs, Parquet": of_pairs(write_pairs(place / "pairs", args.pairs)),
             "text, Parquet": of_text(write_texts(place / "texts", args.documents, "parquet")),
@@ -56,8 +56,6 @@ def main(args: ResumeArgs) -> None:
                 f"at batch {late:,} {first(loader, late):.2f} s",
                 flush=True,
             )
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def first(loader: Loader, position: int) -> float:
