@@ -178,7 +178,7 @@ def test_the_separator_of_a_table_of_captions_is_found(separator, data):
     rows = [f" images/{i}.png {separator} the picture {i} \n" for i in range(N)]
     (data / "train.csv").write_text(f" filepath {separator} title \n" + "".join(rows))
     rows = sources.load(str(data / "train.csv"))["train"]
-    assert columns(rows, None, None) == ("image", "title") and clean(rows["title"][3]) == ["the picture 3"]
+    assert columns(rows.column_names, None, None) == ("image", "title") and clean(rows["title"][3]) == ["the picture 3"]
 
 
 def test_images_that_a_table_names_in_vain_are_named_with_their_path(data):

@@ -204,7 +204,7 @@ def test_scored_pairs_are_read_from_the_tables_of_sts_b_and_sick(tmp_path):
     [
         ("a,b,c\n1,2,3\n", "none of its columns a, b, c is called sentence1 or"),
         ("sentence1,sentence2,score\na,b,3\nc,d,3\n", "all scores are 3.0: nothing to correlate with"),
-        ("sentence1,sentence2,score\na,b,x\nc,d,3\n", "1 pairs without two sentences and a finite score"),
+        ("sentence1,sentence2,score\na,b,x\nc,d,\n", "2 pairs without two sentences and a finite score"),
         ("", "none of its columns"),
     ],
 )  # fmt: skip
