@@ -3,6 +3,17 @@
 accelerate launch recipes/hubert.py                                     # synthetic voices, built in
 accelerate launch recipes/hubert.py --dataset my_folder --output_dir runs/speech        # WAV, FLAC, OGG, MP3
 accelerate launch recipes/hubert.py --dataset my_folder --model_name_or_path runs/speech --clusters 500   # once more
+
+Free Spoken Digit Dataset, 2,700 recordings of six speakers, seven minutes of one core of an EPYC (Zen 4) in bf16, seed
+0 (--dataset spoken_digits --max_steps 1260); digits of two speakers whose labels the probe has not seen
+(recipes/transfer.py --label_column digit --hold_out speaker=jackson,theo --labels 100% --seeds 1), in per cent:
+
+                        jackson, theo   nicolas, yweweler   george, lucas   mean
+    linear, trained              81.0                70.1            41.9   64.3
+    linear, untrained            43.0                44.9            35.3   41.1
+    linear, log-mel              64.3                57.6            61.1   61.0
+    k-NN, trained                74.7                61.4            32.7   56.3
+    k-NN, log-mel                52.7                42.9            38.1   44.6
 """
 
 from __future__ import annotations

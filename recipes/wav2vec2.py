@@ -5,6 +5,21 @@ accelerate launch recipes/wav2vec2.py --dataset my_folder --output_dir runs/spee
 accelerate launch recipes/wav2vec2.py --dataset my_folder --sampling_rate 16000 --width 768 --layers 12 \
     --conv_width 512 --conv_kernel 10 3 3 3 3 2 2 --conv_stride 5 2 2 2 2 2 2 --crop_seconds 15.6 --entries 320 \
     --codebook_dim 256 --per_device_train_batch_size 8 --learning_rate 5e-4     # the base model's sizes, section 4.2
+
+Free Spoken Digit Dataset, 2,700 recordings of six speakers, seven minutes of one core of an EPYC (Zen 4) in bf16, seed
+0 (--dataset spoken_digits --max_steps 1370): of the masked frames of held-out recordings, 37.4 % are told from the
+others of their recording, chance 8.3 %, untrained 7.7 %; 27 of 64 codes are in use. Digits of two speakers whose labels
+the probe has not seen (recipes/transfer.py --label_column digit --hold_out speaker=jackson,theo --labels 100% --seeds
+1), in per cent:
+
+                        jackson, theo   nicolas, yweweler   george, lucas   mean
+    linear, trained              59.9                64.7            51.7   58.8
+    linear, untrained            44.2                45.6            35.0   41.6
+    linear, log-mel              64.3                57.6            61.1   61.0
+    k-NN, trained                34.3                35.1            27.1   32.2
+    k-NN, untrained              29.7                31.2            16.7   25.9
+
+In the same time, recipes/hubert.py reaches 64.3 with the linear probe.
 """
 
 from __future__ import annotations
