@@ -5,6 +5,10 @@ accelerate launch recipes/causal_lm.py --dataset my_text.txt --size mini       #
 accelerate launch recipes/causal_lm.py --dataset my_text.txt --model_name_or_path openai-community/gpt2    # continue
 
 A text file is one document, a row of a table another; --blank_lines True cuts text files at blank lines.
+
+Tinyshakespeare, the defaults, three minutes of one core of an EPYC (Zen 4) in bf16, beside nanoGPT's settings for a CPU
+in as much processor time (benchmarks/char_rnn.py --dataset tinyshakespeare.txt --seconds 180 --threads 1 --sides
+causal_lm,nanoGPT), nats per character of held-out text: 1.783, nanoGPT 1.815, unigram 3.347, 5-gram 1.579.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ Linear probe, recipes/transfer.py --mode linear --labels 100% --seeds 1, accurac
 whose digits are tested; the probe is trained on the other four. Pretraining used all six, without labels:
 
     seed                                 0      1      2    log-mel   untrained   chance
-    digits of jackson, theo           75.4   76.4   70.6       61.1        34.1     10.0
-    digits of nicolas, yweweler       81.7   82.7   80.4       64.3        41.2     10.0
-    digits of george, lucas           79.1   76.7   76.6       57.6        35.0     10.0
+    digits of george, lucas           75.4   76.4   70.6       61.1        34.1     10.0
+    digits of jackson, theo           81.7   82.7   80.4       64.3        41.2     10.0
+    digits of nicolas, yweweler       79.1   76.7   76.6       57.6        35.0     10.0
     who speaks, the given split       97.0   98.0   98.3       99.0        86.7     16.7
 
 Negatives, one short run each, k-NN on digits of unseen speakers: same speaker 50, within the recording 41, across the
