@@ -13,16 +13,22 @@ from torch.autograd.function import once_differentiable
 
 AT_ONCE = {"cpu": 2**18}  # logits: a second-level cache of fp32
 OTHERWISE = 2**26  # logits: few kernel launches on a GPU
-CHUNK = {"cpu": 2**22}  # logits that linear_cross_entropy holds: 16 MB; fewer would make its matrix products slower
+# logits that linear_cross_entropy holds, 64 MB in bf16: with fewer, adding to the gradient of a large matrix takes longer
+# than the products
+CHUNK = {"cpu": 2**25}
 
 
-def _overwrite(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(nats, right) of each row, both (rows,). Overwrites the logits with the gradient of `nats @ weight`."""
+def _overwrite(logits: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(nats, right) of each row of `logits + bias`, both (rows,). Overwrites the logits with the gradient of `nats @
+    weight`. Computes in fp32."""
     nats, right = torch.empty_like(weight), torch.empty_like(targets, dtype=torch.bool)
     rows = max(1, AT_ONCE.get(logits.device.type, OTHERWISE) // logits.shape[1])
-    for z, target, w, loss, hit in zip(
+    for some, target, w, loss, hit in zip(
         *(part.split(rows) for part in (logits, targets[:, None], weight[:, None], nats, right)), strict=True
     ):
+        z = some.float()  # of fp32 it is the same tensor
+        if bias is not None:
+            z += bias
         top = z.amax(1, keepdim=True)
         z -= top
         asked = z.gather(1, target)
@@ -31,6 +37,8 @@ def _overwrite(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor,
         loss.copy_((total.log() - asked)[:, 0])
         z *= w / total
         z.scatter_add_(1, target, -w)
+        if z is not some:
+            some.copy_(z)
     return nats, right
 
 
@@ -78,17 +86,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(features), rows):
             now = slice(start, start + rows)
             x = features[now].detach().to(dtype)
-            logits = (x @ rounded.mT).float()
-            if bias is not None:
-                logits += bias.detach()
-            nats[now], right[now] = _overwrite(logits, targets[now], weight[now])
-            gradient = logits.to(dtype)
+            gradient = x @ rounded.mT  # the logits, until they are overwritten
+            nats[now], right[now] = _overwrite(gradient, targets[now], weight[now], bias)
             if of_features is not None:
                 of_features[now] = gradient @ rounded
             if of_matrix is not None:
                 of_matrix += gradient.mT @ x
             if of_bias is not None:
-                of_bias += logits.sum(0)
+                of_bias += gradient.sum(0, dtype=torch.float32)
         ctx.gradients = of_features, of_matrix, of_bias
         ctx.dtypes = features.dtype, matrix.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(nats, right)
