@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 
 AT_ONCE = {"cpu": 2**18}  # logits: a second-level cache of fp32
 OTHERWISE = 2**26  # logits: few kernel launches on a GPU
-# logits that linear_cross_entropy holds, 64 MB in bf16: with fewer, adding to the gradient of a large matrix takes longer
-# than the products
+# logits that linear_cross_entropy holds, 64 MB in bf16: with fewer, adding to the gradient of a large matrix takes
+# longer than the products
 CHUNK = {"cpu": 2**25}
 
 
