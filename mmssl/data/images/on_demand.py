@@ -64,15 +64,19 @@ class OnDemand:
         return [self._usable(row, stored) for row, stored in zip(rows, self.reader.read(rows), strict=True)]
 
     def _usable(self, row: int, stored: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+        reason = "their images are also among those held out"
         for _ in range(NEXT):
             if not self._is_left_out(stored[self.column]):
                 result = self.decoded(row, stored)
                 self._count(row, result)
                 if not isinstance(result, str):
                     return stored, result
+                reason = result
             row = (row + 1) % self.shape[0]
             (stored,) = self.reader.read([row])
-        raise BadInput(f"{NEXT} {self.what} in sequence, up to row {row:,}, cannot be used: repair or remove them")
+        raise BadInput(
+            f"{NEXT} {self.what} in sequence, up to row {row:,}, cannot be used ({reason}): repair or remove them"
+        )
 
     def decoded(self, row: int, stored: dict[str, Any]) -> np.ndarray | str:
         """(3, height, width) uint8, or why the row cannot be used."""
