@@ -109,6 +109,15 @@ def in_turn(jobs: dict[str, Callable[[], None]], folder: Path, world: int = 2, p
     return faults
 
 
+def sharded(job: Callable, *given, **flags) -> None:
+    """The job, as `accelerate launch --use_fsdp --fsdp_version 2` starts it."""
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    try:
+        job(*given, **flags)
+    finally:
+        del os.environ["ACCELERATE_USE_FSDP"], os.environ["FSDP_VERSION"]
+
+
 def recipe(name: str, *flags: str) -> None:
     """A recipe, as its command line runs it."""
     sys.argv = [str(RECIPES / f"{name}.py"), *flags]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from device import DEVICE, TOLERANCE, accelerator, placed
-from processes import in_turn
+from processes import in_turn, sharded
 from safetensors.torch import load_file
 from small import arguments, bits
 from tiny import Tiny
@@ -168,20 +167,11 @@ def test_two_processes_train_like_one_on_the_whole_batch(name, variant, whole, f
     assert_equal_weights(whole(name, variant), place / f"{name}-{variant}")
 
 
-def run_sharded(*given, **flags) -> None:
-    """As `accelerate launch --use_fsdp --fsdp_version 2` sets the environment."""
-    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    try:
-        run_plainly(*given, **flags)
-    finally:
-        del os.environ["ACCELERATE_USE_FSDP"], os.environ["FSDP_VERSION"]
-
-
 @pytest.fixture(scope="module")
 def faults_of_sharded(request, tmp_path_factory) -> tuple[Path, dict]:
     """As faults_of_two, of methods that are split over the two processes."""
     place = tmp_path_factory.mktemp("sharded")
-    jobs = {f"{n}-{v}": partial(run_sharded, n, v, place / f"{n}-{v}", processes=2) for n, v in cases(request)}
+    jobs = {f"{n}-{v}": partial(sharded, run_plainly, n, v, place / f"{n}-{v}", processes=2) for n, v in cases(request)}
     return place, in_turn(jobs, place)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from processes import in_turn
+from processes import in_turn, sharded
 from safetensors.torch import load_file
 from small import arguments
 from test_every_method import variants
@@ -119,15 +118,6 @@ def not_finite_on_one_process(place: Path) -> None:
     with pytest.raises(NonFinite, match=r"layer.0.output.dense.weight is not finite after step 1; not saved"):
         train(method, Loader(tiny_bert.packed(), 4), args, momentum(method))
     assert complete_checkpoints(place / "checkpoints") == []
-
-
-def sharded(job: Callable, *given, **flags) -> None:
-    """The job, as `accelerate launch --use_fsdp --fsdp_version 2` starts it."""
-    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    try:
-        job(*given, **flags)
-    finally:
-        del os.environ["ACCELERATE_USE_FSDP"], os.environ["FSDP_VERSION"]
 
 
 @pytest.fixture(scope="module")
