@@ -1,8 +1,11 @@
-"""Progress bars: redrawn on a terminal and in a notebook, a line each minute in a log file."""
+"""Progress bars, redrawn on a terminal and in a notebook, a line each minute in a log file; and what libraries say."""
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 
 from tqdm import std
@@ -49,6 +52,18 @@ def calm_libraries() -> None:
         begin(self, *arguments, **calm | settings)
 
     std.tqdm.__init__ = begin_calmly
+
+
+@contextmanager
+def silent(library: str) -> Iterator[None]:
+    """Inside, the library logs nothing: what it says of bad input, an error says in one sentence."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _lines() -> dict:

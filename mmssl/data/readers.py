@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmssl import bounded_json
+from mmssl import bounded_json, progress
 from mmssl.data import contents, file_tables, webdataset
 from mmssl.data.atomic import home, once, whole
 from mmssl.distributed import rank
@@ -56,7 +53,7 @@ def read(reader: str, files: dict[str, list[str]]):
     if reader == "webdataset":
         kwargs["features"] = webdataset.features(webdataset.members(every))
     try:
-        with _silent():
+        with progress.silent("datasets"):
             found = load_dataset(reader, data_files=files, **kwargs)
         return {part: webdataset.named(rows) for part, rows in found.items()} if reader == "webdataset" else found
     except Exception as error:
@@ -68,18 +65,6 @@ def read(reader: str, files: dict[str, list[str]]):
         raise BadInput(
             f"{', '.join(every[:3])} could not be read as {reader}: {type(cause).__name__}: {cause}"
         ) from error
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """What `datasets` logs of a file that it cannot read, the exception says, too."""
-    logger = logging.getLogger("datasets")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _refuse_other_encodings(files: list[str]) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -19,9 +17,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import tqdm
-from transformers.utils import logging as transformers_logging
 
-from mmssl import bounded_json
+from mmssl import bounded_json, progress
 from mmssl.distributed import rank
 from mmssl.errors import BadInput, first_line
 from mmssl.models import remote_code
@@ -40,18 +37,6 @@ JSON_FILES = [
 ]  # fmt: skip
 HUB_TIMEOUT = 10  # seconds
 PICKLES = ("pytorch_model*.bin", "model*.bin", "*.pt", "*.pth", "*.ckpt")
-
-
-@contextmanager
-def unreported() -> Iterator[None]:
-    """Without the table that transformers logs of weights that a class does not use, such as heads. What is wrong with
-    a checkpoint is refused in one sentence instead."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def load(
@@ -75,7 +60,7 @@ def load(
     trust_remote_code &= not own
     trust = {"trust_remote_code": trust_remote_code}
     try:
-        with unreported():
+        with progress.silent("transformers"):  # of weights that a class does not use, such as heads
             model, report = getattr(transformers, auto_class).from_pretrained(
                 name,
                 dtype=torch.float32,
@@ -157,7 +142,7 @@ def load_with_decoder(name: str, model_class: str, what: str) -> tuple[transform
     folder = read_configs(name, flag)
     part = {"subfolder": PRETRAINING} if (folder / PRETRAINING / "config.json").is_file() else {}
     try:
-        with unreported():
+        with progress.silent("transformers"):
             model, report = getattr(transformers, model_class).from_pretrained(
                 name, **part, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )

@@ -17,7 +17,6 @@ from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.method import Method
-from mmssl.models import pretrained
 
 MAX_SAMPLES = 2000  # of training data and of test data, so that it takes seconds
 RESULT = "knn_accuracy"
@@ -87,14 +86,13 @@ class Probed(Evaluation):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the progress bars of saving and loading, and the warnings about heads that are not exported."""
+    """Hide the progress bars of saving and loading."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        with pretrained.unreported():
-            yield
+        yield
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
