@@ -22,7 +22,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from mmssl import durable
 from mmssl.arguments import Flags, command, flag
-from mmssl.data import shards
+from mmssl.data import parquet
 from mmssl.data.images.decoding import decode
 
 # OpenAI's ViT-L/14 at 224 pixels, arXiv:2103.00020, table 19 and 20
@@ -55,10 +55,10 @@ def main(args: ScaleArgs) -> None:
         file = place / "a.parquet"
         rows = [{"bytes": jpegs[i % 16], "path": None} for i in range(args.images)]
         pq.write_table(pa.table({"image": rows}), file, row_group_size=100, compression="none", use_dictionary=False)
-        reader = shards.Parquet([str(file)], ["image"])
+        reader = parquet.Parquet([str(file)], ["image"])
         took = seconds(lambda: [reader.load(block) for block in range(len(reader.size))])
         print(f"read: {reader.size.sum() / took / 1e6:,.0f} MB a second of row groups that the page cache holds")
-        took = seconds(lambda: shards.Parquet([str(file)] * 200, ["image"])) / 200
+        took = seconds(lambda: parquet.Parquet([str(file)] * 200, ["image"])) / 200
         print(f"footers: {1 / took:,.0f} files a second, of {len(reader.size)} row groups each")
 
         tensors = {str(i): torch.randn(1 << 24) for i in range(8)}  # 0.5 GB

@@ -25,7 +25,7 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from mmssl.arguments import Flags, command, flag
-from mmssl.data import shards
+from mmssl.data import parquet, shards
 from mmssl.data.images.on_demand import OnDemand
 from mmssl.data.images.pictures import Streamed
 from mmssl.data.loader import Loader
@@ -50,7 +50,7 @@ def main(args: BenchmarkArgs) -> None:
         files = write(place, count, args.image_bytes)
         try:
             before, began = own_memory(), time.perf_counter()
-            reader = shards.Parquet(files, ["image"])
+            reader = parquet.Parquet(files, ["image"])
             pixels = OnDemand(reader, len(reader), processor, "images")
             loader = Loader(Streamed(pixels, shards.Rows.of(reader)), args.batch_size, num_workers=args.workers)
             batches, most = loader.epoch(0), 0

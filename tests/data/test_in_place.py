@@ -15,7 +15,7 @@ from processes import Processes
 from small import arguments
 from tiny.bert import LENGTH, WORDS, tokenizer
 
-from mmssl.data import shards
+from mmssl.data import windows
 from mmssl.data.loader import Loader
 from mmssl.data.text import documents, in_place, packed
 from mmssl.distributed import rank
@@ -32,7 +32,7 @@ def home(tmp_path, monkeypatch) -> None:
 
 
 def small_blocks(put=setattr) -> None:
-    put(shards, "WINDOW", 6000)  # bytes: a few blocks
+    put(windows, "WINDOW", 6000)  # bytes: a few blocks
     put(in_place, "BLOCK", 1000)
     put(in_place, "REACH", 200)
     put(in_place, "ROWS", 10)

@@ -25,7 +25,7 @@ from processes import Processes
 from small import arguments
 from transformers import ViTImageProcessorPil
 
-from mmssl.data import shards
+from mmssl.data import parquet, shards, tar, windows
 from mmssl.data.image_text import pairs
 from mmssl.data.images import on_demand, pictures
 from mmssl.data.images.numbered import Numbered
@@ -42,8 +42,8 @@ FORMATS = ("parquet", "tar")
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(shards, "WINDOW", 3000)  # bytes: a few blocks
-    monkeypatch.setattr(shards, "RUN", 5)
+    monkeypatch.setattr(windows, "WINDOW", 3000)  # bytes: a few blocks
+    monkeypatch.setattr(tar, "RUN", 5)
     return tmp_path / "home"
 
 
@@ -129,7 +129,7 @@ def test_epochs_and_seeds_have_other_orders(tmp_path):
     assert len(orders) == 20 and all(sorted(order) == list(range(95)) for order in orders)
 
 
-class Counted(shards.Parquet):
+class Counted(parquet.Parquet):
     groups = 0
 
     def _group(self, block: int):
@@ -186,7 +186,7 @@ def test_a_resume_reads_only_what_is_left_of_the_epoch(tmp_path):
 
 def read(place: Path, folders: dict[str, Path]) -> None:
     start(arguments(place))
-    shards.WINDOW, shards.RUN, found = 3000, 5, {}
+    windows.WINDOW, tar.RUN, found = 3000, 5, {}
     for kind, folder in folders.items():
         args = flags(folder)
         train, _ = pictures.find(args).decoded(PROCESSOR, args)
@@ -205,13 +205,13 @@ def test_two_processes_see_what_one_sees(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "WINDOW", 500_000)
+    monkeypatch.setattr(windows, "WINDOW", 500_000)
     rng = np.random.default_rng(0)
     peaks = {}
     for count in (200, 2000):
         noise = [rng.bytes(10_000) for _ in range(count)]
         folder = write(tmp_path / str(count), "parquet", noise)
-        reader = shards.Parquet([str(file) for file in sorted(folder.iterdir())], ["image"])
+        reader = parquet.Parquet([str(file) for file in sorted(folder.iterdir())], ["image"])
         order, before = shards.Rows.of(reader), pa.total_allocated_bytes()
         peak = 0
         for first in range(0, count, 20):
@@ -261,7 +261,7 @@ def test_many_corrupt_images_end_the_run_in_one_sentence_also_from_a_worker(tmp_
     monkeypatch.setattr(on_demand, "MANY", 20)
     images = [png(i) if i % 4 else b"broken" for i in range(100)]
     folder = write(tmp_path / "data", "parquet", images)
-    reader = shards.Parquet([str(file) for file in sorted(folder.iterdir())], ["image"])
+    reader = parquet.Parquet([str(file) for file in sorted(folder.iterdir())], ["image"])
     train = pictures.Streamed(on_demand.OnDemand(reader, 100, PROCESSOR, "images"), shards.Rows.of(reader))
     with pytest.raises(BadInput, match="images cannot be used, row .*: too many to leave out") as raised:
         list(Loader(train, 5, num_workers=1).epoch(0))
@@ -311,7 +311,7 @@ def test_a_folder_of_files_is_read_where_it_lies(tmp_path, home):
 
 SHOW = """
 import test_shards as here
-here.shards.WINDOW = 600
+here.windows.WINDOW = 600
 train, held_out = here.streamed("user/colours", image_cache=1e-5)  # 10 kB: some blocks
 shown = [i for batch in here.Loader(train, 5, num_workers=1).epoch(0) for i in here.values(batch["pixel_values"])]
 print(sorted(shown + here.values(held_out.pixels[held_out.rows])))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from mmssl.data import readers, shards, sources
+from mmssl.data import parquet, readers, shards, sources, windows
 from mmssl.data.text.blocks import SPACE, text_column
 from mmssl.errors import BadInput
 
@@ -80,7 +80,7 @@ class Texts:
     def __init__(self, reader: Reader, left_out: frozenset[bytes] = frozenset()) -> None:
         """left_out: SHA-256 of documents that are treated as if they were not there."""
         self.reader, self.size, self.left_out = reader, reader.size, left_out
-        self.blocks = shards.Held(self._load, self.size)
+        self.blocks = windows.Held(self._load, self.size)
 
     def _load(self, block: int) -> Block:
         letters, spans = self.reader.load(block)
@@ -132,7 +132,7 @@ def find(name: str, files: dict[str, list[str]] | None, column: str | None, held
             raise BadInput(
                 f"--dataset {name} --streaming: tar files; of texts, only Parquet and text files are read so"
             )
-        chosen = text_column(f"--dataset {name}", shards.schema(found["train"][0]), column)
+        chosen = text_column(f"--dataset {name}", parquet.schema(found["train"][0]), column)
         parts = {part: Parquet(paths, chosen, room) for part, paths in found.items()}
     else:
         rows = sources.load(name, texts=True)
@@ -191,7 +191,7 @@ class TextFiles:
         return letters, edges.reshape(-1, 2)
 
 
-class Parquet(shards.Parquet):
+class Parquet(parquet.Parquet):
     """Rows of Parquet files are documents."""
 
     def __init__(self, files: Sequence[str], column: str, room: int = 0) -> None:
