@@ -1,5 +1,5 @@
 """Folders that are written completely or not at all, and only once when several runs need one at the same time; and the
-folder where all of them are."""
+folder where all of them are, and its room."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
 from mmssl.arguments import check_text
+from mmssl.distributed import world_size
 from mmssl.errors import BadInput, first_line, not_written
 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
@@ -94,3 +95,17 @@ def home() -> Path:
         return Path(HF_HOME) / "mmssl"
     check_text("MMSSL_HOME", given)
     return Path(given).expanduser()
+
+
+def room(limit: float | None) -> int:
+    """Bytes of disk that decoded or fetched data may take there: `limit`, in GB; None: half of what is free now, the
+    same on all processes."""
+    if limit is not None:
+        return int(limit * 1e9)
+    there = next(path for path in (home(), *home().absolute().parents) if path.exists())
+    free = [shutil.disk_usage(there).free // 2]
+    if world_size() > 1:  # one may begin to fill the disk before another looks
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(free)
+    return free[0]

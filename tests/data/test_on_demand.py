@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from test_pictures import PROCESSOR, rows
 
-from mmssl.data.images import decoded, pictures
+from mmssl.data import atomic
+from mmssl.data.images import pictures
 from mmssl.data.images.on_demand import OnDemand, Table
 from mmssl.data.loader import Loader
 
@@ -55,9 +58,9 @@ def test_images_that_are_decoded_already_need_no_room(tmp_path):
 
 
 def test_half_of_the_free_space_is_used_where_no_limit_is_given(tmp_path, monkeypatch):
-    usage = decoded.shutil.disk_usage(tmp_path)
-    assert 0.4 * usage.free < decoded.room(None) < 0.6 * usage.free
-    assert decoded.room(1.5) == 1_500_000_000
+    usage = shutil.disk_usage(tmp_path)
+    assert 0.4 * usage.free < atomic.room(None) < 0.6 * usage.free
+    assert atomic.room(1.5) == 1_500_000_000
 
 
 def test_a_corrupt_image_is_replaced_by_the_next_that_can_be_used(tmp_path, caplog):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmssl.data import atomic, draws, shards, sources
 from mmssl.data import columns as table
-from mmssl.data import draws, shards, sources
-from mmssl.data.images import decoded, on_demand
+from mmssl.data.images import on_demand
 from mmssl.data.images.decoded import Decoded
 from mmssl.data.images.on_demand import OnDemand
 from mmssl.data.text.tokens import Tokens, inner_pieces, side_by_side
@@ -99,7 +99,7 @@ def find(
     the held-out rows that is kept, too. Raises BadInput if there are none, or if they hold no pairs."""
     if streaming:
         choose = partial(_chosen, image=image, caption=caption, label=label, source=f"--dataset {name}: ")
-        if found := shards.find(name, choose, held_out, decoded.room(None)):
+        if found := shards.find(name, choose, held_out, atomic.room(None)):
             train, test = found
             chosen = tuple(train.reader.columns[:2])
             return Source(train.reader.only(chosen), test.as_dataset(), chosen, train.rows)

@@ -28,7 +28,7 @@ from mmssl.data.atomic import once, reading, whole
 from mmssl.data.images import decoding
 from mmssl.data.images.decoding import undecoded
 from mmssl.device import cores
-from mmssl.distributed import rank, world_size
+from mmssl.distributed import rank
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -100,19 +100,6 @@ def _directory(raw: datasets.Dataset, column: str, processor) -> Path:
 def space(rows: int, processor) -> int:
     """Bytes that so many images take when they are decoded."""
     return rows * 3 * math.prod(decoding.shape(processor))
-
-
-def room(limit: float | None) -> int:
-    """Bytes of disk for images: `limit`, in GB; None: half of what is free now, the same on all processes."""
-    if limit is not None:
-        return int(limit * 1e9)
-    there = next(path for path in (sources.home(), *sources.home().absolute().parents) if path.exists())
-    free = [shutil.disk_usage(there).free // 2]
-    if world_size() > 1:  # one may begin to fill the disk before another looks
-        from accelerate.utils import broadcast_object_list
-
-        broadcast_object_list(free)
-    return free[0]
 
 
 def try_decode(image, processor) -> tuple[np.ndarray | str, str]:

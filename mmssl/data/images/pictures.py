@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.arguments import Flags, flag
-from mmssl.data import columns, draws, shards, sources
+from mmssl.data import atomic, columns, draws, shards, sources
 from mmssl.data.images import decoded, on_demand
 from mmssl.data.images.decoded import Decoded
 from mmssl.data.images.decoding import as_rgb, undecoded
@@ -76,7 +76,7 @@ class Source:
         """(training, held out), as `processor` resizes them. Says which images are decoded when. Raises BadInput if too
         many cannot be decoded."""
         processor = scaled(processor, args.decode_size) if args.decode_size else processor
-        room = decoded.room(args.image_cache)
+        room = atomic.room(args.image_cache)
         if self._fits(self.held_out, processor, room):
             held_out = Pictures(self.held_out, processor, self.column, args.seed, "held-out images")
             room = max(0, room - decoded.space(len(self.held_out), processor))
@@ -127,7 +127,7 @@ def described(train: Pictures, held_out: Pictures) -> dict:
 def find(args: PictureArgs) -> Source:
     """The rows of --dataset, split. Raises BadInput if there are none, or if they hold no images."""
     if args.streaming:
-        room = decoded.room(args.image_cache)
+        room = atomic.room(args.image_cache)
         source = f"--dataset {args.dataset}: "
         if found := shards.find(
             args.dataset,

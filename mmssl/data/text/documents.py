@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmssl.arguments import Flags, flag
-from mmssl.data import contents, folders, readers, sources
-from mmssl.data.images import decoded
+from mmssl.data import atomic, contents, folders, readers, sources
 from mmssl.data.text import in_place
 from mmssl.data.text.blocks import file_blocks, text_column
 from mmssl.errors import BadInput
@@ -65,7 +64,7 @@ def load(
     """
     from accelerate import PartialState
 
-    room = decoded.room(None) if streaming else 0  # outside: processes agree on it
+    room = atomic.room(None) if streaming else 0  # outside: processes agree on it
     with PartialState().main_process_first():
         files = text_files(name)
         if files and column:
