@@ -38,7 +38,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.arguments import command, flag
-from mmssl.data.text import packed
+from mmssl.data.text import documents, packed
 from mmssl.evaluation import masked_lm
 from mmssl.methods import bert
 from mmssl.models import text_encoders
@@ -60,8 +60,10 @@ class BertArgs(bert.MaskedTextArgs):
 
 def main(args: BertArgs) -> None:
     start(args)
-    train_rows, test_rows, texts, trained_on = bert.load_documents(args)
-    model, tokenizer = text_encoders.build(args, texts, args.architecture)
+    train_rows, test_rows = documents.load(
+        args.dataset, args.text_column, held_out=args.held_out, streaming=args.streaming
+    )
+    model, tokenizer = text_encoders.build(args, documents.some(train_rows)["text"], args.architecture)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     training, held_out, counts = packed.train_and_held_out(
@@ -76,7 +78,7 @@ def main(args: BertArgs) -> None:
     optimizer = optim.from_args(method, args)
     pretrain(
         args, method, tokenizer, training, [optimizer], evaluation,
-        trained_on=trained_on,
+        trained_on=documents.described(train_rows, test_rows),
         held_out=f"{len(test_rows):,} documents",
         example={"text": [*[q.text for q in questions[:1]], f"This is a {tokenizer.mask_token} text.", "A text."]},
         base_model=args.model_name_or_path or args.init_vectors,

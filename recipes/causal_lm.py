@@ -25,7 +25,7 @@ from mmssl.training import optim
 
 
 @dataclass
-class CausalLMArgs(documents.DocumentArgs, TrainArgs):
+class CausalLMArgs(documents.StreamingArgs, documents.DocumentArgs, TrainArgs):
     output_dir: str = flag("runs/causal_lm", "where the model, log, figures and checkpoints go")
     blank_lines: bool = flag(False, "cut text files into documents at blank lines; default: a file is one document")
     model_name_or_path: str | None = flag(None, "a causal language model to continue from; default: from scratch")
@@ -54,19 +54,21 @@ class CausalLMArgs(documents.DocumentArgs, TrainArgs):
 def main(args: CausalLMArgs) -> None:
     start(args)
     train_rows, test_rows = documents.load(
-        args.dataset, args.text_column, held_out=args.held_out, whole=not args.blank_lines, seed=args.seed
-    )
-    trained_on, test_rows = documents.count(train_rows, test_rows), perplexity.beginning(test_rows)
-    model, tokenizer = causal_lm.build(args, documents.each(train_rows))
+        args.dataset, args.text_column,
+        held_out=args.held_out, whole=not args.blank_lines, streaming=args.streaming, seed=args.seed,
+    )  # fmt: skip
+    trained_on, test_rows = documents.described(train_rows, test_rows), perplexity.beginning(test_rows)
+    some = documents.some(train_rows)
+    model, tokenizer = causal_lm.build(args, documents.each(some))
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     around, vocabulary = causal_lm.around(tokenizer), len(tokenizer)
-    tokens, held_out = (packed.number(rows, tokenizer, around)[0] for rows in (train_rows, test_rows))
+    training, tokens = packed.next_tokens(train_rows, some, tokenizer, args.max_seq_length, around, args.seed)
+    held_out, _ = packed.number(test_rows, tokenizer, around)
     packed.refuse_unknown(
         packed.counts(tokens, vocabulary), tokenizer, f"--model_name_or_path {args.model_name_or_path}"
     )
 
-    training = packed.NextTokens(tokens, args.max_seq_length, args.seed)
     method = causal_lm.CausalLM(model, tokenizer, args.cross_documents, args.dropout, entropy(tokens))
     optimizer = optim.from_args(method, args)
     prompts = [perplexity.prompt(text) for text in test_rows["text"][:2]]
@@ -76,7 +78,7 @@ def main(args: CausalLMArgs) -> None:
     )  # fmt: skip
     pretrain(
         args, method, tokenizer, training, [optimizer], evaluation,
-        trained_on=f"{trained_on}; {len(tokens):,} tokens",
+        trained_on=f"{trained_on}; {len(training):,} sequences of {args.max_seq_length} tokens",
         held_out=f"{len(held_out):,} tokens",
         example={"text": [*prompts, "A text."][:2]},
         base_model=args.model_name_or_path,

@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.arguments import command, flag
-from mmssl.data.text import packed
+from mmssl.data.text import documents, packed
 from mmssl.evaluation.masked_lm import MaskedTokens
 from mmssl.evaluation.replaced_tokens import ReplacedTokens
 from mmssl.methods import bert, electra
@@ -49,8 +49,8 @@ class ElectraArgs(bert.MaskedTextArgs):
 
 def main(args: ElectraArgs) -> None:
     start(args)
-    train, test, texts, trained_on = bert.load_documents(args)
-    model, tokenizer = text_encoders.build(args, texts, "electra", "AutoModelForPreTraining")
+    train, test = documents.load(args.dataset, args.text_column, held_out=args.held_out, streaming=args.streaming)
+    model, tokenizer = text_encoders.build(args, documents.some(train)["text"], "electra", "AutoModelForPreTraining")
     training, held_out, counts = packed.train_and_held_out(train, test, tokenizer, args.max_seq_length, args.seed)
     packed.refuse_unknown(counts, tokenizer, args.model_name_or_path or args.tokenizer_name or args.tokenizer)
     method = electra.ELECTRA(
@@ -65,7 +65,7 @@ def main(args: ElectraArgs) -> None:
     method.unigram_loss = masked.entropy(method)
     pretrain(
         args, method, tokenizer, training, [optim.from_args(method, args)], ReplacedTokens(masked),
-        trained_on=trained_on,
+        trained_on=documents.described(train, test),
         held_out=f"{len(test):,} documents",
         example={"text": ["The cook ate the book in the kitchen.", "A text."]},
         base_model=args.model_name_or_path or args.init_vectors,

@@ -23,7 +23,7 @@ from PIL import Image
 from processes import Processes
 from safetensors.torch import load_file
 from small import Numbers, Small, adam, arguments, bits, sgd
-from tiny import bert
+from tiny import bert, causal_lm
 from torch import nn
 
 from mmssl.data.image_text import pairs
@@ -281,6 +281,10 @@ def in_place_job(kind: str, data: Path, output_dir: Path, **flags) -> None:
         method, processor = tiny_clip.build()
         found = pairs.find(str(data), None, None, held_out=4, streaming=True)
         rows = found.training(processor, 20, 0, seed=1, word_dropout=0.3, word_noise=0.3, captions_per_image=2)
+    elif kind == "next tokens":
+        texts, _ = documents.load(str(data), held_out=4, streaming=True)
+        method, around = causal_lm.tiny("llama").method, ([], [causal_lm.tokenizer().eos_token_id])
+        rows, _ = packed.next_tokens(texts, documents.some(texts), causal_lm.tokenizer(), causal_lm.LENGTH, around)
     else:
         tokenizer = bert.tokenizer()
         method = BERT(bert.model(), tokenizer)  # with dropout
@@ -307,7 +311,15 @@ def write_in_place(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "world", "workers"),
-    [("pairs", 1, 0), ("pairs", 2, 2), ("parquet", 1, 0), ("parquet", 2, 2), ("text", 1, 2), ("text", 2, 0)],
+    [
+        ("pairs", 1, 0),
+        ("pairs", 2, 2),
+        ("parquet", 1, 0),
+        ("parquet", 2, 2),
+        ("text", 1, 2),
+        ("text", 2, 0),
+        ("next tokens", 2, 2),
+    ],
 )
 def test_run_on_data_read_where_it_lies_resumes_exactly(kind, world, workers, tmp_path):
     data = write_in_place(kind, tmp_path / "data")

@@ -7,9 +7,7 @@ RoBERTa (arXiv:1907.11692, section 4); the head is computed only for masked toke
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,18 +16,14 @@ from torch import Tensor, nn
 
 from mmssl.arguments import flag
 from mmssl.data.text import documents, masking
-from mmssl.data.text.in_place import Texts
 from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Method, Output
 from mmssl.models import text_encoders
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-STREAMED = 10_000  # documents of a stream that the tokenizer is trained on
 
 SNIPPETS = {
     "Fill in a word": """
@@ -45,10 +39,9 @@ for guess in fill({text[0]!r}):
 
 
 @dataclass
-class MaskedTextArgs(text_encoders.TextArgs):
+class MaskedTextArgs(documents.StreamingArgs, text_encoders.TextArgs):
     """Flags that the recipes share in which tokens of packed sequences are masked."""
 
-    streaming: bool = flag(False, "read and tokenise text where it lies, during training, for data beyond the disk")
     mlm_probability: float = flag(0.15, "fraction of the tokens that are masked", above=0, below=1)
     masking: str = flag("tokens", "mask single tokens, whole words or spans of words", masking.UNITS)
     cross_documents: bool = flag(True, "let tokens attend to the other documents in their sequence")
@@ -169,13 +162,3 @@ class BERT(Method):
         """Write the encoder with its head, and the files that let SentenceTransformer load it."""
         self.model.save_pretrained(directory)
         sentence_transformers.write_mean_pooling(Path(directory), self.model.config.hidden_size, self.max_length)
-
-
-def load_documents(args: MaskedTextArgs) -> tuple[Dataset | Texts, Dataset, Iterable[str], str]:
-    """(train, held out, the texts that a tokenizer is trained on, the training data in words). See documents.load."""
-    options = {"held_out": args.held_out, "streaming": args.streaming}
-    train, held_out = documents.load(args.dataset, args.text_column, **options)
-    if isinstance(train, Texts):
-        some = list(islice(train.each(), STREAMED))  # a list: it is gone through twice
-        return train, held_out, some, f"{train.size.sum() / 1e6:,.1f} MB of text, read during training"
-    return train, held_out, train["text"], str(documents.count(train, held_out))

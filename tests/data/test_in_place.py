@@ -124,10 +124,47 @@ def test_a_sequence_is_a_run_of_the_tokens_of_its_block(kind, tmp_path):
     tok = tokenizer()
     for row in range(0, len(data), 7):
         number = int(np.searchsorted(data.begin, row, side="right")) - 1
-        tokens, _ = packed._joined(list(data.texts.blocks[number].texts()), tok)
+        tokens, _ = packed._joined(list(data.texts.blocks[number].texts()), tok, packed.separated(tok))
         around = "".join(map(chr, [*tokens, *tokens]))
         inside = "".join(map(chr, data.__getitems__([row])["input_ids"][0, 1:-1].tolist()))
         assert len(inside) == LENGTH - 2 and inside in around
+
+
+AROUND = [2], [3]  # as of a language model whose documents have a beginning and an end
+
+
+def next_tokens(place: Path, whole: bool = False) -> packed.NextTokensInPlace:
+    train, _ = documents.load(str(place), held_out=10, whole=whole, streaming=True)
+    return packed.next_tokens(train, documents.some(train), tokenizer(), LENGTH, AROUND, seed=3)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_next_tokens_are_a_run_of_the_tokens_of_their_block(kind, tmp_path):
+    data = next_tokens(write(tmp_path / "data", kind, texts()))
+    begun = 0
+    for row in range(0, len(data), 7):
+        number = int(np.searchsorted(data.begin, row, side="right")) - 1
+        tokens, _ = packed._joined(list(data.texts.blocks[number].texts()), tokenizer(), AROUND)
+        batch = data.__getitems__([row])
+        ids = torch.cat([batch["input_ids"][0, :1], batch["targets"][0]]).tolist()
+        assert "".join(map(chr, ids)) in "".join(map(chr, [*tokens, *tokens]))
+        assert torch.equal(batch["input_ids"][:, 1:], batch["targets"][:, :-1]) and len(ids) == LENGTH + 1
+        begun += ids[0] == AROUND[0][0]
+    assert begun < len(data) / 7 / 2  # most begin within a document
+
+
+def test_a_text_file_is_one_document_where_it_is_not_cut_at_blank_lines(tmp_path):
+    data = next_tokens(write(tmp_path / "data", "text", texts()), whole=True)
+    assert all(len(data.texts.blocks[number].spans) <= 1 for number in range(len(data.count)))
+    held_out = sum(not len(data.texts.blocks[number].spans) for number in range(len(data.count)))
+    assert 1 <= held_out <= len(data.count) / 10
+
+
+def test_a_tokenizer_is_trained_on_some_of_a_stream(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "SOME", 2000)
+    train, test = documents.load(str(write(tmp_path / "data", "parquet", texts())), held_out=10, streaming=True)
+    found = documents.some(train)["text"]
+    assert 2000 <= sum(map(len, found)) < 2200 and set(found) <= set(train.each())
 
 
 @pytest.mark.parametrize("kind", KINDS)

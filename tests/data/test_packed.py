@@ -43,7 +43,7 @@ def test_long_documents_are_numbered_in_pieces_without_a_trace(monkeypatch):
     texts = data(50)
     whole, begins = packed.number(texts, tokenizer())
     monkeypatch.setattr(packed, "PIECE", 20)
-    again, begins_again = packed._joined(texts["text"], tokenizer())
+    again, begins_again = packed._joined(texts["text"], tokenizer(), packed.separated(tokenizer()))
     assert (whole == again).all() and (begins == begins_again).all()
 
 

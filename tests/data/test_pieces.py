@@ -85,7 +85,7 @@ def test_a_line_of_megabytes_is_numbered_in_portions(monkeypatch):
         backend_tokenizer, sep_token_id = Backend(), tok.sep_token_id
 
     text = "the cat sat " * 50_000
-    ids, begins = packed._joined([text], Watched())
+    ids, begins = packed._joined([text], Watched(), packed.separated(tok))
     assert len(ids) == len(begins) == 150_001 and len(largest) >= 6 and max(largest) <= 100_000
 
 

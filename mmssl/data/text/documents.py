@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TEXT_FILES = (".txt", ".text", ".md", ".tokens", ".raw")  # in a folder; each also packed, as .txt.gz
 AT_ONCE = 256  # documents, of which one at a time is held as a Python string
+SOME = 32 << 20  # bytes of a stream that its tokenizer is trained on
 FEW = 10  # documents: with fewer, the last tenth of each is held out instead of whole documents
 
 
@@ -38,6 +39,13 @@ class DocumentArgs(Flags):
     )
     text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
     held_out: int = flag(1000, "documents held out if the data has no test part (at most a tenth)", at_least=1)
+
+
+@dataclass
+class StreamingArgs(Flags):
+    """Of those that can read them where they lie."""
+
+    streaming: bool = flag(False, "read and tokenise text where it lies, during training, for data beyond the disk")
 
 
 def load(
@@ -70,7 +78,7 @@ def load(
         if files and column:
             raise BadInput(f"--text_column {column}: {name} is plain text, which has no columns")
         if streaming:
-            return in_place.find(name, files, column, held_out, room)
+            return in_place.find(name, files, column, held_out, room, whole)
         if files:
             data = {part: _read(paths, whole) for part, paths in files.items()}
         else:
@@ -114,6 +122,28 @@ def count(train: Dataset, held_out: Dataset) -> Counts:
     leaked = int(np.isin(there, known).sum())
     repeated = len(here) - len(known)
     return Counts(len(train), characters, len(here), repeated, len(held_out), len(there), leaked)
+
+
+def some(train: Dataset | in_place.Texts) -> Dataset:
+    """What a tokenizer is trained on: everything or, of texts that are read where they lie, SOME bytes of them."""
+    if not isinstance(train, in_place.Texts):
+        return train
+    from datasets import Dataset
+
+    texts, left = [], SOME
+    for text in train.each():
+        texts.append(text)
+        left -= len(text.encode())
+        if left <= 0:
+            break
+    return Dataset.from_dict({"text": texts}, features=_features())
+
+
+def described(train: Dataset | in_place.Texts, held_out: Dataset) -> str:
+    """The training data in words."""
+    if isinstance(train, in_place.Texts):
+        return f"{train.size.sum() / 1e6:,.1f} MB of text, read during training"
+    return str(count(train, held_out))
 
 
 def each(data: Dataset) -> Iterator[str]:

@@ -116,17 +116,19 @@ class Texts:
         return Texts(self.reader, frozenset(_digest(text.encode()) for text in found)), found
 
 
-def find(name: str, files: dict[str, list[str]] | None, column: str | None, held_out: int, room: int):
+def find(
+    name: str, files: dict[str, list[str]] | None, column: str | None, held_out: int, room: int, whole: bool = False
+) -> tuple[Texts, datasets.Dataset]:
     """(training, held out): Texts and a data set of one column, "text".
 
     files: the text files, by part; None: a table, see `sources.load`. column: of a table. held_out: documents held out,
     of the test data if there is some, else of the training data, at most a tenth. room: bytes on disk for what is
-    fetched from the Hub. Raises BadInput if there is no text.
+    fetched from the Hub. whole: text files are not cut at blank lines. Raises BadInput if there is no text.
     """
     import datasets
 
     if files:
-        parts = {part: TextFiles(paths) for part, paths in files.items()}
+        parts = {part: TextFiles(paths, whole) for part, paths in files.items()}
     elif found := sources.shards(name, texts=True):
         if readers.reader(Path(found["train"][0])) == "webdataset":
             raise BadInput(
@@ -155,10 +157,11 @@ def find(name: str, files: dict[str, list[str]] | None, column: str | None, held
 
 
 class TextFiles:
-    """files: paths. A document is a text between blank lines; one that goes beyond its block is cut at a line end.
-    Packed files, and those in UTF-16, are first unpacked into the cache."""
+    """files: paths. A document is a text between blank lines or, `whole`, a file; one that goes beyond its block is cut
+    at a line end. Packed files, and those in UTF-16, are first unpacked into the cache."""
 
-    def __init__(self, files: Sequence[str]) -> None:
+    def __init__(self, files: Sequence[str], whole: bool = False) -> None:
+        self.whole = whole
         self.files = [readers.plain(Path(file)) for file in files]
         length = [file.stat().st_size for file in self.files]
         self.count = np.array([-(-size // BLOCK) for size in length], dtype=np.int64)
@@ -186,7 +189,7 @@ class TextFiles:
                 f"{self.files[number]}, near byte {place:,}: 0x{letters[error.start]:02x} is not UTF-8. Convert the "
                 f"file from its encoding: iconv -f cp1252 -t utf-8 {self.files[number].name} (cp1252: Western European)"
             ) from error
-        blanks = [match.span() for match in BLANK_LINES.finditer(letters)]
+        blanks = [] if self.whole else [match.span() for match in BLANK_LINES.finditer(letters)]
         edges = np.array([0, *(edge for blank in blanks for edge in (blank[0] + 1, blank[1])), len(letters)], np.int64)
         return letters, edges.reshape(-1, 2)
 

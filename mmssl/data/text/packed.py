@@ -87,7 +87,7 @@ class Packed(Dataset):
         return self.tokens[inside], self.begins_word[inside]
 
 
-class PackedInPlace(Packed):
+class InPlace(Dataset):
     """Sequences of documents that are tokenised when they are used.
 
     A block of so many bytes has so many sequences, which begin at equal distances in it, elsewhere in each epoch. Where
@@ -96,19 +96,18 @@ class PackedInPlace(Packed):
     an epoch goes through blocks as it does there.
     """
 
-    def __init__(
-        self, texts: Texts, of_a_token: float, tokenizer: PreTrainedTokenizerBase, length: int, seed: int = 0
+    def _cut(
+        self, texts: Texts, of_a_token: float, tokenizer: PreTrainedTokenizerBase, length: int, around: Around
     ) -> None:
-        """of_a_token: bytes of text, on average. length: as in `Packed`. Raises BadInput if there is not one full
-        sequence."""
-        self.texts, self.tokenizer, self.length, self.seed = texts, tokenizer, length, seed
-        self.bytes = of_a_token * (length - 2)
-        self.first, self.last = tokenizer.cls_token_id, tokenizer.sep_token_id
+        """of_a_token: bytes of text, on average. length: tokens that a sequence takes of the text. around: see
+        `number`. Raises BadInput if there is not one full sequence."""
+        self.texts, self.tokenizer, self.around = texts, tokenizer, around
+        self.bytes = of_a_token * length
         self.count = (texts.size / self.bytes).round().astype(np.int64)
         self.begin = np.concatenate([[0], self.count.cumsum()])
         if not len(self):
             raise BadInput(
-                f"blocks of {texts.size.max():,} bytes of text do not fill one sequence of {length} tokens; lower "
+                f"blocks of {texts.size.max():,} bytes of text do not fill one sequence of {self.length} tokens; lower "
                 "--max_seq_length"
             )
         self.set_epoch(0)
@@ -123,7 +122,9 @@ class PackedInPlace(Packed):
     def __len__(self) -> int:
         return int(self.begin[-1])
 
-    def _inside(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, row: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, begins_word), the first `length` from the beginning of sequence `row` on."""
+        before, after = map(len, self.around)
         number = int(np.searchsorted(self.begin, row, side="right")) - 1
         place = (row - self.begin[number] + self.phase) / self.count[number]
         for _ in range(len(self.count)):
@@ -132,10 +133,27 @@ class PackedInPlace(Packed):
             number = (number + 1) % len(self.count)  # it is blank, or was held out
         start, size = block.at(place), int(1.2 * self.bytes) + 64
         while True:
-            tokens, begins = (found[:-1] for found in _joined(block.from_(start, size), self.tokenizer))
-            if len(tokens) >= self.length - 2:
-                return tokens[: self.length - 2], begins[: self.length - 2]
+            tokens, begins = _joined(block.from_(start, size), self.tokenizer, self.around)
+            # the first document may begin in its middle, the last one may be cut
+            inside = slice(before if start[1] else 0, len(tokens) - after)
+            if inside.stop - inside.start >= length:
+                return tokens[inside][:length], begins[inside][:length]
             size *= 2
+
+
+class PackedInPlace(InPlace, Packed):
+    """The batches of `Packed`."""
+
+    def __init__(
+        self, texts: Texts, of_a_token: float, tokenizer: PreTrainedTokenizerBase, length: int, seed: int = 0
+    ) -> None:
+        """of_a_token: bytes of text, on average. length: as in `Packed`."""
+        self.length, self.seed = length, seed
+        self.first, self.last = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self._cut(texts, of_a_token, tokenizer, length - 2, separated(tokenizer))
+
+    def _inside(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._read(row, self.length - 2)
 
 
 class NextTokens(Dataset):
@@ -163,10 +181,42 @@ class NextTokens(Dataset):
     def __getitems__(self, rows: list[int]) -> Batch:
         """targets: (rows, length) int64, the tokens of each sequence. input_ids: the same shape, the token before each
         target. index: (rows,)."""
-        index = torch.tensor(rows)
-        at = self.first + index.numpy()[:, None] * self.length + np.arange(-1, self.length)
-        ids = torch.from_numpy(self.tokens[at % len(self.tokens)].astype(np.int64))
-        return {"input_ids": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous(), "index": index}
+        ids = torch.from_numpy(self._ids(rows).astype(np.int64))
+        return {
+            "input_ids": ids[:, :-1].contiguous(),
+            "targets": ids[:, 1:].contiguous(),
+            "index": torch.tensor(rows),
+        }
+
+    def _ids(self, rows: list[int]) -> np.ndarray:
+        """(rows, 1 + length): the tokens of each sequence, and the one before."""
+        at = self.first + np.array(rows)[:, None] * self.length + np.arange(-1, self.length)
+        return self.tokens[at % len(self.tokens)]
+
+
+class NextTokensInPlace(InPlace, NextTokens):
+    """The batches of `NextTokens`."""
+
+    def __init__(
+        self,
+        texts: Texts,
+        of_a_token: float,
+        tokenizer: PreTrainedTokenizerBase,
+        length: int,
+        around: Around,
+        seed: int = 0,
+    ) -> None:
+        """of_a_token: bytes of text, on average. around: see `number`."""
+        self.length, self.seed = length, seed
+        self._cut(texts, of_a_token, tokenizer, length, around)
+
+    def _ids(self, rows: list[int]) -> np.ndarray:
+        return np.stack([self._read(row, 1 + self.length)[0] for row in rows])
+
+
+def separated(tokenizer: PreTrainedTokenizerBase) -> Around:
+    """The separator after each document."""
+    return [], [tokenizer.sep_token_id]
 
 
 def number(
@@ -177,7 +227,7 @@ def number(
     data: one column, "text". around: tokens before and after each document; default: the separator after it. Raises
     BadInput if the tokenizer gives no tokens.
     """
-    around = around or ([], [tokenizer.sep_token_id])
+    around = around or separated(tokenizer)
     key = json.dumps([data._fingerprint, tokenizer.backend_tokenizer.to_str(), around, FORMAT])
 
     def write(directory: Path) -> None:
@@ -212,12 +262,32 @@ def train_and_held_out(
     read where they lie, the tokens of the held-out data are counted."""
     test = Packed(*number(held_out, tokenizer), tokenizer, length)
     if isinstance(train, Texts):
-        of_a_token = sum(len(text.encode()) for text in each(held_out)) / len(test.tokens)
-        training = PackedInPlace(train, of_a_token, tokenizer, length, seed)
+        training = PackedInPlace(train, _bytes_of_a_token(held_out, test.tokens), tokenizer, length, seed)
         return training, test, counts(test.tokens, len(tokenizer))
     tokens, begins_word = number(train, tokenizer)
     training = Packed(tokens, begins_word, tokenizer, length, seed)
     return training, test, counts(tokens, len(tokenizer))
+
+
+def next_tokens(
+    train: datasets.Dataset | Texts,
+    some: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    around: Around,
+    seed: int = 0,
+) -> tuple[NextTokens, np.ndarray]:
+    """(the sequences of the training data, the tokens of `some`). some: of the training data, see documents.some.
+    around: see `number`."""
+    tokens, _ = number(some, tokenizer, around)
+    if isinstance(train, Texts):
+        of_a_token = _bytes_of_a_token(some, tokens)
+        return NextTokensInPlace(train, of_a_token, tokenizer, length, around, seed), tokens
+    return NextTokens(tokens, length, seed), tokens
+
+
+def _bytes_of_a_token(data: datasets.Dataset, tokens: np.ndarray) -> float:
+    return sum(len(text.encode()) for text in each(data)) / len(tokens)
 
 
 def counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
@@ -233,11 +303,9 @@ def _numbered(
         yield _joined(texts, tokenizer, around)
 
 
-def _joined(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, around: Around | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def _joined(texts: list[str], tokenizer: PreTrainedTokenizerBase, around: Around) -> tuple[np.ndarray, np.ndarray]:
     """(tokens, begins_word) of a list of documents. around: see `number`."""
-    before, after = (np.array(ids, np.int32) for ids in around or ([], [tokenizer.sep_token_id]))
+    before, after = (np.array(ids, np.int32) for ids in around)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
