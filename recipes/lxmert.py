@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import torch
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data import sources
 from mmssl.data.image_text import pairs
 from mmssl.data.image_text.swapped import Swapped
 from mmssl.data.images import decoding, views
+from mmssl.data.text.tokens import Tokens
 from mmssl.evaluation.grounding import Grounding
 from mmssl.methods import lxmert
 from mmssl.pretrain import pretrain, start
@@ -64,6 +64,7 @@ class LxmertArgs(TrainArgs):
         0.5, "fraction of the pairs shown whole for matching, half of them with another's picture", above=0, below=1
     )
     augmentation: str = flag("emoji", "augmentation of training images", AUGMENTATIONS)
+    streaming: bool = flag(False, "read and decode pairs where they lie, during training, for data beyond the disk")
 
     num_train_epochs: float = flag(60, "passes over the data")
     per_device_train_batch_size: int = flag(64, "pairs per process in one micro-batch")
@@ -73,22 +74,22 @@ class LxmertArgs(TrainArgs):
 
 def main(args: LxmertArgs) -> None:
     start(args)
-    data = sources.load(args.dataset)
-    image, caption = pairs.columns(data["train"].column_names, args.image_column, args.caption_column)
-    train_rows, test_rows = sources.split(data, args.held_out, together=image)
-    model, processor = lxmert.build(args, pairs.all_captions(train_rows, caption))
+    source = pairs.find(args.dataset, args.image_column, args.caption_column, args.held_out, args.streaming)
+    captions = source.captions()
+    model, processor = lxmert.build(args, captions)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     length = min(args.max_length, processor.tokenizer.model_max_length)
-    held_out = pairs.Pairs(test_rows, processor, length, image, caption, what="held-out images")
-    known = pairs.Pairs(train_rows, processor, length, image, caption, args.seed)
+    held_out = pairs.Pairs(source.held_out, processor, length, *source.columns, what="held-out images")
+    known = source.training(processor, length, args.dataloader_num_workers, seed=args.seed)
+    tokens = Tokens(captions, processor.tokenizer, length)
 
     view = views.sized(AUGMENTATIONS[args.augmentation], processor.image_processor)
     method = lxmert.LXMERT(
         model,
         processor.tokenizer,
         views.Views([view], *decoding.normalisation(processor.image_processor)),
-        torch.bincount(known.tokens.ids.long(), minlength=len(processor.tokenizer)),
+        torch.bincount(tokens.ids.long(), minlength=len(processor.tokenizer)),
         args.mlm_probability,
         args.rarity,
         args.masked_patches,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,8 @@ from mmssl.errors import BadInput
 if TYPE_CHECKING:
     import datasets
 
+
+logger = logging.getLogger(__name__)
 
 INPUT_COLUMNS = {"image": columns.IMAGE, "video": columns.VIDEO, "text": columns.TEXT, "audio": columns.AUDIO}
 CLIP_FRAMES = 8  # of a clip, for encoders that take any number
@@ -317,7 +320,13 @@ def _texts(rows: datasets.Dataset, column: str, processor, limits: Limits) -> tu
     for row, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise BadInput(f"--input_column {column}, row {row}: {text!r} is not text")
-    return torch.arange(len(texts)), Texts(texts, getattr(processor, "tokenizer", processor), limits.tokens)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    inputs = Texts(texts, tokenizer, limits.tokens)
+    longest = min(limits.tokens, tokenizer.model_max_length)
+    if cut := int((inputs.lengths >= longest).sum()):
+        why = "the longest that the encoder reads" if longest < limits.tokens else "--max_length"
+        logger.warning("%s of %s texts are cut at %d tokens: %s", f"{cut:,}", f"{len(texts):,}", longest, why)
+    return torch.arange(len(texts)), inputs
 
 
 def _waves(rows: datasets.Dataset, column: str, processor, limits: Limits) -> tuple[Tensor, Waves]:

@@ -102,6 +102,11 @@ class Rows:
         block = np.searchsorted(self.begin, at, side="right") - 1
         return torch.from_numpy(self.first[block] + at - self.begin[block])
 
+    def block(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(first position, number of positions) of the block of each."""
+        block = np.searchsorted(self.begin, positions.numpy(), side="right") - 1
+        return torch.from_numpy(self.begin[block]), torch.from_numpy(self.count[block])
+
     def split(self, count: int) -> tuple[Rows, Rows]:
         """(the rest, `count` rows: the first ones of HELD_OUT_BLOCKS blocks, or of more where these hold too few)."""
         each, taken, left = -(-count // HELD_OUT_BLOCKS), np.zeros_like(self.count), count

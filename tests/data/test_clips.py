@@ -185,6 +185,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path, caplog):
     said = " ".join(caplog.messages)
     assert "broken.mp4 is not a video" in said and "of fewer than 8 frames (row 31 (3 frames))" in said
     assert "no sound" in said and len(data) == 30
+    assert clips.described(data, data)["trained_on"] == "30 clips in an epoch of 30 videos, without labels"
 
 
 def test_too_many_broken_files_are_an_error(tmp_path):

@@ -39,6 +39,18 @@ def test_classes_are_numbered_alike_in_both_parts_and_named(tmp_path, tokenizer)
             assert set(text.split()) <= set(tiny_encoders.WORDS[part.names[label]].split())
 
 
+def test_texts_that_are_cut_are_counted_with_the_limit_that_cuts_them(tmp_path, tokenizer, caplog):
+    place = write(tmp_path / "texts", [0, 1] * 20, ["cat " * 30, "dog"] * 20)
+    labelled.load(place, "text", tokenizer, held_out=4, max_length=12)
+    assert "18 of 36 texts are cut at 12 tokens: --max_length" in caplog.messages
+    tokenizer = BertTokenizer(vocab=tokenizer.get_vocab(), model_max_length=8)
+    labelled.load(place, "text", tokenizer, held_out=4, max_length=12)
+    assert "18 of 36 texts are cut at 8 tokens: the longest that the encoder reads" in caplog.messages
+    caplog.clear()
+    labelled.load(write(tmp_path / "short", [0, 1] * 20), "text", tokenizer)
+    assert not caplog.messages
+
+
 def test_a_test_split_whose_labels_are_secret_is_passed_over(tmp_path, tokenizer, capsys):
     write(tmp_path / "glue", [0, 1] * 20)
     write(tmp_path / "glue", [-1] * 12, name="test")

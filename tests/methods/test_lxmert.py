@@ -11,7 +11,7 @@ from tiny import lxmert as tiny
 from torch.utils.data import default_collate
 from transformers import AutoModel, AutoProcessor, ViltForImageAndTextRetrieval
 
-from mmssl.data.image_text.pairs import Pairs
+from mmssl.data.image_text.pairs import Pairs, find
 from mmssl.data.image_text.swapped import Swapped
 from mmssl.data.images import views
 from mmssl.data.text.tokens import train_wordpiece
@@ -184,6 +184,26 @@ def test_half_of_the_pairs_are_compared_and_half_of_these_have_any_other_picture
     with pytest.raises(BadInput, match="one training pair"):
         pairs.captions = pairs.captions[:1]
         Swapped(pairs, seed=0)
+
+
+@pytest.mark.parametrize("rows_of_a_block", [1, 7])
+def test_of_data_read_in_blocks_another_picture_is_of_the_same_block(rows_of_a_block, tmp_path):
+    colours = [(4 * i, 255 - 4 * i, 99) for i in range(56)]
+    rows = {"image": [Image.new("RGB", (16, 16), c) for c in colours], "caption": [f"picture {i}" for i in range(56)]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet", batch_size=rows_of_a_block)
+    _, processor = lxmert.from_scratch(train_wordpiece(rows["caption"], 60, 12), 16, 8, 32, 1)
+    found = find(str(tmp_path / "a.parquet"), None, None, held_out=4, streaming=True)
+    swapped = Swapped(found.training(processor, 12, 0), seed=3)
+    batch = swapped.__getitems__(list(range(len(swapped))))
+    shown = torch.tensor([colours.index(tuple(image[:, 0, 0].tolist())) for image in batch["pixel_values"]])
+    matched, own = batch["matched"], batch["index"]
+    assert torch.equal(shown[matched], own[matched]) and (shown != own)[~matched].all()
+    assert 5 < (~matched).sum() < 25
+    if rows_of_a_block > 1:
+        assert torch.equal(shown // rows_of_a_block, own // rows_of_a_block)
+    some = swapped.__getitems__([5, 40])  # not a matter of the batch
+    assert torch.equal(some["pixel_values"], batch["pixel_values"][[5, 40]])
+    assert len(swapped.order(0)) == len(swapped)
 
 
 def test_it_learns_words_that_only_the_picture_tells_and_which_picture_belongs_to_a_text(walls, tmp_path):

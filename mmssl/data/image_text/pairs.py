@@ -186,6 +186,14 @@ class Pairs(Dataset):
         key = draws.draw(rows, self.seeds[0], self.epoch)
         return {"pixel_values": self.pixels[rows], "key": key, **_texts(texts, self.tokens.pad), "index": rows}
 
+    def pictures(self, pairs: Tensor) -> Tensor:
+        """(n, 3, size, size) uint8."""
+        return self.pixels[self.rows[pairs]]
+
+    def others(self, pairs: Tensor, drawn: Tensor) -> Tensor:
+        """For each pair another one, any of them. drawn: (n,) int64."""
+        return (pairs + 1 + drawn % (len(self) - 1)) % len(self)
+
 
 def all_captions(data: datasets.Dataset, column: str) -> list[str]:
     """To train a tokenizer on."""
@@ -258,12 +266,26 @@ class StreamedPairs(Dataset):
         key = draws.draw(rows, self.seeds[0], self.epoch)
         return {"pixel_values": pixels, "key": key, **_texts(texts, tokens.pad), "index": rows}
 
+    def pictures(self, pairs: Tensor) -> Tensor:
+        """As in `Pairs`."""
+        return self.pixels[self.rows[pairs]]
+
+    def others(self, pairs: Tensor, drawn: Tensor) -> Tensor:
+        """As in `Pairs`."""
+        return (pairs + 1 + drawn % (len(self) - 1)) % len(self)
+
 
 class StreamedInBlocks(StreamedPairs):
     """Pairs of shards. An epoch goes through their blocks, each of which is read once (see data.shards)."""
 
     def order(self, seed: int) -> shards.Order:
         return self.rows.order(seed)
+
+    def others(self, pairs: Tensor, drawn: Tensor) -> Tensor:
+        """For each pair another one of its block, which is read with it; of a block of one pair, the next block's."""
+        begin, count = self.rows.block(pairs)
+        near = begin + (pairs - begin + 1 + drawn % (count - 1).clamp(min=1)) % count
+        return torch.where(count > 1, near, (pairs + 1) % len(self))
 
 
 def seeds(seed: int, n: int) -> list[int]:

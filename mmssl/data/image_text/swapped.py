@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmssl.data import draws
-from mmssl.data.image_text.pairs import Pairs
+from mmssl.data.image_text.pairs import Pairs, StreamedPairs
 from mmssl.errors import BadInput
 
 COMPARED, SWAPPED, PICTURE = 1 << 28, 1 << 29, 1 << 30  # far from the seeds of captions, see pairs.seeds
@@ -17,14 +17,17 @@ class Swapped(Dataset):
     """`pairs`; each is compared with probability `share`, drawn again in each epoch.
 
     A batch also has `compared` and `matched`, (batch,) bool. A compared pair is not matched with probability 1/2: then
-    its picture is that of any other pair. All draws are functions of seed, epoch and pair, not of the batch, so that
-    they are the same on any number of processes. Raises BadInput if there is no other pair.
+    its picture is that of any other pair or, of data that is read in blocks, of any other pair of its block. All draws
+    are functions of seed, epoch and pair, not of the batch, so that they are the same on any number of processes.
+    Raises BadInput if there is no other pair.
     """
 
-    def __init__(self, pairs: Pairs, seed: int, share: float = 0.5) -> None:
+    def __init__(self, pairs: Pairs | StreamedPairs, seed: int, share: float = 0.5) -> None:
         if len(pairs) < 2:
             raise BadInput("one training pair: there is no other picture to swap its own for; give at least two")
         self.pairs, self.seed, self.share, self.epoch = pairs, seed, share, 0
+        if hasattr(pairs, "order"):
+            self.order = pairs.order
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -38,6 +41,7 @@ class Swapped(Dataset):
         batch, chosen = self.pairs.__getitems__(indices), torch.as_tensor(indices)
         compared = draws.share(chosen, self.seed ^ COMPARED, self.epoch) < self.share
         matched = ~compared | (draws.share(chosen, self.seed ^ SWAPPED, self.epoch) >= 0.5)
-        other = (chosen + 1 + draws.draw(chosen, self.seed ^ PICTURE, self.epoch) % (len(self) - 1)) % len(self)
-        pictures = self.pairs.rows[torch.where(matched, chosen, other)]
-        return batch | {"pixel_values": self.pairs.pixels[pictures], "compared": compared, "matched": matched}
+        swapped = chosen[~matched]
+        other = self.pairs.others(swapped, draws.draw(swapped, self.seed ^ PICTURE, self.epoch))
+        batch["pixel_values"][~matched] = self.pairs.pictures(other)
+        return batch | {"compared": compared, "matched": matched}

@@ -92,10 +92,17 @@ class Source:
 def described(train: Clips | MovingDigits, held_out: Clips | MovingDigits) -> dict:
     """The arguments of `pretrain` that describe the data."""
     return {
-        "trained_on": f"{len(train):,} clips in an epoch, without labels",
-        "held_out": f"{len(held_out):,} clips",
+        "trained_on": f"{len(train):,} clips in an epoch{_of_videos(train)}, without labels",
+        "held_out": f"{len(held_out):,} clips{_of_videos(held_out)}",
         "example": {"images": held_out.__getitems__(list(range(min(2, len(held_out)))))["pixel_values"]},
     }
+
+
+def _of_videos(data: Clips | MovingDigits) -> str:
+    if not isinstance(data, Clips):
+        return ""
+    count = len(data.rows.unique())
+    return f" of {count:,} video{'s' * (count != 1)}"
 
 
 def described_frames(train: Clips | MovingDigits, held_out: Clips | MovingDigits) -> dict:
