@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 # what a run imports late, where the listing of recipes has not imported it already
+MESSAGE = 10_000  # characters at most: a pipe holds 64 KB, and nobody reads it before the process has ended
 LATE = ("datasets", "matplotlib.pyplot", "scipy.stats", "soundfile", "sklearn.linear_model", "sklearn.model_selection",
         "sklearn.pipeline", "sklearn.preprocessing", "transformers.models.auto.modeling_auto",
         "transformers.models.resnet.modeling_resnet", "transformers.models.vit.modeling_vit",
@@ -65,7 +66,7 @@ def _call(sender: Connection, function: Callable, *given) -> None:
         if not isinstance(error, BadInput):
             traceback.print_exc()
         kind = "" if isinstance(error, BadInput) else f"{type(error).__name__}: "
-        sender.send(f"{kind}{first_line(error)}")
+        sender.send(f"{kind}{first_line(error)}"[:MESSAGE])
         sys.exit(1)
 
 

@@ -41,7 +41,11 @@ class TransferArgs(features.CheckpointArgs):
     output_dir: str = flag("runs/transfer", "where the figures and the results go")
     mode: list[str] = flag(["knn", "linear"], "evaluations to run, one or several", MODES)
     labels: list[str] = flag(["1%", "10%", "100%"], "percentages of the training labels, or numbers per class")
-    seeds: int = flag(3, "number of seeds; each draws its own labels and new weights", at_least=1, at_most=10**6)
+    held_out: int = flag(1000, "rows to test on if the data has no test split (at most a tenth)", at_least=1)
+    max_samples: int = flag(0, "at most so many rows of each part, drawn at random; 0: all", at_least=0)
+    seeds: int = flag(
+        3, "number of seeds; each draws its own labels and, in fine-tuning, new weights", at_least=1, at_most=10**6
+    )
     baselines: list[str] = flag(
         ["untrained", "raw", "chance"], "columns beside this checkpoint's; untrained and raw take most of the time",
         ("untrained", "raw", "chance", "none"),
@@ -75,6 +79,7 @@ class TransferArgs(features.CheckpointArgs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.mode, self.labels = [*dict.fromkeys(self.mode)], [*dict.fromkeys(self.labels)]
         modes = f"--mode {' '.join(self.mode)}"
         if "finetune" not in self.mode:
             self.refuse(OF_FINE_TUNING, modes)

@@ -114,6 +114,8 @@ def test_prune_keeps_the_newest_and_nothing_from_after_them(checkpoints):
     for step in (1, 2, 3, 9):
         save(checkpoints, step)
     (checkpoints / "partial_00000004").mkdir()
+    assert checkpoint.later(checkpoints, checkpoints / "step_00000002") == ["step_00000003", "step_00000009"]
+    assert checkpoint.later(checkpoints, checkpoints.parent / "other/step_00000002") == []
     checkpoint.prune(checkpoints, step=3, keep=2)  # taken up again at 2, then saved at 3
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000002", "step_00000003"]
 

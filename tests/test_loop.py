@@ -363,7 +363,7 @@ def test_full_disk_at_a_save_is_said_and_the_last_good_checkpoint_stays_whole(tm
     full = Processes(job, tmp_path / "run", **flags, log=tmp_path / "b.txt")
     assert full.wait() == [1]
     assert "step_00000010 could not be written: " in full.output and "File too large" in full.output
-    assert f"The last good checkpoint is {good}. Free space there, then continue with" in full.output
+    assert f"The last good checkpoint is {good}. Mend that, then continue with" in full.output
     assert complete_checkpoints(good.parent) == [good] and damage(good) is None
     assert not list(good.parent.glob("partial_*"))
 

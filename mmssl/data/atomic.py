@@ -18,6 +18,7 @@ from mmssl.distributed import world_size
 from mmssl.errors import BadInput, first_line, not_written
 
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+PARTIAL = ".mmssl-partial"  # behind the name of a folder that is being written
 OURS = ".mmssl"  # marks a folder that is being written as ours, so that it may be removed
 
 
@@ -30,7 +31,7 @@ def whole(directory: Path) -> Iterator[Path]:
     directory = directory.expanduser()
     if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
         raise BadInput(f"{directory} already exists and is not empty: remove it, or choose another folder")
-    partial = Path(f"{directory.absolute()}.mmssl-partial")
+    partial = Path(f"{directory.absolute()}{PARTIAL}")
     try:
         _clear(partial)  # left by a run that was killed
         partial.mkdir(parents=True)
@@ -59,10 +60,10 @@ def once(directory: Path, make: Callable[[Path], object]) -> Path:
     try:
         if not directory.exists():
             make(directory)
+        if not directory.is_dir():
+            raise BadInput(f"{directory} is not a folder: remove it, and it is made again")
     finally:
         lock.release()
-    if not directory.is_dir():
-        raise BadInput(f"{directory} is not a folder: remove it, and it is made again")
     return directory
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -86,14 +87,15 @@ class Files:
 
     def paths(self, names: Sequence[str | None], folder: Path) -> list[str | None]:
         """The files that a table in `folder` names; where there is none, what would be it, to be named as missing."""
-        return [str(self._path(_cleaned(name), folder)) if name else None for name in names]
+        cleaned = [_cleaned(name) if name else "" for name in names]
+        return [str(self._path(name, folder)) if Path(name).parts else None for name in cleaned]
 
     def _path(self, name: str, folder: Path) -> Path:
         if name in self.by_stem:
             return self.by_stem[name]
-        if (folder / name).is_file():  # an absolute name stays as it is
+        if os.path.isfile(folder / name):  # an absolute name stays as it is; False where a name is too long
             return folder / name
-        return self._by_end(Path(name).parts) or (Path.cwd() / name if Path(name).is_file() else folder / name)
+        return self._by_end(Path(name).parts) or (Path.cwd() / name if os.path.isfile(name) else folder / name)
 
     def _by_end(self, name: tuple[str, ...]) -> Path | None:
         """The only file whose path ends with most of the name, at least with its last folder."""
@@ -183,12 +185,12 @@ def _with_files(rows: Dataset, name: str, kind: str, files: Files, folder: Path)
 
 
 def _by_split(rows: Dataset) -> dict[str, Dataset]:
-    words = rows["split"][:] if "split" in rows.column_names else []
+    words = [str(word).strip().lower() for word in rows["split"]] if "split" in rows.column_names else []
     if "train" not in words:
         return {"": rows}
     parts: dict[str, list[int]] = {}
     for row, word in enumerate(words):  # "restval" of Karpathy's split of COCO is trained on
-        parts.setdefault("train" if word == "restval" else str(word), []).append(row)
+        parts.setdefault("train" if word == "restval" else word, []).append(row)
     return {part: rows.select(chosen) for part, chosen in parts.items()}
 
 
@@ -249,6 +251,8 @@ def _delimited(table: Path, kind_of: Callable[[object], str | None]) -> tuple[di
     header = None if naming[0] else [name.strip() for name in next(lines)]
     if folder or header is None:  # the file, then what is said of it
         header = ["file", "caption" if kind_of(rows[-1][0]) == "image" else "note"]
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise BadInput(f"{table} has two columns called {twice[0]}: rename one")
     found: dict[str, list[str]] = {name: [] for name in header if name}  # pandas writes the row's number without a name
     for number, row in enumerate(lines, 2 - naming[0]):
         for name, value in _row(table, number, header, row, delimiter) if any(row) else ():
@@ -287,10 +291,17 @@ def _checked(table: Path, lines: Iterator[list[str]]) -> Iterator[list[str]]:
 
 
 def _row(table: Path, number: int, header: list[str], fields: list[str], delimiter: str) -> Iterator[tuple[str, str]]:
-    """(column, value): as many as there are columns. A delimiter that is not quoted is part of the last one."""
+    """(column, value): as many as there are columns. A delimiter that is not quoted is part of the last one. Raises
+    BadInput if that one is no caption, but another column is."""
     if len(fields) < 2:
         raise BadInput(f"{table}, line {number}: no {delimiter!r} between a file name and its caption: {fields[0]!r}")
     last = len(header) - 1
+    inner = len(fields) > len(header) and header[-1] not in columns.CAPTION and {*columns.CAPTION} & {*header}
+    if inner:
+        raise BadInput(
+            f"{table}, line {number}: {len(fields)} fields for {len(header)} columns; put a value that holds "
+            f"{delimiter!r} between quotation marks"
+        )
     values = [*fields[:last], delimiter.join(fields[last:]).strip()]
     return zip(header, [*values, *[""] * (len(header) - len(values))], strict=True)
 

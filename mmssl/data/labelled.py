@@ -147,6 +147,8 @@ def load(
     clips are of its first two thirds, test clips of the rest. Raises BadInput if labels are missing or all the same, if
     a test label does not occur in training, or if an input cannot be read.
     """
+    if hold_out and (name in DRAWN or label_column == WHICH_CLIP):
+        raise BadInput(f"--hold_out {hold_out} has no effect: which clips are tested on is fixed")
     if name in DRAWN and modality in VISUAL:
         return examples.moving(name, processor, frames, max_samples, Labelled)
     data = clips.load(name) if modality in VISUAL else sources.load(name, texts=modality == "text")
@@ -155,12 +157,13 @@ def load(
     if label_column == WHICH_CLIP and modality == "video":
         column = columns.find(data["train"].column_names, input_column, columns.VIDEO, "input")
         return examples.which(data["train"], column, processor, frames, Labelled)
-    split, labels, names = with_labels(data, label_column, held_out, hold_out, max_samples)
-    input_column = columns.find(split[0].column_names, input_column, INPUT_COLUMNS[modality], "input")
+    input_column = columns.find(data["train"].column_names, input_column, INPUT_COLUMNS[modality], "input")
+    together = input_column if modality == "image" else None
+    split, labels, names = with_labels(data, label_column, held_out, hold_out, max_samples, together)
     limits, parts = Limits(max_length, max_seconds, frames), []
     for rows, label in zip(split, labels, strict=True):
         usable, inputs = READ[modality](rows, input_column, processor, limits)
-        identity = f"{rows._fingerprint} {input_column} {limits}"
+        identity = f"{_content(inputs)} {input_column} {limits}"
         parts.append(Labelled(inputs, label[usable], names, identity, inputs.lengths))
     return parts[0], parts[1]
 
@@ -171,16 +174,20 @@ def with_labels(
     held_out: int = 1000,
     hold_out: str | None = None,
     max_samples: int = 0,
+    together: str | None = None,
 ) -> tuple[list[datasets.Dataset], list[Tensor], list[str]]:
-    """([training, test], the labels of each, the names of the classes). Reads no inputs. Raises what `load` raises of
-    labels."""
-    split = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out)
-    if max_samples:
-        split = [part.select(_some(len(part), max_samples)) for part in split]
+    """([training, test], the labels of each, the names of the classes). Reads no inputs. together: as in
+    `sources.split`. Raises what `load` raises of labels."""
+    split = _held_out(data["train"], hold_out) if hold_out else sources.split(data, held_out, together=together)
     if set(split[0].column_names) == {"image"}:  # a folder of images without a table
         raise BadInput("the images have no labels: put those of each class into a folder of its own, at least two")
     column = columns.find(split[0].column_names, label_column, columns.LABEL, "label")
-    return list(split), *_labels(list(split), column)
+    labels, names = _labels(list(split), column)
+    if max_samples:  # of all classes: a few rows may lack one
+        chosen = [_some(len(part), max_samples) for part in split]
+        split = [part.select(rows) for part, rows in zip(split, chosen, strict=True)]
+        labels = [label[rows] for label, rows in zip(labels, chosen, strict=True)]
+    return list(split), labels, names
 
 
 def unlabelled(
@@ -195,8 +202,9 @@ def unlabelled(
 ) -> Dataset:
     """The inputs of the training data alone. The column of inputs is the only one that is read: a column of labels need
     not exist, and none can be seen."""
-    train = sources.split(sources.load(name, texts=modality == "text"), held_out)[0]
-    column = columns.find(train.column_names, input_column, INPUT_COLUMNS[modality], "input")
+    data = sources.load(name, texts=modality == "text")
+    column = columns.find(data["train"].column_names, input_column, INPUT_COLUMNS[modality], "input")
+    train, _ = sources.split(data, held_out, together=column if modality == "image" else None)
     return READ[modality](train.select_columns([column]), column, processor, Limits(max_length, max_seconds))[1]
 
 
@@ -216,20 +224,30 @@ def test_data(
     if a label is none of these classes."""
     import datasets
 
-    test = sources.split(sources.load(name, texts=modality == "text"), held_out)[1]
-    column = columns.find(test.column_names, input_column, INPUT_COLUMNS[modality], "input")
+    data = sources.load(name, texts=modality == "text")
+    column = columns.find(data["train"].column_names, input_column, INPUT_COLUMNS[modality], "input")
+    _, test = sources.split(data, held_out, together=column if modality == "image" else None)
     label_column = columns.find(test.column_names, label_column, columns.LABEL, "label")
     feature = test.features[label_column]
     text = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
+    _refuse_missing(list(test[label_column]), label_column, "target test")
     found = [text(value) for value in test[label_column]]
     if unknown := sorted(set(found) - set(names)):
         raise BadInput(
-            f"--dataset {name}: its label {unknown[0]!r} is none of {', '.join(names)}, the source's classes"
+            f"--target_dataset {name}: its label {unknown[0]!r} is none of {', '.join(names)}, the source's classes"
         )
     limits = Limits(max_length, max_seconds)
     usable, inputs = READ[modality](test, column, processor, limits)
     label = torch.tensor([names.index(each) for each in found])[usable]
-    return Labelled(inputs, label, names, f"{test._fingerprint} {column} {limits}", inputs.lengths)
+    return Labelled(inputs, label, names, f"{_content(inputs)} {column} {limits}", inputs.lengths)
+
+
+def _content(inputs: Dataset) -> str:
+    """Changes with the inputs; the names of their files would not."""
+    digest = hashlib.sha256()
+    for row in range(len(inputs)):
+        digest.update(hashlib.sha256(inputs.content(row)).digest())
+    return digest.hexdigest()
 
 
 def overlap(train: Labelled, test: Labelled) -> list[int]:
@@ -270,10 +288,14 @@ def _held_out(rows: datasets.Dataset, condition: str) -> tuple[datasets.Dataset,
         raise BadInput(
             f"--hold_out {condition}: give a column of {', '.join(rows.column_names)}, as in speaker=theo,lucas"
         )
-    held = np.isin(np.array([str(value) for value in rows[column]]), values.split(","))
+    feature = rows.features[column]
+    text = feature.int2str if hasattr(feature, "int2str") else str  # a ClassLabel
+    found = np.array([text(value) for value in rows[column]])
+    held = np.isin(found, values.split(","))
     if held.all() or not held.any():
         raise BadInput(
-            f"--hold_out {condition} holds out {held.sum()} of {len(held)} rows: training and test both need some"
+            f"--hold_out {condition} holds out {held.sum()} of {len(held)} rows: training and test both need some; "
+            f"{column} holds {columns.named(sorted(set(found.tolist())))}"
         )
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
@@ -290,9 +312,7 @@ def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], l
         )
     values = [list(part[column]) for part in parts]
     for what, of_part in zip(("training", "test"), values, strict=True):
-        missing = [row for row, value in enumerate(of_part) if value in (None, "", -1) or value != value]  # NaN
-        if missing:
-            raise BadInput(f"--label_column {column}: {len(missing)} {what} rows have no label, row {missing[0]} first")
+        _refuse_missing(of_part, column, what)
     known = sorted(set(values[0]))
     if len(known) < 2:
         raise BadInput(
@@ -308,6 +328,12 @@ def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], l
     feature, number = parts[0].features[column], {value: i for i, value in enumerate(known)}
     names = [feature.int2str(value) if isinstance(feature, datasets.ClassLabel) else str(value) for value in known]
     return [torch.tensor([number[value] for value in of_part]) for of_part in values], names
+
+
+def _refuse_missing(values: list, column: str, what: str) -> None:
+    missing = [row for row, value in enumerate(values) if value in (None, "", -1) or value != value]  # NaN
+    if missing:
+        raise BadInput(f"--label_column {column}: {len(missing)} {what} rows have no label, row {missing[0]} first")
 
 
 def _images(rows: datasets.Dataset, column: str, processor, limits: Limits) -> tuple[Tensor, Images]:

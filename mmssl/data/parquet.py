@@ -6,15 +6,19 @@ import copy
 import hashlib
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from mmssl.data import sources
-from mmssl.data.atomic import once, reading, whole
+from mmssl.data.atomic import PARTIAL, once, reading, whole
 from mmssl.data.windows import Held
 from mmssl.errors import BadInput, first_line
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 AT_A_TIME = 16  # files whose number of rows is read at the same time
 REMOTE = "hf://"
+TRIES = 100  # to read what others may remove to make room
 
 
 class Parquet:
@@ -87,7 +92,7 @@ class Parquet:
             with _opened(file) as opened:
                 # one thread: Arrow's pool of threads does not survive the fork of a worker
                 return opened.read_row_group(int(self.group[block]), columns=self.columns, use_threads=False)
-        except (OSError, ValueError) as error:
+        except _failures() as error:
             raise BadInput(f"{file}, row group {self.group[block]}: {first_line(error)}") from error
 
     def _fetched(self, block: int) -> pa.Table:
@@ -103,23 +108,23 @@ class Parquet:
             with whole(directory) as place:
                 pq.write_table(table, place / "block.parquet", compression="none")
 
-        while True:
+        for attempt in range(TRIES):
             once(directory, fetch)
             try:
                 os.utime(directory)
                 with reading(directory):
                     return pq.read_table(directory / "block.parquet", use_threads=False)
             except (BadInput, FileNotFoundError):
-                if directory.exists():
+                if (directory / "block.parquet").exists() or attempt == TRIES - 1:
                     raise
-                # another worker needed the room: again
+                time.sleep(0.01)  # another worker needed the room: again
 
     def _groups(self, file: str) -> np.ndarray:
         """(row groups, 2) int64: rows, bytes of the columns."""
         try:
             with _opened(file) as opened:
                 about, schema = opened.metadata, opened.schema_arrow
-        except (OSError, ValueError) as error:
+        except _failures() as error:
             raise _unreadable(file, error) from error
         for column in self.columns:
             if column not in schema.names:
@@ -151,8 +156,14 @@ def schema(file: str) -> pa.Schema:
     try:
         with _opened(file) as opened:
             return opened.schema_arrow
-    except (OSError, ValueError) as error:
+    except _failures() as error:
         raise _unreadable(file, error) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What Arrow raises, and the Hub's client, which is imported only where there is something to fetch."""
+    network = [sys.modules["httpx"].HTTPError] if "httpx" in sys.modules else []
+    return OSError, ValueError, *network
 
 
 def _unreadable(file: str, error: Exception) -> BadInput:
@@ -177,6 +188,8 @@ def _make_room(folder: Path, room: int) -> None:
     """Remove the blocks that were not used for the longest time, until `room` bytes hold the others."""
     found = []
     for place in folder.iterdir():
+        if place.suffix == PARTIAL:
+            continue
         try:
             file = (place / "block.parquet").stat()
             found.append((place.stat().st_mtime, file.st_size, place))
@@ -186,5 +199,6 @@ def _make_room(folder: Path, room: int) -> None:
     for _, size, place in sorted(found):
         if held <= room:
             return
-        shutil.rmtree(place, ignore_errors=True)
-        held -= size
+        with suppress(Timeout), FileLock(f"{place}.lock", timeout=0):  # not one that another worker just fetched
+            shutil.rmtree(place, ignore_errors=True)
+            held -= size

@@ -22,6 +22,7 @@ from mmssl.errors import BadInput, first_line
 if TYPE_CHECKING:
     from datasets import Features
 
+FORMAT = 2  # version of the index on disk
 RUN = 128  # samples in a block
 LONGEST_TEXT = 1 << 20  # bytes that are read of a text
 
@@ -112,9 +113,10 @@ def _kind(name: str) -> str:
 
 def _members(file: str, kinds: Sequence[str]) -> np.ndarray:
     """(samples, 2 * kinds) int64: first byte of each member of that kind, and how many; -1 where there is none. Samples
-    without the first kind are left out. Read from the headers once, then from a file."""
+    without the first kind are left out; if it is an image, an image of any other format is one. Read from the headers
+    once, then from a file."""
     about = os.stat(file)
-    state = f"{Path(file).resolve()} {about.st_size} {about.st_mtime_ns} {' '.join(kinds)}"
+    state = f"{Path(file).resolve()} {about.st_size} {about.st_mtime_ns} {' '.join(kinds)} {FORMAT}"
 
     def write(directory: Path) -> None:
         found: dict[str, np.ndarray] = {}
@@ -122,13 +124,17 @@ def _members(file: str, kinds: Sequence[str]) -> np.ndarray:
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
                     tar.members = []  # else it keeps them all
-                    if not member.isfile() or (kind := _kind(member.name)) not in kinds:
+                    kind = _kind(member.name)
+                    if f".{kind}" in IMAGES and f".{kinds[0]}" in IMAGES:
+                        kind = kinds[0]  # an image is one whatever its format
+                    if not member.isfile() or kind not in kinds:
                         continue
                     if member.size > MAX_MEMBER or member.issparse():
                         raise BadInput(f"{file}: {member.name} is sparse or has over {MAX_MEMBER:,} bytes; remove it")
                     folder, _, name = member.name.rpartition("/")
                     sample = found.setdefault(f"{folder}/{name.partition('.')[0]}", np.full((len(kinds), 2), -1))
-                    sample[kinds.index(kind)] = member.offset_data, member.size
+                    if sample[kinds.index(kind), 0] < 0:  # of two images, the first
+                        sample[kinds.index(kind)] = member.offset_data, member.size
         except (OSError, tarfile.TarError) as error:
             raise BadInput(f"{file} could not be read as a tar file: {first_line(error)}") from error
         places = np.array([sample for sample in found.values() if sample[0, 0] >= 0], dtype=np.int64)

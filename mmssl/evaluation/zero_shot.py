@@ -107,7 +107,8 @@ def main(args: ZeroShotArgs) -> None:
     names, label = labels(rows, args.label_column)
     classes = {name: [name.replace("_", " ")] for name in names}
     if args.dataset == "emoji" and args.label_column == "category":
-        classes, args.templates = {name: emoji.CATEGORY_NAMES[name] for name in names}, ["{}"]
+        classes = {name: emoji.CATEGORY_NAMES[name] for name in names}
+        args.templates = ["{}"] if args.templates == list(TEMPLATES) else args.templates
     if args.classes:
         classes = _in_words(args.classes, names)
     encoder = features.ImageTextEncoder(args.model_name_or_path, args.use_cpu, args.trust_remote_code)

@@ -46,7 +46,7 @@ FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # optimizer settings
 HARMLESS = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_steps", "eval_steps", "save_steps",
     "save_total_limit", "report_to", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "probe_dataset",
-    "dataloader_num_workers",
+    "dataloader_num_workers", "image_cache",
 }  # fmt: skip
 
 
@@ -125,8 +125,8 @@ def save(
                 with suppress(OSError):
                     run.remove([partial])
             raise BadInput(
-                f"checkpoint {final} could not be written: {failures[0]}. {last_good(directory)} Free space there, "
-                "then continue with --resume_from_checkpoint auto."
+                f"checkpoint {final} could not be written: {failures[0]}. {last_good(directory)} Mend that, then "
+                "continue with --resume_from_checkpoint auto."
             )
 
     attempt(begin)
@@ -286,6 +286,12 @@ def prune(directory: Path, step: int, keep: int) -> None:
     kept = [path for path in checkpoints if path not in later][-keep:]
     old = {path for path in [*checkpoints, *directory.glob("partial_*")] if path not in kept}
     _remove(OutputDir(directory.parent), [*old, directory / f"partial_{step:08d}"])  # the last is only in the manifest
+
+
+def later(directory: Path, found: Path) -> list[str]:
+    """The complete checkpoints after `found`, which the next save of a run that resumes from it deletes."""
+    ours = found.absolute().parent == directory.absolute()
+    return [path.name for path in complete_checkpoints(directory) if ours and path.name > found.name]
 
 
 def _remove(run: OutputDir, folders: Iterable[Path]) -> None:

@@ -96,6 +96,8 @@ def train(
     log.opening(bare, samples, found)
     for difference in differences:
         log.warn(difference)
+    if found and args.save_steps and (later := checkpoint.later(checkpoints, found)):
+        log.warn(f"the next save deletes the checkpoints after {found.name}: {', '.join(later)}")
 
     def data() -> Iterator[list[dict[str, torch.Tensor]]]:
         """The micro-batches of each step, from the run's position on, epoch after epoch."""

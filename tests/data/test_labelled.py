@@ -155,6 +155,53 @@ def test_an_empty_text_and_unreadable_recordings_are_refused_by_row(tmp_path, to
         labelled.load(str(tmp_path / "sounds.parquet"), "audio", Wav2Vec2FeatureExtractor())
 
 
+def test_files_that_are_replaced_are_other_data(tmp_path):
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(12):
+            Image.new("RGB", (8, 8), (20 * i, 0, ord(label))).save(tmp_path / "data" / label / f"{i}.png")
+    processor = ViTImageProcessorPil(size={"height": 8, "width": 8})
+    before, _ = labelled.load(str(tmp_path / "data"), "image", processor)
+    again, _ = labelled.load(str(tmp_path / "data"), "image", processor)
+    for file in (tmp_path / "data/a").iterdir():
+        Image.new("RGB", (8, 8), (0, 200, 0)).save(file)
+    after, _ = labelled.load(str(tmp_path / "data"), "image", processor)
+    assert before.identity == again.identity != after.identity
+
+
+def test_equal_images_are_in_one_part(tmp_path):
+    colours = [Image.new("RGB", (8, 8), (5 * (i // 3), 0, 0)) for i in range(60)]
+    rows = {"image": colours, "label": [i // 3 % 2 for i in range(60)]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
+    train, test = labelled.load(
+        str(tmp_path / "a.parquet"), "image", ViTImageProcessorPil(size={"height": 8, "width": 8})
+    )
+    assert len(train) + len(test) == 60 and labelled.overlap(train, test) == []
+
+
+def test_a_few_rows_may_lack_a_class(tmp_path, tokenizer):
+    place = write(tmp_path / "data", [i % 50 for i in range(400)])
+    train, test = labelled.load(place, "text", tokenizer, max_samples=20)
+    assert len(train) == len(test) == 20 and len(train.names) == 50
+
+
+def test_a_column_of_classes_is_held_out_by_name(tmp_path, tokenizer):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.Value("int64"),
+                                  "speaker": datasets.ClassLabel(names=["theo", "lucas"])})  # fmt: skip
+    rows = {"text": [f"text {i}" for i in range(40)], "label": [0, 1] * 20, "speaker": [0, 0, 0, 1] * 10}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
+    _, test = labelled.load(str(tmp_path / "a.parquet"), "text", tokenizer, hold_out="speaker=lucas")
+    assert len(test) == 10
+    with pytest.raises(BadInput, match="holds out 0 of 40 rows.*speaker holds lucas; theo"):
+        labelled.load(str(tmp_path / "a.parquet"), "text", tokenizer, hold_out="speaker=anna")
+
+
+def test_clips_whose_test_part_is_fixed_refuse_a_condition():
+    with pytest.raises(BadInput, match="--hold_out label=1 has no effect: which clips are tested on is fixed"):
+        labelled.load("moving_digits", "video", None, hold_out="label=1")
+
+
 def test_a_condition_that_holds_out_nothing_is_refused(tmp_path, tokenizer):
     data = write(tmp_path / "data", ["a", "b"] * 20)
     with pytest.raises(BadInput, match="--hold_out label=c holds out 0 of 40 rows"):

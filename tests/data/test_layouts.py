@@ -316,6 +316,39 @@ def test_a_missing_image_is_not_replaced_by_one_of_the_same_name(tmp_path):
     assert paths == [str(tmp_path / "a" / "0.jpg"), str(tmp_path / "c" / "1.jpg")]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,caption,split\n0.jpg,a cat,train\n1.jpg,a cat, sitting,train\n", "line 3: 4 fields for 3 columns; put"),
+        ("image,caption,caption\n0.jpg,a,b\n1.jpg,a,b\n", "two columns called caption: rename one"),
+    ],
+)
+def test_a_table_that_can_be_read_in_two_ways_is_refused(text, said, tmp_path):
+    images(tmp_path, "{}.jpg", range(2))
+    put(tmp_path / "a.csv", text)
+    with pytest.raises(BadInput, match=said):
+        sources.load(str(tmp_path / "a.csv"))
+
+
+def test_names_that_no_file_has_are_kept_to_be_named(tmp_path):
+    images(tmp_path, "{}.jpg", range(2))
+    put(tmp_path / "a.csv", f"image,text\n0.jpg,a\n1.jpg,b\n#0,c\n{'x' * 300}.jpg,d\n")
+    paths = [
+        (row["image"] or {}).get("path") for row in undecoded(sources.load(str(tmp_path / "a.csv"))["train"], "image")
+    ]
+    assert paths == [str(tmp_path / "0.jpg"), str(tmp_path / "1.jpg"), None, str(tmp_path / f"{'x' * 300}.jpg")]
+
+
+def test_the_names_of_splits_may_begin_with_a_capital(tmp_path):
+    images(tmp_path, "{}.jpg", range(4))
+    table(
+        tmp_path / "a.csv",
+        [{"image": f"{i}.jpg", "text": say(i), "split": "Train" if i else "Test"} for i in range(4)],
+        ",",
+    )
+    assert {part: len(rows) for part, rows in sources.load(str(tmp_path / "a.csv")).items()} == {"train": 3, "test": 1}
+
+
 @pytest.mark.parametrize("name", ["url", "URL", "image_url"])
 def test_a_table_of_urls_is_to_be_downloaded_first(name, tmp_path):
     table(tmp_path / "a.csv", [{name: f"http://x/{i}.jpg", "text": say(i)} for i in range(N)], ",")

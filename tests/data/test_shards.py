@@ -155,7 +155,8 @@ def test_a_resume_of_pairs_reads_only_what_is_left_of_the_epoch(tmp_path):
 
 def test_captions_of_tar_files_are_texts_or_in_json_members(tmp_path):
     for name, members in {
-        "a": {"1.PNG": png(1), "1.txt": b"of 1", "2.png": png(2), "2.txt": b"of 2", "3.png": png(3), "4.txt": b"none"},
+        "a": {"1.PNG": png(1), "1.txt": b"of 1", "2.png": png(2), "2.txt": b"of 2", "3.webp": png(3),
+              "3.png": png(4), "4.txt": b"none"},
         "b": {"1.png": png(1), "1.json": b'{"caption": "of 1"}', "2.png": png(2), "2.json": b'{"caption": "of 2"}',
               "3.png": png(3), "3.json": b"no json"},
     }.items():  # fmt: skip

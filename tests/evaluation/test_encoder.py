@@ -12,6 +12,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
+    ByT5Tokenizer,
     CLIPVisionModel,
     ViTMAEConfig,
     ViTMAEForPreTraining,
@@ -153,6 +154,11 @@ def test_a_text_longer_than_the_model_takes_is_cut(tmp_path):
     assert texts.lengths.tolist() == [512, 3]
     with torch.no_grad():
         assert encoder(**texts.__getitems__([0, 1])).isfinite().all()
+
+
+def test_a_tokenizer_in_python_is_taken():
+    texts = labelled.Texts(["cat dog", "bread"], ByT5Tokenizer(), 6)
+    assert texts.lengths.tolist() == [6, 6] and texts.tokens.words.unique().tolist() == [-1]
 
 
 def test_a_recogniser_of_speech_is_judged_on_audio_though_it_has_a_tokenizer(tmp_path):

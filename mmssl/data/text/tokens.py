@@ -149,13 +149,16 @@ class Tokens:
     AT_ONCE = 10_000  # texts tokenised at a time, because a tokenizer's output is large
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        ids, words, lengths = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.int16)], [0]
+        ids, words, lengths = [torch.empty(0, dtype=torch.int32)], [torch.empty(0, dtype=torch.int32)], [0]
         beginnings = (text[: OF_A_TOKEN * max_length] for text in texts)  # all of 1 MB is encoded before it is cut
         for some in portions(beginnings, self.AT_ONCE):
             encoded = tokenizer(some, truncation=True, max_length=max_length)
             ids.append(torch.tensor([token for text in encoded["input_ids"] for token in text], dtype=torch.int32))
-            of_words = [-1 if word is None else word for i in range(len(some)) for word in encoded.word_ids(i)]
-            words.append(torch.tensor(of_words, dtype=torch.int16))
+            if encoded.is_fast:
+                of_words = [-1 if word is None else word for i in range(len(some)) for word in encoded.word_ids(i)]
+                words.append(torch.tensor(of_words, dtype=torch.int32))
+            else:  # a tokenizer in Python (ByT5) does not tell words apart
+                words.append(torch.full_like(ids[-1], -1))
             lengths += map(len, encoded["input_ids"])
         self.ids, self.words = torch.cat(ids), torch.cat(words)  # words: the word that each token belongs to; -1: none
         self.starts = torch.tensor(lengths).cumsum(0)

@@ -15,6 +15,17 @@ from mmssl.errors import BadInput
 QUERIES = 15  # per class and episode
 
 
+def large_classes(label: np.ndarray, ways: int, shots: int) -> list[torch.Tensor]:
+    """The examples of each class with more than `shots`. Raises BadInput if there are fewer than `ways`."""
+    of_class = [torch.from_numpy(np.flatnonzero(label == c)) for c in np.unique(label)]
+    of_class = [rows for rows in of_class if len(rows) > shots]
+    if len(of_class) < ways:
+        raise BadInput(
+            f"--ways {ways} --shots {shots}: only {len(of_class)} classes have more than {shots} test examples"
+        )
+    return of_class
+
+
 def few_shot(
     features: np.ndarray, label: np.ndarray, centre: np.ndarray, ways: int, shots: int, episodes: int, seed: int = 0
 ) -> tuple[float, float]:
@@ -23,13 +34,8 @@ def few_shot(
     features: (examples, width), from which classes, shots and queries are drawn. centre: (width,), the mean of the
     training features. Raises BadInput if there are too few classes or examples.
     """
+    of_class = large_classes(label, ways, shots)
     z = torch.nn.functional.normalize(torch.from_numpy(np.asarray(features - centre, dtype=np.float32)), dim=1)
-    of_class = [torch.from_numpy(np.flatnonzero(label == c)) for c in np.unique(label)]
-    of_class = [rows for rows in of_class if len(rows) > shots]
-    if len(of_class) < ways:
-        raise BadInput(
-            f"--ways {ways} --shots {shots}: only {len(of_class)} classes have more than {shots} test examples"
-        )
     queries = min(QUERIES, min(len(rows) for rows in of_class) - shots)
     generator, accuracies = torch.Generator().manual_seed(seed), []
     for _ in range(episodes):

@@ -9,6 +9,7 @@ import torch
 
 from mmssl.data.labelled import Images, Labelled, Texts
 from mmssl.data.video.examples import Examples
+from mmssl.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from mmssl.evaluation.downstream.knn import Matrix
@@ -27,21 +28,26 @@ def raw_features(train: Labelled, test: Labelled) -> tuple[Matrix, Matrix]:
         words = TfidfVectorizer(
             sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(train) > 100 else 1, max_features=WORDS
         )
-        return words.fit_transform(train.inputs.texts), words.transform(test.inputs.texts)
-    extract = (
-        _pixels if isinstance(train.inputs, Images) else _motion if isinstance(train.inputs, Examples) else _log_mel
-    )
+        try:
+            return words.fit_transform(train.inputs.texts), words.transform(test.inputs.texts)
+        except ValueError as error:
+            raise BadInput(
+                f"tf-idf finds no words in the texts ({first_line(error)}): leave raw out of --baselines"
+            ) from error
+    if isinstance(train.inputs, Images):
+        parts = [_pixels(part) for part in (train, test)]
+        grey = all((part == part[:, :1]).all() for part in parts)  # one channel if all images are
+        return tuple(part[:, : 1 if grey else None].flatten(1).numpy() for part in parts)
+    extract = _motion if isinstance(train.inputs, Examples) else _log_mel
     return extract(train), extract(test)
 
 
-def _pixels(data: Labelled) -> np.ndarray:
-    """(examples, channels * height * width) float32; one channel if all images are grey."""
+def _pixels(data: Labelled) -> torch.Tensor:
+    """(examples, 3, height, width) float32."""
     pixels = data.inputs.pixels[data.inputs.rows].float() / 255
     if max(pixels.shape[2:]) > LARGEST_SIDE:
         pixels = torch.nn.functional.adaptive_avg_pool2d(pixels, LARGEST_SIDE)
-    if (pixels[:, 0] == pixels[:, 1]).all() and (pixels[:, 1] == pixels[:, 2]).all():
-        pixels = pixels[:, :1]  # grey
-    return pixels.flatten(1).numpy()
+    return pixels
 
 
 def _motion(data: Labelled) -> np.ndarray:

@@ -21,7 +21,7 @@ from mmssl.device import best_device
 from mmssl.errors import BadInput, not_written
 from mmssl.evaluation.downstream import encoder as encoders
 from mmssl.evaluation.downstream import linear_probe
-from mmssl.evaluation.downstream.few_shot import few_shot
+from mmssl.evaluation.downstream.few_shot import few_shot, large_classes
 from mmssl.evaluation.downstream.finetune import finetune
 from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
@@ -67,6 +67,8 @@ class Transfer:
             for amount in args.labels
         }
         self.warnings = self._overlap()
+        if "few_shot" in args.mode:
+            large_classes(self.test.label.numpy(), args.ways, max(args.shots))
         self.device = best_device(args.use_cpu)
         self.raw_name = NAMES[ours.modality]
         self.encoders = {OURS: ours.to(self.device)}
@@ -239,7 +241,6 @@ def main(args) -> None:
         if row.startswith("fine-tuned"):
             each = (f"{column} {low:.1f} to {high:.1f}" for column, (low, high) in of_columns.items())
             say(f"95 % interval of the mean over seeds, {row}: {', '.join(each)}")
-    drawn = draw(table, columns, transfer, directory)
     found = {
         "title": title,
         "results": table,
@@ -254,6 +255,7 @@ def main(args) -> None:
         durable.replace(directory / RESULTS, bounded_json.dumps(found, indent=2))
     except OSError as error:
         raise not_written(directory / RESULTS, error) from error
+    drawn = draw(table, columns, transfer, directory)
     name = Path(args.model_name_or_path)
     if (name / card.CARD).exists():
         warnings = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
@@ -316,7 +318,7 @@ def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) 
                 for c in (OURS, UNTRAINED)
             }
             if any(curves.values()):
-                file = directory / f"layers_{dataset}_{mode.replace('-', '').lower()}_{amount.rstrip('%')}.png"
+                file = directory / f"layers_{dataset}_{mode.replace('-', '').lower()}_{amount.replace('%', 'pc')}.png"
                 figures.accuracy_curves(curves, "layer (0: embeddings)", file)
                 drawn[file] = f"Accuracy on {dataset} of a probe at each layer, {mode}, {_labels(amount)}."
     return drawn
