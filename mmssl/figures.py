@@ -255,30 +255,13 @@ def similarity_matrix(similarity: Tensor, file: Path) -> None:
     _write(figure, file)
 
 
-def prediction_curve(columns: dict[str, list[float]], xlabel: str, file: Path) -> None:
-    """Accuracy of picking the true future, in per cent, by the number of steps ahead. columns: name -> one value per
-    step; the one named chance is dashed."""
+def curves(columns: dict[str, list[float]], xlabel: str, ylabel: str, dashed: Sequence[str], file: Path) -> None:
+    """Values by the number of steps ahead. columns: name -> one value per step. dashed: names of baselines."""
     plt = _pyplot()
 
     figure, axes = plt.subplots(figsize=(6, 3.6))
     for name, values in columns.items():
-        style = {"linestyle": "--", "color": "grey"} if name == "chance" else {"marker": "o", "markersize": 4}
-        axes.plot(range(1, len(values) + 1), values, label=name, **style)
-    axes.set(xlabel=xlabel, ylabel="true future picked, %")
-    _from_zero(axes)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    _write(figure, file)
-
-
-def error_curve(columns: dict[str, list[float]], xlabel: str, ylabel: str, file: Path) -> None:
-    """Errors by the number of steps ahead, a line for each name; all but the first are dashed."""
-    plt = _pyplot()
-
-    figure, axes = plt.subplots(figsize=(6, 3.6))
-    for i, (name, values) in enumerate(columns.items()):
-        style = {"linestyle": "--"} if i else {"marker": "o", "markersize": 4}
+        style = {"linestyle": "--"} if name in dashed else {"marker": "o", "markersize": 4}
         axes.plot(range(1, len(values) + 1), values, label=name, **style)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     _from_zero(axes)
@@ -304,17 +287,22 @@ def heard(wave: np.ndarray, context: np.ndarray, sampling_rate: int, file: Path)
     _write(figure, file)
 
 
+def plane(features: np.ndarray) -> np.ndarray:
+    """(n, 2): the first two principal components of (n, dim) features; of one dimension, or one row, a line."""
+    table = features - features.mean(0)
+    places = table @ np.linalg.svd(table, full_matrices=False)[2][:2].T
+    return np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+
+
 def label_map(features: np.ndarray, labels: Sequence[str], file: Path) -> None:
     """Examples in the plane of their features' first two principal components, coloured by label. features: (examples,
     dim)."""
     plt = _pyplot()
 
-    table = features - features.mean(0)
-    plane = table @ np.linalg.svd(table, full_matrices=False)[2][:2].T
-    labels, names = np.array(labels), sorted(set(labels))
+    places, labels, names = plane(features), np.array(labels), sorted(set(labels))
     figure, axes = plt.subplots(figsize=(6, 4.6))
     for i, name in enumerate(names):
-        axes.scatter(*plane[labels == name].T, s=12, color=plt.get_cmap("tab20")(i % 20), label=name)
+        axes.scatter(*places[labels == name].T, s=12, color=plt.get_cmap("tab20")(i % 20), label=name)
     axes.set_axis_off()
     if len(names) <= 20:
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -325,10 +313,7 @@ def word_map(vectors, words: Sequence[str], file: Path) -> None:
     """Words in the plane of the first two principal components of their vectors. vectors: gensim KeyedVectors."""
     plt = _pyplot()
 
-    table = np.stack([vectors.get_vector(word, norm=True) for word in words])
-    table -= table.mean(0)
-    components = np.linalg.svd(table, full_matrices=False)[2][:2]
-    x, y = np.pad(table @ components.T, ((0, 0), (0, 2 - len(components)))).T  # one word, or one dimension: a line
+    x, y = plane(np.stack([vectors.get_vector(word, norm=True) for word in words])).T
     figure, axes = plt.subplots(figsize=(10, 8))
     axes.scatter(x, y, s=2, color="tab:blue")
     for word, *place in zip(words, x, y, strict=True):

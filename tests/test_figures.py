@@ -67,7 +67,9 @@ def test_the_only_point_of_a_short_run_is_drawn_whole(tmp_path):
 
 
 def test_the_highest_point_of_nearly_equal_values_is_drawn_whole(tmp_path):
-    figures.prediction_curve({"trained": [2.1, 2.2], "chance": [2.1, 2.1]}, "steps ahead", tmp_path / "curve.png")
+    figures.curves(
+        {"trained": [2.1, 2.2], "chance": [2.1, 2.1]}, "steps ahead", "right", ["chance"], tmp_path / "curve.png"
+    )
     pixels = np.asarray(Image.open(tmp_path / "curve.png").convert("RGB")).astype(int)
     blue = (abs(pixels[:, int(0.9 * pixels.shape[1]) :] - (31, 119, 180)) < 10).all(-1)  # the last point
     assert blue.any(1).sum() >= 5
@@ -125,5 +127,5 @@ def test_strips_and_animations_hold_every_version_of_every_clip(tmp_path):
 
 
 def test_an_error_curve_of_one_step_is_drawn(tmp_path):
-    figures.error_curve({"trained": [1.0], "last frame": [2.0]}, "frames ahead", "error", tmp_path / "error.png")
+    figures.curves({"trained": [1.0], "last": [2.0]}, "frames ahead", "error", ["last"], tmp_path / "error.png")
     assert (tmp_path / "error.png").exists()

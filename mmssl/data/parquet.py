@@ -146,11 +146,6 @@ def _check_images(file: str, schema: pa.Schema, column: str) -> None:
         raise BadInput(f"--image_column {column} holds {kind}, not images: leave --streaming out")
 
 
-def names(file: str) -> list[str]:
-    """The columns of a Parquet file."""
-    return schema(file).names
-
-
 def schema(file: str) -> pa.Schema:
     """Raises BadInput if a file cannot be read as Parquet."""
     try:

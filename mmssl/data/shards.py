@@ -171,7 +171,7 @@ def find(
         return None
     one = files["train"][0]
     packed = not one.startswith(parquet.REMOTE) and readers.reader(Path(one)) == "webdataset"
-    chosen = choose(tar.kinds(files["train"]) if packed else parquet.names(one))
+    chosen = choose(tar.kinds(files["train"]) if packed else parquet.schema(one).names)
     shards = {}
     for part, paths in files.items():
         reader = tar.Tar(paths, chosen) if packed else parquet.Parquet(paths, chosen, room)

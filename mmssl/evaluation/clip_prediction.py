@@ -73,7 +73,7 @@ class ClipPrediction(Strips):
                 errors = squared_error(each.expand_as(future).flatten(0, 1), future.flatten(0, 1))
                 curves.setdefault(name, []).append(errors.unflatten(0, future.shape[:2]))
         means = {name: torch.cat(errors).mean(0).tolist() for name, errors in curves.items()}
-        figures.error_curve(means, "frames ahead", "squared error of a frame", directory / "error.png")
+        figures.curves(means, "frames ahead", "squared error of a frame", [*means][1:], directory / "error.png")
         return drawn | {"error.png": "Squared error of a predicted frame by how far it lies ahead."}
 
 

@@ -57,7 +57,7 @@ class Prediction(Evaluation):
             for name, values in results.items()
             if "accuracy" in values
         }
-        figures.prediction_curve(curves, self.ahead, directory / "prediction.png")
+        figures.curves(curves, self.ahead, "true future picked, %", ["chance"], directory / "prediction.png")
         return {"prediction.png": "How often the true future is picked, by the number of steps ahead."}
 
 

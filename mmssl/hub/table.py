@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from mmssl.plain_text import markdown, say
+from collections.abc import Iterable, Mapping, Sequence
+
+from mmssl.plain_text import markdown, say, say_lines
 
 Columns = dict[str, dict[str, float]]  # column -> name of a result -> value
+NARROWEST = 12  # characters of a column in the terminal
 
 
 def print_table(title: str, columns: Columns, digits: int | None = None) -> None:
     """digits: decimal places; default: see `number`."""
-    names = _names(columns)
-    width, wide = max(map(len, names), default=0) + 2, max(18, 2 + max(map(len, columns)))
+    rows = {
+        name: [number(values[name], digits) if name in values else "" for values in columns.values()]
+        for name in _names(columns)
+    }
     say(title)
-    say(" " * width + "".join(f"{column:>{wide}}" for column in columns))
-    for name in names:
-        cells = (number(values[name], digits) if name in values else "" for values in columns.values())
-        say(f"{name:<{width}}" + "".join(f"{cell:>{wide}}" for cell in cells))
+    say_lines(aligned(columns, rows))
 
 
 def results_table(results: Columns) -> str:
     """Markdown with a row for each result and a column for the trained model and each baseline."""
-    lines = [f"| | {' | '.join(map(markdown, results))} |", "|---" + "|---:" * len(results) + "|"]
-    for name in _names(results):
-        cells = (number(column[name]) if name in column else "–" for column in results.values())
-        lines.append(f"| {markdown(readable(name))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = {
+        readable(name): [number(column[name]) if name in column else "–" for column in results.values()]
+        for name in _names(results)
+    }
+    return in_markdown([*results], rows)
+
+
+def aligned(columns: Iterable[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table as lines for the terminal. rows: name -> a cell for each column."""
+    lines = {"": [*columns]} | rows
+    width = max(map(len, lines)) + 2
+    widths = [max(NARROWEST, 2 + max(map(len, cells))) for cells in zip(*lines.values(), strict=True)]
+    return "\n".join(
+        name.ljust(width) + "".join(cell.rjust(wide) for cell, wide in zip(cells, widths, strict=True))
+        for name, cells in lines.items()
+    )
+
+
+def in_markdown(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """The same for a card."""
+    lines = [["", *columns], *([name, *cells] for name, cells in rows.items())]
+    first, *others = (f"| {' | '.join(map(markdown, line))} |" for line in lines)
+    return "\n".join([first, "|---" + "|---:" * len(columns) + "|", *others])
 
 
 def readable(name: str) -> str:

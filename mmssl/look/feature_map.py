@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from mmssl import figures
 from mmssl.look.answers import answer, at_first, enlarged, on_pick
 from mmssl.look.examples import examples_of
 
@@ -39,9 +40,7 @@ def plane(features: np.ndarray, how: str) -> np.ndarray:
         perplexity = min(30.0, (len(features) - 1) / 3)
         places = Layout(perplexity=perplexity, init="pca", random_state=0).fit_transform(features)
     else:
-        table = features - features.mean(0)
-        places = table @ np.linalg.svd(table, full_matrices=False)[2][:2].T
-        places = np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+        places = figures.plane(features)
     low, high = places.min(0), places.max(0)
     return 0.02 + 0.96 * (places - low) / np.maximum(high - low, 1e-12)
 

@@ -164,7 +164,7 @@ def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
         ("--labels 200%", "--labels 200%: give a percentage of the training labels"),
         ("--seeds 0", "--seeds is 0; it must be 1 or more"),
         ("--ways 1", "--ways is 1; it must be 2 or more"),
-        ("--mode finetune few_shot --ways 5", "only 2 classes have more than 1 test examples"),
+        ("--mode finetune few_shot --ways 5", "only 2 classes have more than 5 test examples"),
         (
             "--learning_rate 1 --freeze_layers 2",
             "--learning_rate, --freeze_layers have no effect with --mode knn linear",

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mmssl import figures
+from mmssl.hub.table import aligned
 
 CLIP = 0.001, 0.999  # of a share of wins, section 3.3: a ratio of shares stays finite
 
@@ -156,11 +157,5 @@ def study(losses: list[np.ndarray], untrained: list[np.ndarray], budget: int) ->
 
 def printed(rows: dict[str, list], columns: list[str]) -> str:
     """A table as lines to print. rows: name -> a number or a text for each column."""
-    cells = {name: [f"{c:.1f}" if isinstance(c, float) else c for c in values] for name, values in rows.items()}
-    width = max(map(len, rows)) + 2
-    widths = [max(len(c), *(len(values[i]) for values in cells.values())) + 2 for i, c in enumerate(columns)]
-    lines = {"": columns} | cells
-    return "\n".join(
-        name.ljust(width) + "".join(c.rjust(w) for c, w in zip(values, widths, strict=True))
-        for name, values in lines.items()
-    )
+    cells = {name: [c if isinstance(c, str) else f"{c:.1f}" for c in values] for name, values in rows.items()}
+    return aligned(columns, cells)

@@ -10,8 +10,7 @@ from statistics import fmean
 from mmssl import bounded_json, durable, figures
 from mmssl.errors import BadInput
 from mmssl.evaluation.downstream.transfer import RESULTS
-from mmssl.hub.table import number
-from mmssl.plain_text import markdown
+from mmssl.hub.table import in_markdown, number
 from mmssl.training import log
 from mmssl.training.output_dir import METRICS, OutputDir
 
@@ -79,16 +78,15 @@ def write(rows: dict[str, Row], place: Path) -> str:
     columns = [*accuracies(names), *(name for name in names if name not in accuracies(names) and name != NOTE), NOTE]
     best = dict(sorted(rows.items(), key=lambda item: -max(accuracies(item[1]).values(), default=-1.0)))
     cells = [[name, *(cell(row.get(column, "")) for column in columns)] for name, row in best.items()]
-    lines = [f"| {' | '.join(map(markdown, line))} |" for line in (["", *columns], *cells)]
-    lines.insert(1, "|---" + "|---:" * len(columns) + "|")
+    table = in_markdown(columns, {name: line for name, *line in cells})
     written = io.StringIO()
     csv.writer(written).writerows([["name", *columns], *cells])
     OutputDir(place).register(["leaderboard.md", "leaderboard.csv", "leaderboard.png"])
-    durable.replace(place / "leaderboard.md", "\n".join(lines) + "\n")
+    durable.replace(place / "leaderboard.md", table + "\n")
     durable.replace(place / "leaderboard.csv", written.getvalue())
     if judged := {name: accuracies(row) for name, row in best.items() if accuracies(row)}:
         figures.ranking(judged, place / "leaderboard.png")
-    return "\n".join(lines)
+    return table
 
 
 def accuracies(row: dict) -> dict:

@@ -16,7 +16,7 @@ from mmssl import durable, progress
 from mmssl.data import sources
 from mmssl.data.images.decoding import normalisation
 from mmssl.data.images.views import WHOLE, View, Views
-from mmssl.data.labelled import CLIP_FRAMES, Labelled
+from mmssl.data.labelled import CLIP_FRAMES, VISUAL, Labelled
 from mmssl.data.video.clips import viewed
 from mmssl.errors import BadInput, first_line, not_written
 from mmssl.evaluation.finite import finite
@@ -31,7 +31,6 @@ MODALITIES = {
     "audio": ("FeatureExtractionMixin", "feature_extractor"),
     "text": ("PreTrainedTokenizerBase", "tokenizer"),
 }
-VISUAL = ("image", "video")
 TOWERS = {"vision": "image", "text": "text"}
 
 

@@ -21,7 +21,6 @@ def knn(
     test: Matrix,
     k: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
-    classes: int | None = None,
 ) -> np.ndarray:
     """(test examples,) the class with the most votes among the k nearest by cosine; a vote weighs exp(cosine /
     temperature) (Wu et al. 2018, arXiv:1805.01978, section 3.4). Ties go to the first class.
@@ -31,7 +30,7 @@ def knn(
     from scipy import sparse
 
     train, test = unit_rows(train), unit_rows(test)
-    k, classes = min(k, train.shape[0]), classes or int(label.max()) + 1
+    k, classes = min(k, train.shape[0]), int(label.max()) + 1
     predicted = []
     for first in range(0, test.shape[0], 1024):
         similarity = test[first : first + 1024] @ train.T

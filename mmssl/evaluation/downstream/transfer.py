@@ -26,7 +26,8 @@ from mmssl.evaluation.downstream.finetune import finetune
 from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.hub import card
-from mmssl.plain_text import say
+from mmssl.hub.table import aligned, in_markdown
+from mmssl.plain_text import say, say_lines
 from mmssl.training.output_dir import OutputDir
 
 AUGMENTATIONS = {
@@ -235,7 +236,8 @@ def main(args) -> None:
         f"{len(transfer.train.names)} classes, {len(transfer.train):,} training labels"
     )
     say(title)
-    print_table(table, columns)
+    cells = {row: [_cell(values.get(column)) for column in columns] for row, values in table.items()}
+    say_lines(aligned(columns, cells))
     found_intervals = intervals(table)
     for row, of_columns in found_intervals.items():
         if row.startswith("fine-tuned"):
@@ -260,7 +262,7 @@ def main(args) -> None:
     if (name / card.CARD).exists():
         warnings = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
         units = "Accuracy in per cent, mean ± standard deviation over seeds."
-        body = f"{plain_text.markdown(title)}. {units}\n\n{markdown(table, columns)}{warnings}"
+        body = f"{plain_text.markdown(title)}. {units}\n\n{in_markdown(columns, cells)}{warnings}"
         best = {row: mean(values[OURS]) for row, values in table.items() if OURS in values and "±" not in row}
         heading = f"Transfer to {Path(args.dataset).name}: {', '.join(args.mode)}"
         card.add_results(name, heading, body, best, args.dataset, drawn)
@@ -279,21 +281,6 @@ def intervals(table: Table) -> Table:
                 half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
                 found.setdefault(row, {})[column] = [mean(values) - half, mean(values) + half]
     return found
-
-
-def print_table(table: Table, columns: list[str]) -> None:
-    width = max(map(len, table)) + 2
-    say(" " * width + "".join(f"{column:>18}" for column in columns))
-    for row, values in table.items():
-        say(f"{row:<{width}}" + "".join(f"{_cell(values.get(column)):>18}" for column in columns))
-
-
-def markdown(table: Table, columns: list[str]) -> str:
-    lines = [f"| | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|"]
-    return "\n".join(
-        lines
-        + [f"| {plain_text.markdown(r)} | {' | '.join(_cell(v.get(c)) for c in columns)} |" for r, v in table.items()]
-    )
 
 
 def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) -> dict[Path, str]:
@@ -318,7 +305,8 @@ def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) 
                 for c in (OURS, UNTRAINED)
             }
             if any(curves.values()):
-                file = directory / f"layers_{dataset}_{mode.replace('-', '').lower()}_{amount.replace('%', 'pc')}.png"
+                labels = amount.rstrip("%") if amount.endswith("%") else f"{amount}_per_class"
+                file = directory / f"layers_{dataset}_{mode.replace('-', '').lower()}_{labels}.png"
                 figures.accuracy_curves(curves, "layer (0: embeddings)", file)
                 drawn[file] = f"Accuracy on {dataset} of a probe at each layer, {mode}, {_labels(amount)}."
     return drawn
