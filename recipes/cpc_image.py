@@ -38,6 +38,8 @@ def main(args: CpcImageArgs) -> None:
     start(args)
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
+    if not args.model_name_or_path:
+        image_encoders.fit_to_patches(encoder, args.crop_size)
     train, held_out = source.decoded(processor, args)
     view = views.made_for(processor, [views.simclr(source.side, (args.smallest_crop, 1.0))])
     task = args.crop_size, args.prediction_steps, args.prediction_dim

@@ -267,7 +267,7 @@ def test_an_architecture_of_our_own_reloads_without_mmssl_in_a_launched_group_of
 def test_the_card_shows_every_result_beside_its_baselines(tmp_path):
     card.write_card(tmp_path, record(), *run_record(tmp_path))
     text = (tmp_path / "README.md").read_text()
-    assert "| | trained | untrained | chance |" in text
+    assert "|  | trained | untrained | chance |" in text
     assert "| Image to text R@1 | 41.2 | 0.500 | 0.500 |" in text
     assert "| Majority class | – | – | 17.5 |" in text  # a baseline that the trained column lacks is not lost
     metadata = yaml.safe_load(text.split("---")[1])

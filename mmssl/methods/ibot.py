@@ -41,10 +41,9 @@ STUDENT_TEMPERATURE = 0.1  # section 4.1, as are the teacher's
 FIRST_TEMPERATURE, WARMED_UP = 0.04, 0.3  # of the teacher, which grows during the first 30 of 100 epochs
 
 
-def masks(key: Tensor, side: int, view: int) -> tuple[Tensor, Tensor]:
-    """(places, masked): candidate patches, and which of them are masked; both (images, length).
+def masks(key: Tensor, side: int, view: int) -> Tensor:
+    """(images, patches) bool: which patches are masked, in random blocks.
 
-    An image's masked patches lie in random blocks. The candidates of all images are as many as a mask has at most.
     key: (images,) int64. side: of the grid, in patches. view: its index; each view has its own masks.
     """
     patches = side**2
@@ -61,8 +60,8 @@ def masks(key: Tensor, side: int, view: int) -> tuple[Tensor, Tensor]:
     outside = ~vit_tokens.inside(top, left, height, width, side)
     # the first block that a patch lies in; BLOCKS if none. A block that is cut keeps a random part of its patches
     first = outside.long().cumprod(1).sum(1)
-    places = (first + drawn[:, -patches:]).argsort(1)[:, : max(1, round(MASK_RATIO[1] * patches))]
-    return places, torch.arange(places.shape[1], device=key.device) < number[:, None]
+    order = (first + drawn[:, -patches:]).argsort(1).argsort(1)
+    return order < number[:, None]
 
 
 class IBOT(Method):
@@ -121,27 +120,22 @@ class IBOT(Method):
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which views and masks are drawn."""
         shown = self.views(pixel_values, key)
         pixels, local = torch.cat(shown[: self.global_views]), shown[self.global_views :]
-        places, masked = (
-            torch.cat(parts)
-            for parts in zip(*(masks(key, self.side, i) for i in range(self.global_views)), strict=True)
-        )
-        hidden = torch.zeros(len(pixels), self.side**2, dtype=torch.bool, device=key.device)
-        hidden = hidden.scatter(1, places, masked)
+        masked = torch.cat([masks(key, self.side, i) for i in range(self.global_views)])
 
-        student = vit_tokens.embed(self.encoder, pixels, masked=hidden, mask_token=self.mask_token)
+        student = vit_tokens.embed(self.encoder, pixels, masked=masked, mask_token=self.mask_token)
         student = vit_tokens.encode(self.encoder, student)
         small = (
             [vit_tokens.encode(self.encoder, vit_tokens.embed(self.encoder, torch.cat(local)))[:, 0]] if local else []
         )
         classes = self.head(torch.cat([student[:, 0], *small]))
-        patches = self.head(vit_tokens.at(student[:, 1:], places))
+        patches = self.head(student[:, 1:][masked])
         with torch.no_grad():
             teacher = self.teacher_encoder(pixels).last_hidden_state
             teacher_classes = self.teacher_head(teacher[:, 0])
-            teacher_patches = self.teacher_head(vit_tokens.at(teacher[:, 1:], places))
+            teacher_patches = self.teacher_head(teacher[:, 1:][masked])
         if self.training:
             self.class_centre.add(teacher_classes)
-            self.patch_centre.add(teacher_patches.flatten(0, 1))
+            self.patch_centre.add(teacher_patches)
         return self._loss(teacher_classes, classes, teacher_patches, patches, masked)
 
     def _loss(
@@ -152,8 +146,8 @@ class IBOT(Method):
         patches: Tensor,
         masked: Tensor,
     ) -> Output:
-        """Equations 2 and 3. The outputs: (views * batch, prototypes) or (views * batch, length, prototypes), the rows
-        of a view together. masked: (views * batch, length) bool."""
+        """Equations 2 and 3. The outputs of classes: (views * batch, prototypes), the rows of a view together; of
+        patches: (masked patches, prototypes). masked: (views * batch, patches) bool."""
         temperature = warmed_up(FIRST_TEMPERATURE, self.teacher_temperature, self.progress, WARMED_UP)
         with torch.autocast(classes.device.type, enabled=False):
             targets = sharpened(teacher_classes, self.class_centre, temperature)
@@ -163,7 +157,7 @@ class IBOT(Method):
             patch_targets = sharpened(teacher_patches, self.patch_centre, temperature)
             patch_loss = masked_patch_loss(patch_targets, patches, masked)
             # a student that ignores its input does best with the mean of the teacher's distributions
-            mean = (patch_targets * masked[..., None]).sum((0, 1)) / masked.sum().clamp(min=1)
+            mean = patch_targets.sum(0) / max(1, len(patch_targets))
             constant = entropy(targets.mean(0)) + self.patch_weight * entropy(mean) * masked.any(1).float().mean()
         return Output(
             class_loss + self.patch_weight * patch_loss,
@@ -190,7 +184,7 @@ class IBOT(Method):
 def masked_patch_loss(targets: Tensor, outputs: Tensor, masked: Tensor) -> Tensor:
     """Equation 3: the mean over an image's masked patches, then over images; one without a mask counts as 0.
 
-    targets, outputs: (images, length, prototypes). masked: (images, length) bool.
+    targets, outputs: (masked patches, prototypes). masked: (images, patches) bool.
     """
-    losses = cross_entropy(targets, outputs, STUDENT_TEMPERATURE) * masked
-    return (losses.sum(1) / masked.sum(1).clamp(min=1)).mean()
+    weight = (masked / masked.sum(1, keepdim=True).clamp(min=1))[masked] / len(masked)
+    return (cross_entropy(targets, outputs, STUDENT_TEMPERATURE) * weight).sum()

@@ -51,7 +51,7 @@ class Centre(nn.Module):
     @torch.no_grad()
     def move(self) -> None:
         total, count = gather(self.total[None]).sum(0), gather(self.count[None]).sum(0)
-        self.value.lerp_(total / count, 1 - self.momentum)
+        self.value.lerp_(total / count.clamp(min=1), (1 - self.momentum) * (count > 0).float())
         self.total.zero_()
         self.count.zero_()
 

@@ -251,6 +251,32 @@ def test_without_a_stride_on_one_pixel_an_encoder_computes_the_same():
     assert image_encoders.features(encoder, torch.randn(2, 3, 32, 32)).shape == (2, 256)
 
 
+@pytest.mark.parametrize("side", [8, 12])
+def test_weights_that_patches_never_reach_are_zero_and_all_others_are_trained(side):
+    torch.manual_seed(0)
+    encoder, _ = image_encoders.from_scratch("resnet-micro", 32)
+    before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
+    image_encoders.fit_to_patches(encoder.train(), side)
+    image_encoders.features(encoder, torch.randn(64, 3, side, side)).sin().sum().backward()
+    zeroed = 0
+    for name, parameter in encoder.named_parameters():
+        if parameter.ndim == 4:
+            reached = (parameter.grad != 0).any(0).any(0)
+            assert torch.equal(parameter != 0, reached.expand_as(parameter)), name
+            assert torch.equal(parameter[:, :, reached], before[name][:, :, reached])
+            zeroed += int((~reached).sum())
+        else:
+            assert torch.equal(parameter, before[name])
+    assert zeroed > 0 and encoder.training
+
+
+def test_standardised_kernels_stay_as_they_are():
+    encoder, _ = image_encoders.from_scratch("bit-micro", 32)
+    before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
+    image_encoders.fit_to_patches(encoder, 8)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in encoder.named_parameters())
+
+
 def test_only_transformers_have_patches_that_are_frozen():
     convolutions = ConvNextModel(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4))
     image_encoders.freeze_patches(convolutions)
