@@ -4,12 +4,17 @@ python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode
 python recipes/transfer.py --model_name_or_path runs/mae --dataset my_folder --mode finetune --labels 1% 10% 100%
 python recipes/transfer.py --model_name_or_path runs/bert --dataset sst2.parquet --mode linear --layers all
 python recipes/transfer.py --model_name_or_path runs/mae --dataset digits --mode few_shot --ways 5 --shots 1 5
+python recipes/transfer.py --model_name_or_path runs/rotation --dataset digits --mode layer_transfer --labels 10%
 python recipes/transfer.py --model_name_or_path runs/videomae --dataset my_videos --label_column which_video
 
 Prints a table of accuracies, mean and standard deviation over seeds; each seed draws its own labels. Columns: this
 checkpoint; the same architecture untrained (in fine-tuning: trained from scratch with the same steps); raw features
 (pixels, tf-idf, log-mel) with the same probe (in fine-tuning: with the linear probe); chance. If the checkpoint is a
 directory with a model card, the table and its figure are added to the card.
+
+Layer transfer copies the lowest 1, 2, ... layers from this checkpoint, from the network trained on the same labels, and
+from one before training; draws the others anew; and trains on the labels, with the copied layers frozen or fine-tuned
+(AnB, BnB; AnB+, BnB+ of Yosinski et al. 2014). Its figure shows in which layers there is what was learned.
 
 Fine-tuning initialises the head with the linear probe, because a new head is worse than the probe when labels are few:
 word2vec on IMDb with 100 and 1,000 labels, three seeds: new head 68.2 and 66.9; head from the probe 76.2 and 83.0; the
@@ -27,11 +32,9 @@ from mmssl.arguments import command, flag
 from mmssl.evaluation import features
 from mmssl.evaluation.downstream import transfer
 
-MODES = ("knn", "linear", "finetune", "few_shot")
-OF_FINE_TUNING = (
-    "num_train_epochs", "max_steps", "learning_rate", "layer_decay", "freeze_layers", "weight_decay", "augmentation",
-    "early_stopping",
-)  # fmt: skip
+MODES = ("knn", "linear", "finetune", "few_shot", "layer_transfer")
+OF_TRAINING = ("num_train_epochs", "max_steps", "learning_rate", "weight_decay", "augmentation", "early_stopping")
+OF_FINE_TUNING = ("layer_decay", "freeze_layers")
 
 
 @dataclass
@@ -39,7 +42,11 @@ class TransferArgs(features.CheckpointArgs):
     model_name_or_path: str = flag("runs/mae", "a directory or a Hub id; it decides the modality")
     dataset: str = flag("digits", "labelled data: a built-in name, file, folder or Hub id")
     output_dir: str = flag("runs/transfer", "where the figures and the results go")
-    mode: list[str] = flag(["knn", "linear"], "evaluations to run, one or several", MODES)
+    mode: list[str] = flag(
+        ["knn", "linear"],
+        "evaluations, one or several; layer_transfer copies the lowest layers, one after another",
+        MODES,
+    )
     labels: list[str] = flag(["1%", "10%", "100%"], "percentages of the training labels, or numbers per class")
     held_out: int = flag(1000, "rows to test on if the data has no test split (at most a tenth)", at_least=1)
     max_samples: int = flag(0, "at most so many rows of each part, drawn at random; 0: all", at_least=0)
@@ -82,12 +89,12 @@ class TransferArgs(features.CheckpointArgs):
         self.mode, self.labels = [*dict.fromkeys(self.mode)], [*dict.fromkeys(self.labels)]
         modes = f"--mode {' '.join(self.mode)}"
         if "finetune" not in self.mode:
-            self.refuse(OF_FINE_TUNING, modes)
+            self.refuse(OF_FINE_TUNING if "layer_transfer" in self.mode else OF_TRAINING + OF_FINE_TUNING, modes)
         if "few_shot" not in self.mode:
             self.refuse(("ways", "shots", "episodes"), modes)
         if set(self.mode) == {"few_shot"}:
             self.refuse(("labels", "seeds"), f"{modes}, which draws episodes of --shots labels")
-        if set(self.mode) == {"finetune"}:
+        if {*self.mode} <= {"finetune", "layer_transfer"}:
             self.refuse(("layers",), modes)
         if self.hold_out:
             self.refuse(("held_out",), f"--hold_out {self.hold_out}")

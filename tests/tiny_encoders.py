@@ -15,6 +15,8 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizer,
+    ResNetConfig,
+    ResNetModel,
     ViTConfig,
     ViTImageProcessorPil,
     ViTModel,
@@ -39,6 +41,12 @@ def vit(directory: Path) -> str:
     )
     processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
     return save(directory, ViTModel(config, add_pooling_layer=False), processor)
+
+
+def resnet(directory: Path) -> str:
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1])
+    return save(directory, ResNetModel(config), ViTImageProcessorPil(size={"height": 16, "width": 16}))
 
 
 def bert(directory: Path) -> str:

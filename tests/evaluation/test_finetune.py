@@ -11,7 +11,7 @@ from accelerate import PartialState
 from mmssl.data import labelled
 from mmssl.evaluation.downstream import encoder as encoders
 from mmssl.evaluation.downstream import finetune as tuning
-from mmssl.evaluation.downstream import linear_probe
+from mmssl.evaluation.downstream import layer_transfer, linear_probe
 
 DATA = {"vit": "images", "bert": "texts", "wav2vec": "sounds"}
 
@@ -107,6 +107,60 @@ def test_frozen_layers_are_the_first_ones(tmp_path):
     frozen = {name for name, p in encoder.model.named_parameters() if not p.requires_grad}
     expected = {n for n, _ in encoder.model.named_parameters() if n.startswith(("embeddings", "layers.0"))}
     assert frozen == expected
+
+
+def test_frozen_layers_keep_the_statistics_of_their_batch_norms(tmp_path):
+    classifier = tuning.Classifier(encoders.load(tiny_encoders.resnet(tmp_path)), 32, 2, frozen=2).train()
+    before = {name: value.clone() for name, value in classifier.encoder.model.state_dict().items()}
+    classifier.encoder.model(torch.randn(4, 3, 16, 16))
+    of_statistics = [name for name in before if "running" in name]
+    moved = {
+        name for name in of_statistics if not torch.equal(classifier.encoder.model.state_dict()[name], before[name])
+    }
+    layers = {name: tuning.layer_of(name, classifier.encoder.model) for name in of_statistics}
+    assert moved == {name for name, layer in layers.items() if layer >= 2} and {*layers.values()} == {0, 1, 2}
+
+
+def test_the_lowest_layers_of_one_network_and_the_others_of_another(tmp_path):
+    ours = encoders.load(tiny_encoders.resnet(tmp_path))
+    for name, value in ours.model.state_dict().items():  # batch norms that have seen data
+        if "running" in name:
+            value.add_(0.5)
+    upper = ours.untrained(1)
+    one, other = ours.model.state_dict(), upper.model.state_dict()
+    for layers in range(5):
+        for name, value in layer_transfer.spliced(ours, upper, layers).model.state_dict().items():
+            assert torch.equal(value, (one if tuning.layer_of(name, ours.model) < layers else other)[name])
+
+
+def test_layer_transfer_trains_what_is_not_frozen(made, monkeypatch):
+    """With all layers frozen, the donor's encoder is left as it was; fine-tuned, it is not. The network from scratch is
+    the donor of the controls."""
+    train, test = labelled.load(made.data, made.encoder.modality, made.encoder.processor)
+    fitted, fit = [], layer_transfer.fit
+
+    def spy(encoder, *given, **how):
+        fitted.append(fit(encoder, *given, **how))
+        return fitted[-1]
+
+    monkeypatch.setattr(layer_transfer, "fit", spy)
+    donors = {"ours": (made.encoder, layer_transfer.WAYS), "untrained": (made.encoder.untrained(7), ("frozen",))}
+    how = {"steps": 2, "batch_size": 8, "learning_rate": 1e-2, "use_cpu": True}
+    found = [each[:3] for each in layer_transfer.layer_transfer(donors, "labels", train, test, 0, **how)]
+    names = [
+        ("ours", "frozen"),
+        ("ours", "fine-tuned"),
+        ("untrained", "frozen"),
+        ("labels", "frozen"),
+        ("labels", "fine-tuned"),
+    ]
+    assert found == [(0, "fine-tuned", "labels"), *((n, way, donor) for n in (1, 2, 3) for donor, way in names)]
+    kept, tuned, before, ours, theirs = (fitted[i].encoder.model.state_dict() for i in (-5, -4, -3, -2, -1))
+    scratch, given = fitted[0].encoder.model.state_dict(), made.encoder.model.state_dict()
+    assert all(torch.equal(kept[name], given[name]) and torch.equal(ours[name], scratch[name]) for name in given)
+    assert any(not torch.equal(tuned[name], given[name]) for name in given)
+    assert any(not torch.equal(theirs[name], scratch[name]) for name in given)
+    assert any(not torch.equal(before[name], given[name]) for name in given)
 
 
 def test_early_stopping_keeps_the_best_weights_and_ends_a_run_that_gets_no_better(made, monkeypatch):

@@ -108,6 +108,21 @@ def test_fine_tuning_sees_the_labels_it_is_allowed_and_no_others(recipe, tmp_pat
     assert counts == again == [5] * len(counts) and (ours, scratch) == (True, False)
 
 
+def test_layer_transfer_has_a_row_for_each_number_of_layers_and_a_figure(recipe, tmp_path):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    flags = {"mode": ["layer_transfer"], "labels": ["10"], "seeds": 1, "max_steps": 2}
+    results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
+    start = "layer transfer, 10 per class, "
+    rows = {row.removeprefix(start): {*values} for row, values in results.items()}
+    trained = {judging.OURS, judging.SUPERVISED}
+    assert rows == {
+        "fine-tuned, lowest 0": {judging.SUPERVISED, judging.CHANCE},
+        **{f"frozen, lowest {i}": trained | {judging.UNTRAINED} for i in (1, 2, 3)},
+        **{f"fine-tuned, lowest {i}": trained for i in (1, 2, 3)},
+    }
+    assert (tmp_path / "out" / "layer_transfer_data_10_per_class.png").exists()
+
+
 def test_overlap_is_said_and_written_on_the_card(recipe, tmp_path, capsys):
     directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
     (tmp_path / "model" / "README.md").write_text(CARD)
@@ -130,9 +145,9 @@ def test_all_labels_are_probed_once_whatever_the_seeds():
 def test_fine_tuning_passes_ten_times_over_the_labels_but_takes_no_fewer_than_300_steps(recipe):
     transfer = object.__new__(judging.Transfer)
     transfer.args = recipe["TransferArgs"](mode=["finetune"])
-    assert [transfer._steps(labels) for labels in (3, 1920, 6400, 20_000)] == [300, 300, 1000, 3125]
+    assert [transfer._how(labels)["steps"] for labels in (3, 1920, 6400, 20_000)] == [300, 300, 1000, 3125]
     transfer.args = recipe["TransferArgs"](mode=["finetune"], num_train_epochs=1, max_steps=7)
-    assert transfer._steps(6400) == 7
+    assert transfer._how(6400)["steps"] == 7
 
 
 def test_baselines_are_left_out_on_request(recipe, tmp_path):
@@ -170,6 +185,7 @@ def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
             "--learning_rate, --freeze_layers have no effect with --mode knn linear",
         ),
         ("--ways 3", "--ways has no effect with --mode knn linear"),
+        ("--mode layer_transfer --layer_decay 0.5", "--layer_decay has no effect with --mode layer_transfer"),
         ("--mode finetune --layers all", "--layers has no effect with --mode finetune"),
         ("--mode few_shot --labels 5", "--labels has no effect with --mode few_shot, which draws episodes"),
         ("--hold_out label=red --held_out 5", "--held_out has no effect with --hold_out label=red"),

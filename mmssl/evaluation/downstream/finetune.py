@@ -74,6 +74,15 @@ class Classifier(Method):
             if layer_of(name, encoder.model) < frozen:
                 parameter.requires_grad_(False)
 
+    def train(self, mode: bool = True) -> Classifier:
+        """Frozen layers stay in evaluation mode: their batch norms keep their statistics, and nothing is dropped."""
+        super().train(mode)
+        for module in self.encoder.model.modules():
+            of_it = [*module.parameters()]
+            if of_it and not any(parameter.requires_grad for parameter in of_it):
+                module.eval()
+        return self
+
     @torch.no_grad()
     def _initialise_from(self, scaler: StandardScaler, regression: LogisticRegression) -> None:
         """Copy the scaler's mean and deviation, (width,), and the regression's coefficients, (classes, width)."""
@@ -106,10 +115,15 @@ class Classifier(Method):
         self.encoder.model.save_pretrained(directory)
 
 
-def finetune(
+def finetune(encoder: Encoder, train_data: Labelled, test_data: Labelled, **how) -> Tensor:
+    """(test examples,) classes predicted by a copy of `encoder` that is trained on the training data. how: arguments of
+    `fit`. Nothing is chosen on the test data."""
+    return predict(fit(encoder, train_data, **how), test_data)
+
+
+def fit(
     encoder: Encoder,
     train_data: Labelled,
-    test_data: Labelled,
     *,
     steps: int,
     batch_size: int,
@@ -121,16 +135,15 @@ def finetune(
     early_stopping: bool = False,
     seed: int = 0,
     use_cpu: bool = False,
-) -> Tensor:
-    """(test examples,) classes predicted by a copy of `encoder` that is trained on the training data. Nothing is chosen
-    on the test data: the weights are those after the last step or, with early_stopping, the best ones on a tenth of the
-    labels, if that is FEWEST of them, and some of each class. linear_probing: initialise the head with a linear probe.
-    layer_decay: learning rate of each layer as a fraction of that of the layer above."""
+) -> Classifier:
+    """A classifier with a copy of `encoder`. Its weights are those after the last step or, with early_stopping, the
+    best ones on a tenth of the labels, if that is FEWEST of them, and some of each class. linear_probing: initialise
+    the head with a linear probe. layer_decay: learning rate of each layer as a fraction of that of the layer above."""
     torch.manual_seed(seed)
     encoder, stopping = copy.deepcopy(encoder), None
     if early_stopping and HELD_OUT * min(len(train_data) / FEWEST, train_data.label.bincount().min()) >= 1:
         train_data, held_out = _held_out(train_data, seed)
-        stopping = EarlyStopping(held_out, max(64, batch_size), steps)
+        stopping = EarlyStopping(held_out, steps)
     if linear_probing:
         [inputs] = features(encoder, train_data)
         probe = linear_probe.fit(inputs.numpy(), train_data.label.numpy(), seed)
@@ -150,7 +163,7 @@ def finetune(
         OutputDir(place).release()
     if stopping is not None:
         classifier.load_state_dict(stopping.best)
-    return predict(classifier, test_data, batch_size=max(64, batch_size))
+    return classifier
 
 
 class NoBetter(Exception):
@@ -161,12 +174,12 @@ class EarlyStopping:
     """An `evaluate` of the loop that keeps the weights of the best evaluation, the first one of equals. data: labelled
     examples that are not trained on. steps: of the whole training. Raises NoBetter before the last of them."""
 
-    def __init__(self, data: Labelled, batch_size: int, steps: int) -> None:
-        self.data, self.batch_size, self.steps = data, batch_size, steps
+    def __init__(self, data: Labelled, steps: int) -> None:
+        self.data, self.steps = data, steps
         self.best_accuracy, self.best, self.worse = -1.0, {}, 0
 
     def __call__(self, classifier: Classifier) -> dict[str, float]:
-        predicted = predict(classifier, self.data, self.batch_size)
+        predicted = predict(classifier, self.data)
         accuracy = (predicted == self.data.label).float().mean().item()
         self.worse += 1
         if accuracy > self.best_accuracy:
@@ -187,7 +200,7 @@ def _held_out(data: Labelled, seed: int) -> tuple[Labelled, Labelled]:
 
 
 @torch.no_grad()
-def predict(classifier: Classifier, data: Labelled, batch_size: int) -> Tensor:
+def predict(classifier: Classifier, data: Labelled, batch_size: int = 64) -> Tensor:
     """(examples,) classes."""
     classifier.eval()
     device, batches, found = classifier.head.weight.device, data.batches(batch_size), []
@@ -219,11 +232,11 @@ def groups(classifier: Classifier, learning_rate: float, layer_decay: float, wei
 
 
 def layer_of(name: str, model: nn.Module) -> int:
-    """The layer of a parameter: 0 for the embeddings, 1 to n for the layers, n + 1 for what comes after them."""
+    """The layer of a parameter or buffer: 0 for the embeddings, 1 to n for the layers, n + 1 for what follows them."""
     prefix, layers = _stack(model)
     if prefix and name.startswith(f"{prefix}."):
         return 1 + int(name[len(prefix) + 1 :].partition(".")[0])
-    names = [other for other, _ in model.named_parameters()]
+    names = [*model.state_dict()]
     within = [i for i, other in enumerate(names) if prefix and other.startswith(f"{prefix}.")]
     return layers + 1 if within and names.index(name) > within[-1] else 0
 

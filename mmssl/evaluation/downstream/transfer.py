@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from mmssl.evaluation.downstream import linear_probe
 from mmssl.evaluation.downstream.few_shot import few_shot, large_classes
 from mmssl.evaluation.downstream.finetune import finetune
 from mmssl.evaluation.downstream.knn import knn
+from mmssl.evaluation.downstream.layer_transfer import FROZEN, TUNED, WAYS, layer_transfer, number_of_layers
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
 from mmssl.hub import card
 from mmssl.hub.table import aligned, in_markdown
@@ -42,6 +43,7 @@ OF_OTHERS = {  # flags without effect on an encoder of this modality
     "audio": ("max_length", "augmentation"),
 }
 OURS, UNTRAINED, RAW, CHANCE = "this checkpoint", "untrained", "raw", "chance"  # the last three: of --baselines
+SUPERVISED = "trained on these labels"  # a column of layer transfer
 
 RESULTS, LOSSES = "results.json", "losses.safetensors"  # in output_dir
 FEWEST_STEPS = 300  # of fine-tuning, however few the labels
@@ -68,6 +70,8 @@ class Transfer:
             for amount in args.labels
         }
         self.warnings = self._overlap()
+        if "layer_transfer" in args.mode:
+            number_of_layers(ours)
         if "few_shot" in args.mode:
             large_classes(self.test.label.numpy(), args.ways, max(args.shots))
         self.device = best_device(args.use_cpu)
@@ -96,8 +100,14 @@ class Transfer:
         return [sentence]
 
     def columns(self) -> list[str]:
-        names = {OURS: True, UNTRAINED: UNTRAINED in self.args.baselines, self.raw_name: self._with_raw}
-        return [name for name, asked in (names | {CHANCE: CHANCE in self.args.baselines}).items() if asked]
+        asked = {
+            OURS: True,
+            UNTRAINED: UNTRAINED in self.args.baselines,
+            SUPERVISED: "layer_transfer" in self.args.mode,
+            self.raw_name: self._with_raw and self.args.mode != ["layer_transfer"],
+            CHANCE: CHANCE in self.args.baselines,
+        }
+        return [name for name in asked if asked[name]]
 
     @property
     def _with_raw(self) -> bool:
@@ -111,6 +121,7 @@ class Transfer:
                 "linear": lambda: self._probe("linear", self._linear),
                 "few_shot": self._few_shot,
                 "finetune": self._finetune,
+                "layer_transfer": self._layer_transfer,
             }[mode]():
                 table.setdefault(row, {}).setdefault(column, []).append(value)
         return table
@@ -173,6 +184,29 @@ class Transfer:
         probe = linear_probe.fit(x, label, seed)
         return probe.predict(z), linear_probe.losses(probe, z, self.test.label.numpy())
 
+    def _how(self, labels: int) -> dict:
+        """Arguments of finetune.fit, for training on so many labels. A few need many passes: a pass is then only a few
+        steps."""
+        args = self.args
+        passes = math.ceil(args.num_train_epochs * labels / args.batch_size)
+        steps = args.max_steps if args.max_steps > 0 else max(FEWEST_STEPS, passes)
+        return {
+            "steps": steps, "batch_size": args.batch_size, "learning_rate": args.learning_rate,
+            "weight_decay": args.weight_decay, "early_stopping": args.early_stopping, "use_cpu": args.use_cpu,
+        }  # fmt: skip
+
+    def _layer_transfer(self) -> Iterator[tuple[str, str, float]]:
+        donors = {OURS: (self.encoders[OURS], WAYS)}
+        if UNTRAINED in self.args.baselines:
+            donors[UNTRAINED] = self.encoders[UNTRAINED], (FROZEN,)  # fine-tuned, it is the network from scratch
+        for amount, seeds in self.subsets.items():
+            for seed, rows in enumerate(seeds):
+                labels = self.train.select(rows)
+                found = layer_transfer(donors, SUPERVISED, labels, self.test, seed, **self._how(len(rows)))
+                for layers, way, donor, predicted in found:
+                    yield _layers_row(layers, way, amount), donor, self._accuracy(predicted)
+            yield from self._chance(_layers_row(0, TUNED, amount), self.chance)
+
     def _finetune(self) -> Iterator[tuple[str, str, float]]:
         args = self.args
         pretrained = {  # from scratch there is nothing to preserve: all layers train at one rate
@@ -185,20 +219,12 @@ class Transfer:
                     compared.append((UNTRAINED, self.encoders[OURS].untrained(seed).to(self.device), {}))
                 for column, encoder, options in compared:
                     say(f"fine-tuning: {column}, {_labels(amount)}, seed {seed}")
-                    predicted = finetune(
-                        encoder, self.train.select(rows), self.test, steps=self._steps(len(rows)),
-                        batch_size=args.batch_size, learning_rate=args.learning_rate, weight_decay=args.weight_decay,
-                        early_stopping=args.early_stopping, seed=seed, use_cpu=args.use_cpu, **options,
-                    )  # fmt: skip
+                    labels = self.train.select(rows)
+                    predicted = finetune(encoder, labels, self.test, seed=seed, **self._how(len(rows)), **options)
                     yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
             for accuracy in self._raw_linear[amount] if self._with_raw else ():
                 yield f"fine-tuned, {_labels(amount)}", self.raw_name, accuracy
             yield from self._chance(f"fine-tuned, {_labels(amount)}", self.chance)
-
-    def _steps(self, labels: int) -> int:
-        """Of fine-tuning. A few labels need many passes: a pass is then only a few steps."""
-        passes = math.ceil(self.args.num_train_epochs * labels / self.args.batch_size)
-        return self.args.max_steps if self.args.max_steps > 0 else max(FEWEST_STEPS, passes)
 
     def _few_shot(self) -> Iterator[tuple[str, str, float]]:
         args = self.args
@@ -297,18 +323,20 @@ def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) 
                 f"Accuracy on {dataset}, {mode}, against the number of labels; bars: standard deviation over seeds."
             )
         for amount in transfer.subsets if transfer.args.layers == "all" else ():
-            start = f"{mode}, {_labels(amount)}, layer "
-            curves = {
-                c: [
-                    (int(row.removeprefix(start)), v[c]) for row, v in table.items() if row.startswith(start) and c in v
-                ]
-                for c in (OURS, UNTRAINED)
-            }
-            if any(curves.values()):
-                labels = amount.rstrip("%") if amount.endswith("%") else f"{amount}_per_class"
-                file = directory / f"layers_{dataset}_{mode.replace('-', '').lower()}_{labels}.png"
+            curves = _by_number(table, f"{mode}, {_labels(amount)}, layer ", (OURS, UNTRAINED))
+            if curves:
+                file = directory / f"layers_{dataset}_{mode.replace('-', '').lower()}_{_in_file(amount)}.png"
                 figures.accuracy_curves(curves, "layer (0: embeddings)", file)
                 drawn[file] = f"Accuracy on {dataset} of a probe at each layer, {mode}, {_labels(amount)}."
+    for amount in transfer.subsets if "layer_transfer" in transfer.args.mode else ():
+        found = {way: _by_number(table, _layers_row("", way, amount), (OURS, UNTRAINED, SUPERVISED)) for way in WAYS}
+        curves = {f"{column}, {way}": points for way in WAYS for column, points in found[way].items()}
+        file = directory / f"layer_transfer_{dataset}_{_in_file(amount)}.png"
+        figures.accuracy_curves(curves, "lowest layers that are copied (1: embeddings)", file)
+        drawn[file] = (
+            f"Accuracy on {dataset}, {_labels(amount)}, of networks whose lowest layers are copied, then frozen or "
+            "fine-tuned, and whose other layers are drawn anew."
+        )
     return drawn
 
 
@@ -320,6 +348,23 @@ def linear_row(amount: str) -> str:
 def loss_name(row: str, column: str) -> str:
     """The name in losses.safetensors of the losses in a cell of the table."""
     return f"{row}: {column}"
+
+
+def _by_number(table: Table, start: str, columns: Sequence[str]) -> dict[str, list[tuple[int, list[float]]]]:
+    """{column: [(number, values)]} of the rows whose name is `start` and a number, for columns that have any."""
+    rows = {int(row.removeprefix(start)): values for row, values in table.items() if row.startswith(start)}
+    found = {
+        column: [(number, values[column]) for number, values in rows.items() if column in values] for column in columns
+    }
+    return {column: points for column, points in found.items() if points}
+
+
+def _layers_row(layers: int | str, way: str, amount: str) -> str:
+    return f"layer transfer, {_labels(amount)}, {way}, lowest {layers}"
+
+
+def _in_file(amount: str) -> str:
+    return amount.rstrip("%") if amount.endswith("%") else f"{amount}_per_class"
 
 
 def _labels(amount: str) -> str:
