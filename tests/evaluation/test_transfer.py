@@ -134,6 +134,13 @@ def test_overlap_is_said_and_written_on_the_card(recipe, tmp_path, capsys):
     assert sentence in capsys.readouterr().out and sentence in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_classes_with_fewer_labels_than_asked_for_are_said(recipe, tmp_path, capsys):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    judge(recipe, directory, data, tmp_path / "out", ("mode", ["knn"]), ("labels", ["2", "50"]), ("seeds", 1))
+    [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert said.startswith("warning: --labels 50: 2 of 2 classes have fewer training examples, ")
+
+
 def test_all_labels_are_probed_once_whatever_the_seeds():
     label = judging.torch.zeros(4, dtype=judging.torch.long)
     transfer = object.__new__(judging.Transfer)

@@ -69,7 +69,9 @@ class Transfer:
             amount: [labelled.subset(self.train.label, amount, seed) for seed in range(args.seeds)]
             for amount in args.labels
         }
-        self.warnings = self._overlap()
+        self.warnings = [*self._overlap(), *self._small_classes()]
+        for sentence in self.warnings:
+            say(f"warning: {sentence}")
         if "layer_transfer" in args.mode:
             number_of_layers(ours)
         if "few_shot" in args.mode:
@@ -96,8 +98,18 @@ class Transfer:
             f"{len(shared)} of {len(self.test)} test examples are also training examples, byte for byte (the first is "
             f"number {shared[0]}): the results may be too good"
         )
-        say(f"warning: {sentence}")
         return [sentence]
+
+    def _small_classes(self) -> Iterator[str]:
+        counts = self.train.label.bincount(minlength=len(self.train.names))
+        smallest = self.train.names[int(counts.argmin())]
+        for amount in self.args.labels:
+            few = 0 if amount.endswith("%") else int((counts < int(amount)).sum())
+            if few:
+                yield (
+                    f"--labels {amount}: {few} of {len(counts)} classes have fewer training examples, {smallest} only "
+                    f"{int(counts.min())}; all of theirs are used"
+                )
 
     def columns(self) -> list[str]:
         asked = {
