@@ -63,16 +63,20 @@ def pretrain(
     base_model: the directory or Hub id that training starts from; if one of our runs wrote it, its heads are loaded
     too.
 
-    Raises what `train` raises, and NotLoadable if the reloaded export does not give the outputs of the trained model.
+    Raises what `train` raises, BadInput if no part of the method can do --gradient_checkpointing, and NotLoadable if
+    the reloaded export does not give the outputs of the trained model.
     """
     from accelerate import PartialState
 
     from mmssl.evaluation.downstream.probe import Probed
     from mmssl.hub import export
+    from mmssl.models import gradient_checkpointing
 
     card = method.card  # if it raises, it does so before the training
     if base_model:
         method.continue_from(base_model)
+    if args.gradient_checkpointing:
+        gradient_checkpointing.enable(method)
     between = "; " if ";" in trained_on else ", and "
     described = f"{args.dataset}: {trained_on}" + (f"{between}{held_out} held out" if held_out else "")
     if PartialState().is_main_process:

@@ -64,8 +64,6 @@ def main(args: BertArgs) -> None:
         args.dataset, args.text_column, held_out=args.held_out, streaming=args.streaming
     )
     model, tokenizer = text_encoders.build(args, documents.some(train_rows)["text"], args.architecture)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     training, held_out, counts = packed.train_and_held_out(
         train_rows, test_rows, tokenizer, args.max_seq_length, args.seed
     )

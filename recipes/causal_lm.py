@@ -60,8 +60,6 @@ def main(args: CausalLMArgs) -> None:
     trained_on, test_rows = documents.described(train_rows, test_rows), perplexity.beginning(test_rows)
     some = documents.some(train_rows)
     model, tokenizer = causal_lm.build(args, documents.each(some))
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     around, vocabulary = causal_lm.around(tokenizer), len(tokenizer)
     training, tokens = packed.next_tokens(train_rows, some, tokenizer, args.max_seq_length, around, args.seed)
     held_out, _ = packed.number(test_rows, tokenizer, around)

@@ -118,8 +118,6 @@ def main(args: ClipArgs) -> None:
     model, processor = towers.build(args, source.captions)
     if args.freeze != "none":
         towers.freeze(model, args.freeze)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     max_length = towers.max_length(model, args.max_length)
 
     held_out = pairs.Pairs(source.held_out, processor, max_length, *source.columns, what="held-out images")

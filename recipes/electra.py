@@ -57,9 +57,6 @@ def main(args: ElectraArgs) -> None:
         model, tokenizer, args.mlm_probability, args.masking, args.cross_documents, args.dropout,
         generator_size=args.generator_size, weight=args.discriminator_weight,
     )  # fmt: skip
-    if args.gradient_checkpointing:
-        method.model.gradient_checkpointing_enable()
-        method.discriminator.gradient_checkpointing_enable()
 
     masked = MaskedTokens(held_out, counts, args.per_device_train_batch_size, tokenizer)
     method.unigram_loss = masked.entropy(method)

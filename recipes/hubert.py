@@ -47,8 +47,6 @@ def main(args: HubertArgs) -> None:
     start(args)
     model, extractor = speech_encoders.build(args, "Hubert")
     training, held_out = speech_encoders.recordings_of(args, model, extractor, args.mask_span + 1)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     acoustic = args.model_name_or_path is None
     clustering = args.clusters, args.cluster_layer, args.cluster_every, acoustic
     method = Hubert(model, training, *clustering, args.mask_probability, args.mask_span)

@@ -77,8 +77,6 @@ def main(args: LxmertArgs) -> None:
     source = pairs.find(args.dataset, args.image_column, args.caption_column, args.held_out, args.streaming)
     captions = source.captions()
     model, processor = lxmert.build(args, captions)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     length = min(args.max_length, processor.tokenizer.model_max_length)
     held_out = pairs.Pairs(source.held_out, processor, length, *source.columns, what="held-out images")
     known = source.training(processor, length, args.dataloader_num_workers, seed=args.seed)

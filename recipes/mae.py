@@ -66,8 +66,6 @@ def main(args: MaeArgs) -> None:
     start(args)
     source = pictures.find(args)
     model, processor = mae.build(args, source.side)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     train, held_out = source.decoded(processor, args)
     view = views.sized(AUGMENTATIONS[args.augmentation], processor)
     method = mae.MAE(model, views.Views([view], *decoding.normalisation(processor)), args.decode_ratio)

@@ -72,8 +72,6 @@ def main(args: SimcseArgs) -> None:
     if not kept:
         raise BadInput(f"--dataset {args.dataset}: no sentence of {args.fewest_words} words; lower --fewest_words")
     encoder, tokenizer = simcse.build(args, kept)
-    if args.gradient_checkpointing:
-        encoder.gradient_checkpointing_enable()
     method = simcse.SimCSE(
         encoder, args.max_seq_length, args.temperature, args.pooling, args.dropout, args.attention_dropout
     )

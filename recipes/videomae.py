@@ -55,8 +55,6 @@ def main(args: VideoMaeArgs) -> None:
     start(args)
     source = clips.find(args)
     model, processor = videomae.build(args, source.side)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     train, held_out = source.decoded(processor)
     method = videomae.from_args(args, model, processor)
     evaluation = Strips(held_out, args.per_device_train_batch_size, SHOWN)

@@ -58,8 +58,6 @@ def main(args: Wav2Vec2Args) -> None:
     method = Wav2Vec2(
         model, args.mask_probability, args.mask_span, args.codebooks, args.entries, args.codebook_dim
     )  # fmt: skip
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     evaluation = MaskedFrames(held_out, args.per_device_train_batch_size)
     optimizer = optim.from_args(method, args)
     data = speech_encoders.described(training, held_out)

@@ -11,7 +11,7 @@ import tiny_clip
 import torch
 from device import DEVICE, TOLERANCE, accelerator, placed
 from small import Numbers, Small, sgd
-from tiny import bert, clip, mae
+from tiny import bert, clip, electra, ibot, mae
 from tiny.clip import VARIANTS, Pairs
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -24,6 +24,7 @@ from mmssl.data.loader import Loader
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
 from mmssl.methods.clip import CLIP
+from mmssl.models import gradient_checkpointing
 from mmssl.training import steps
 
 
@@ -98,18 +99,20 @@ def test_gradient_cache_is_refused_with_batch_norm_in_training():
     steps.grad_cache(method, batches, [sgd(method)], accelerator(), 1.0)
 
 
-@pytest.mark.parametrize("variants", [clip.VARIANTS, bert.VARIANTS, mae.VARIANTS], ids=["clip", "bert", "mae"])
-def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(variants):
-    tiny = next(iter(variants.values()))()
+@pytest.mark.parametrize("module", [clip, bert, mae, ibot, electra], ids=lambda module: module.__name__)
+def test_gradient_checkpointing_recomputes_and_gives_the_same_gradient(module):
+    tiny = next(iter(module.VARIANTS.values()))()
     batch = placed(next(Loader(tiny.data, tiny.batch_size, tiny.collate_fn).epoch(0)))
     batch.pop("index", None)
     calls = []
     layer = next(m for m in tiny.method.modules() if isinstance(m, GradientCheckpointingLayer))
     next(layer.children()).register_forward_pre_hook(lambda *_: calls.append(1))
     plain = gradient(tiny.method, steps.standard, [batch])
-    tiny.method.model.gradient_checkpointing_enable()
+    once = len(calls)
+    gradient_checkpointing.enable(tiny.method)
     assert_close(gradient(tiny.method, steps.standard, [batch]), plain)
-    assert len(calls) == 1 + 2
+    assert len(calls) == 3 * once > 0
+    assert all(m.gradient_checkpointing for m in tiny.method.modules() if isinstance(m, GradientCheckpointingLayer))
 
 
 def test_gradient_is_clipped_to_the_norm_and_reported_before():

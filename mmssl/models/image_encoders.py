@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmssl.arguments import Flags, check_divides, flag
 from mmssl.data.images import decoding
 from mmssl.errors import BadInput, first_line
-from mmssl.models import memory
+from mmssl.models import gradient_checkpointing, memory
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ViTMAEModel, ViTModel
@@ -118,8 +118,12 @@ class EncoderArgs(Flags):
 def build(args: EncoderArgs, side: int) -> tuple[PreTrainedModel, BaseImageProcessor]:
     """The encoder that the flags describe, and its image processor. side: of the data's images, in pixels."""
     if args.model_name_or_path:
-        return from_pretrained(args.model_name_or_path, args.trust_remote_code)
-    return from_scratch(args.encoder, args.image_size or max(SMALLEST, side), args.patch_size)
+        model, processor = from_pretrained(args.model_name_or_path, args.trust_remote_code)
+    else:
+        model, processor = from_scratch(args.encoder, args.image_size or max(SMALLEST, side), args.patch_size)
+    if args.gradient_checkpointing:
+        gradient_checkpointing.check(model)
+    return model, processor
 
 
 def from_scratch(

@@ -1,5 +1,7 @@
 """Encoders of images by name: each a class of transformers, with features as wide as it says."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import tiny_encoders
@@ -19,6 +21,7 @@ from transformers import (
     ViTModel,
 )
 
+from mmssl.arguments import TrainArgs
 from mmssl.data.images import views
 from mmssl.data.images.decoding import decode, normalisation, shape
 from mmssl.errors import BadInput
@@ -102,8 +105,13 @@ def test_views_of_several_sizes_keep_their_order_and_go_through_the_encoder_one_
             torch.testing.assert_close(found, image_encoders.features(model, view), atol=1e-5, rtol=1e-4)
 
 
-def flags(**given) -> image_encoders.EncoderArgs:
-    return image_encoders.EncoderArgs(**given)
+@dataclass
+class Flags(image_encoders.EncoderArgs, TrainArgs):
+    output_dir: str = "runs/none"
+
+
+def flags(**given) -> Flags:
+    return Flags(**given)
 
 
 @pytest.mark.parametrize(("side", "given", "size"), [(8, {}, 32), (64, {}, 64), (64, {"image_size": 48}, 48)])
