@@ -9,7 +9,9 @@ python recipes/leaderboard.py --dataset my_folder --methods simclr dino --encode
 The columns of the data decide whether it is images, audio or text. Each method is trained by its recipe, with the
 recipe's defaults, for an equal number of passes over the data or for an equal time; then recipes/transfer.py judges its
 encoder with labels that it has not seen in training. Rows without training: raw features (pixels, tf-idf, log-mel),
-chance, encoders before training (methods with equal encoders share a row), and any other encoder.
+chance, encoders before training (methods with equal encoders share a row), and any other encoder. The inputs of test
+examples may have been seen in training, without their labels: all of those of --hold_out, and, if the data has no test
+part, some.
 
 Whatever is finished is kept: the same command continues where it was stopped. It uses one device. A pass of
 Exemplar-CNN is one over the 4,000 images at most that are its classes; what each method has seen is in the table.
@@ -71,7 +73,9 @@ def modality_of(args: LeaderboardArgs) -> str:
     if not found:
         usual = "; ".join(f"{modality}: {', '.join(names)}" for modality, names in INPUTS.items())
         raise BadInput(f"--dataset {args.dataset}: none of its columns {', '.join(names)} holds inputs ({usual})")
-    labelled.with_labels(data, args.label_column, hold_out=args.hold_out)  # raises what labels can be at fault
+    _, (train, _), _ = labelled.with_labels(data, args.label_column, hold_out=args.hold_out)
+    for amount in args.labels:
+        labelled.subset(train, amount, seed=0)  # raises what can be wrong with it
     return found[0]
 
 
@@ -126,7 +130,9 @@ def add(rows: dict[str, Row], name: str, trains: bool, args: LeaderboardArgs, pl
             baselines += [transfer.UNTRAINED] * (architecture not in known)
         encoder = str(place / name) if trains else name
         found = judge(encoder, args, place / "transfer" / name.strip("/").replace("/", "_"), baselines)
-        rows[name] |= found.pop(transfer.OURS)
+        judged = found.pop(transfer.OURS)
+        notes = [row[board.NOTE] for row in (rows[name], judged) if row.get(board.NOTE)]
+        rows[name] |= judged | {board.NOTE: "; ".join(notes)}
         untrained = found.pop(transfer.UNTRAINED, None)
         if untrained and architecture not in known:
             known.add(architecture)

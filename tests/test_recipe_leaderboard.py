@@ -56,6 +56,8 @@ def test_the_columns_of_the_data_decide_the_modality(recipe, tmp_path):
         assert recipe["modality_of"](recipe["LeaderboardArgs"](dataset=name)) == modality
     with pytest.raises(BadInput, match="--dataset wikipedia: no label column among title, text"):
         ran(recipe, "wikipedia", tmp_path)
+    with pytest.raises(BadInput, match="--labels 0.1: give a percentage of the training labels"):
+        recipe["modality_of"](recipe["LeaderboardArgs"](dataset="digits", labels=["10%", "0.1"]))
     Dataset.from_dict({"number": [1, 2], "label": [0, 1]}).to_parquet(tmp_path / "numbers.parquet")
     with pytest.raises(BadInput, match="none of its columns number, label holds inputs .image: image, img"):
         ran(recipe, str(tmp_path / "numbers.parquet"), tmp_path)

@@ -156,7 +156,9 @@ def load(
         modality = "video"
     if label_column == WHICH_CLIP and modality == "video":
         column = columns.find(data["train"].column_names, input_column, columns.VIDEO, "input")
-        return examples.which(data["train"], column, processor, frames, Labelled)
+        if max_samples:
+            raise BadInput(f"--max_samples {max_samples} has no effect with --label_column {WHICH_CLIP}: leave it out")
+        return examples.which(data["train"], column, processor, frames, _by_content)
     input_column = columns.find(data["train"].column_names, input_column, INPUT_COLUMNS[modality], "input")
     together = input_column if modality == "image" else None
     split, labels, names = with_labels(data, label_column, held_out, hold_out, max_samples, together)
@@ -165,7 +167,13 @@ def load(
         usable, inputs = READ[modality](rows, input_column, processor, limits)
         identity = f"{_content(inputs)} {input_column} {limits}"
         parts.append(Labelled(inputs, label[usable], names, identity, inputs.lengths))
-    return parts[0], parts[1]
+    train, test = parts
+    if (train.label == train.label[0]).all():  # others were in rows that cannot be read, or beyond max_samples
+        raise BadInput(
+            f"all {len(train)} training rows that are left have the label {train.names[int(train.label[0])]!r}: a "
+            "probe needs two classes; use more rows"
+        )
+    return train, test
 
 
 def with_labels(
@@ -242,6 +250,10 @@ def test_data(
     return Labelled(inputs, label, names, f"{_content(inputs)} {column} {limits}", inputs.lengths)
 
 
+def _by_content(inputs: Dataset, label: Tensor, names: list[str], identity: str) -> Labelled:
+    return Labelled(inputs, label, names, f"{_content(inputs)} {identity}")
+
+
 def _content(inputs: Dataset) -> str:
     """Changes with the inputs; the names of their files would not."""
     digest = hashlib.sha256()
@@ -290,13 +302,12 @@ def _held_out(rows: datasets.Dataset, condition: str) -> tuple[datasets.Dataset,
         )
     feature = rows.features[column]
     text = feature.int2str if hasattr(feature, "int2str") else str  # a ClassLabel
-    found = np.array([text(value) for value in rows[column]])
-    held = np.isin(found, values.split(","))
-    if held.all() or not held.any():
-        raise BadInput(
-            f"--hold_out {condition} holds out {held.sum()} of {len(held)} rows: training and test both need some; "
-            f"{column} holds {columns.named(sorted(set(found.tolist())))}"
-        )
+    found, wanted = np.array([text(value) for value in rows[column]]), [value.strip() for value in values.split(",")]
+    held, known = np.isin(found, wanted), sorted(set(found.tolist()))
+    if unknown := [value for value in wanted if value not in known]:
+        raise BadInput(f"--hold_out {condition}: no row has {unknown[0]!r}; {column} holds {columns.named(known)}")
+    if held.all():
+        raise BadInput(f"--hold_out {condition} holds out all {len(held)} rows: training needs some")
     return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
 
 
@@ -314,6 +325,11 @@ def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], l
     for what, of_part in zip(("training", "test"), values, strict=True):
         _refuse_missing(of_part, column, what)
     known = sorted(set(values[0]))
+    if fractions := [value for value in known if isinstance(value, float) and not value.is_integer()]:
+        raise BadInput(
+            f"--label_column {column} holds fractions such as {fractions[0]:g}: a quantity, not classes; name another "
+            "column"
+        )
     if len(known) < 2:
         raise BadInput(
             f"--label_column {column}: every training row has the label {known[0]!r}; a probe needs two classes"
@@ -333,7 +349,10 @@ def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], l
 def _refuse_missing(values: list, column: str, what: str) -> None:
     missing = [row for row, value in enumerate(values) if value in (None, "", -1) or value != value]  # NaN
     if missing:
-        raise BadInput(f"--label_column {column}: {len(missing)} {what} rows have no label, row {missing[0]} first")
+        raise BadInput(
+            f"--label_column {column}: {len(missing)} {what} rows have no label, row {missing[0]} first (an empty text "
+            "and -1 count as none)"
+        )
 
 
 def _images(rows: datasets.Dataset, column: str, processor, limits: Limits) -> tuple[Tensor, Images]:

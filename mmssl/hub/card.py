@@ -129,13 +129,19 @@ def write_metrics(directory: Path, results: dict, summary: Summary, args: TrainA
 
 
 def add_results(
-    directory: Path, heading: str, body: str, values: dict[str, float], dataset: str, drawn: dict[Path, str]
+    directory: Path,
+    heading: str,
+    body: str,
+    values: dict[str, float],
+    dataset: str,
+    drawn: dict[Path, str],
+    task: str | None = None,
 ) -> None:
     """Add a section, its figures and its metadata to the card of a finished run. A section with the same heading is
     replaced.
 
     body: Markdown. values: name -> result, for the metadata. drawn: file -> caption; the files are copied to the run's
-    figures/.
+    figures/. task: name of what was judged, for the metadata; default: that of the data.
     """
     if run := OutputDir.around(directory / CARD):  # otherwise there is no manifest to update
         run.register([CARD, *(Path("figures", file.name) for file in drawn)])
@@ -148,7 +154,7 @@ def add_results(
     heading = markdown(heading)
     kept = [section for section in sections if not section.startswith(f"## {heading}\n")]
     text = "".join([*kept, f"## {heading}\n\n{_join([body, *shown])}\n"])
-    name = one_line(f"{_short(dataset)}, transfer")
+    name = one_line(f"{task or short(dataset)}, transfer")
     before = [
         result
         for result in model_card.data.eval_results or []
@@ -159,6 +165,7 @@ def add_results(
             task_type=model_card.data.pipeline_tag or "feature-extraction",
             dataset_type=hub_id(dataset) or "custom",
             dataset_name=name,
+            dataset_config=name,  # results of equal type and configuration would be listed under one name
             metric_type="accuracy",
             metric_name=one_line(metric),
             metric_value=round(value, 2),
@@ -240,18 +247,19 @@ def _hardware(args: TrainArgs) -> str:
 
 def _metadata(record: Record) -> ModelCardData:
     trained, *baselines = record.results
-    dataset = hub_id(record.dataset)
+    dataset, name = hub_id(record.dataset), one_line(f"{short(record.dataset)}, held out")
     measured = [
         EvalResult(
             task_type=record.task,
             dataset_type=dataset or "custom",
-            dataset_name=one_line(f"{_short(record.dataset)}, held out"),
-            metric_type=name,
+            dataset_name=name,
+            dataset_config=name,
+            metric_type=metric,
             # the baselines stand in the name, because the Hub shows this list without the card
-            metric_name=" ".join([readable(name), *_beside(name, record.results, baselines)]),
+            metric_name=" ".join([readable(metric), *_beside(metric, record.results, baselines)]),
             metric_value=round(value, 4),
         )
-        for name, value in record.results[trained].items()
+        for metric, value in record.results[trained].items()
     ]
     return ModelCardData(
         library_name="transformers",
@@ -264,7 +272,7 @@ def _metadata(record: Record) -> ModelCardData:
     )
 
 
-def _short(dataset: str) -> str:
+def short(dataset: str) -> str:
     """The last part of a path, of a file with its folder: many files are called train.parquet."""
     path = Path(dataset)
     return f"{path.parent.name}/{path.name}" if path.suffix and path.parent.name else path.name

@@ -193,7 +193,7 @@ def test_a_column_of_classes_is_held_out_by_name(tmp_path, tokenizer):
     datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
     _, test = labelled.load(str(tmp_path / "a.parquet"), "text", tokenizer, hold_out="speaker=lucas")
     assert len(test) == 10
-    with pytest.raises(BadInput, match="holds out 0 of 40 rows.*speaker holds lucas; theo"):
+    with pytest.raises(BadInput, match="no row has 'anna'; speaker holds lucas; theo"):
         labelled.load(str(tmp_path / "a.parquet"), "text", tokenizer, hold_out="speaker=anna")
 
 
@@ -202,9 +202,41 @@ def test_clips_whose_test_part_is_fixed_refuse_a_condition():
         labelled.load("moving_digits", "video", None, hold_out="label=1")
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ([0.5, 1.25] * 20, "label holds fractions such as 0.5: a quantity, not classes"),
+        ([1, -1] * 20, r"18 training rows have no label, row 0 first \(an empty text and -1 count as none\)"),
+    ],
+)
+def test_what_is_no_class_is_refused(kept, said, tmp_path, tokenizer):
+    with pytest.raises(BadInput, match=said):
+        labelled.load(write(tmp_path / "data", kept), "text", tokenizer, held_out=4)
+
+
+def test_whole_numbers_in_a_column_of_fractions_are_classes(tmp_path, tokenizer):
+    train, _ = labelled.load(write(tmp_path / "data", [0.0, 1.0] * 20), "text", tokenizer, held_out=4)
+    assert train.names == ["0.0", "1.0"]
+
+
+def test_a_sample_of_one_class_is_refused(tmp_path, tokenizer):
+    data = write(tmp_path / "data", ["a"] * 195 + ["b"] * 5)
+    with pytest.raises(BadInput, match="all 2 training rows that are left have the label 'a': a probe needs two"):
+        labelled.load(data, "text", tokenizer, held_out=100, max_samples=2)
+
+
+def test_values_of_a_condition_may_have_spaces_and_each_must_occur(tmp_path, tokenizer):
+    data = write(tmp_path / "data", ["a", "b", "c", "d"] * 20)
+    rows = sources.load(data)["train"].add_column("who", ["x", "y", "x", "z"] * 20)
+    train, test = labelled._held_out(rows, "who=y, z")
+    assert set(test["who"]) == {"y", "z"} and set(train["who"]) == {"x"}
+    with pytest.raises(BadInput, match="--hold_out who=y,zz: no row has 'zz'; who holds x; y; z"):
+        labelled._held_out(rows, "who=y,zz")
+
+
 def test_a_condition_that_holds_out_nothing_is_refused(tmp_path, tokenizer):
     data = write(tmp_path / "data", ["a", "b"] * 20)
-    with pytest.raises(BadInput, match="--hold_out label=c holds out 0 of 40 rows"):
+    with pytest.raises(BadInput, match="--hold_out label=c: no row has 'c'"):
         labelled.load(data, "text", tokenizer, hold_out="label=c")
     with pytest.raises(BadInput, match="--hold_out speaker: give a column of text, label"):
         labelled.load(data, "text", tokenizer, hold_out="speaker")

@@ -12,6 +12,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
+    BertTokenizer,
     ByT5Tokenizer,
     CLIPVisionModel,
     ViTMAEConfig,
@@ -204,6 +205,16 @@ def test_kept_features_that_are_damaged_are_computed_again(tmp_path, monkeypatch
     file.write_bytes(file.read_bytes()[:20])
     (found,) = encoders.features(encoder, train)
     assert torch.equal(found, expected) and len(file.read_bytes()) > 20
+
+
+def test_features_of_another_vocabulary_are_not_taken_for_its_own(tmp_path):
+    """Two tokenizers of as many tokens, which their text does not tell apart."""
+    encoder = encoders.load(tiny_encoders.bert(tmp_path / "model"))
+    data, _ = labelled.load(tiny_encoders.texts(tmp_path / "data"), "text", encoder.processor)
+    before, numbers = encoders._identity(encoder, data, "last"), encoder.processor.get_vocab()
+    last, first = max(numbers, key=numbers.get), min(numbers, key=numbers.get)
+    encoder.processor = BertTokenizer(vocab=numbers | {last: numbers[first], first: numbers[last]})
+    assert len(encoder.processor) == len(numbers) and encoders._identity(encoder, data, "last") != before
 
 
 def test_features_that_cannot_be_kept_are_still_the_result(tmp_path, monkeypatch, capsys):

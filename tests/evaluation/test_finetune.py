@@ -7,6 +7,7 @@ import pytest
 import tiny_encoders
 import torch
 from accelerate import PartialState
+from transformers import AutoModel, ConvNextConfig, Wav2Vec2Config
 
 from mmssl.data import labelled
 from mmssl.evaluation.downstream import encoder as encoders
@@ -131,6 +132,39 @@ def test_the_lowest_layers_of_one_network_and_the_others_of_another(tmp_path):
     for layers in range(5):
         for name, value in layer_transfer.spliced(ours, upper, layers).model.state_dict().items():
             assert torch.equal(value, (one if tuning.layer_of(name, ours.model) < layers else other)[name])
+
+
+@pytest.mark.parametrize(
+    ("config", "depth", "numbers"),
+    [
+        (
+            ConvNextConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 9, 1]),
+            4,
+            {
+                "embeddings.patch_embeddings.weight": 0, "encoder.stages.2.layers.5.pwconv1.weight": 3,
+                "layernorm.weight": 5,
+            },
+        ),
+        (
+            Wav2Vec2Config(
+                hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(8,) * 3,
+                conv_stride=(5, 2, 2), conv_kernel=(10, 3, 3), num_conv_pos_embeddings=4,
+                num_conv_pos_embedding_groups=2, do_stable_layer_norm=True, feat_extract_norm="layer",
+            ),
+            2,
+            {
+                "feature_extractor.conv_layers.2.conv.weight": 0,
+                "encoder.layers.1.feed_forward.output_dense.weight": 2, "encoder.layer_norm.weight": 3,
+            },
+        ),
+    ],
+    ids=["stages", "speech"],
+)  # fmt: skip
+def test_layers_are_the_stages_or_the_transformers_own(config, depth, numbers):
+    model = AutoModel.from_config(config)
+    assert tuning.depth(model) == depth
+    assert {name: tuning.layer_of(name, model) for name in numbers} == numbers
+    assert {*numbers} <= {*model.state_dict()}
 
 
 def test_layer_transfer_trains_what_is_not_frozen(made, monkeypatch):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmssl.arguments import command
 from mmssl.data.labelled import Labelled
+from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import transfer as judging
 from mmssl.hub import card
 
@@ -139,6 +140,34 @@ def test_classes_with_fewer_labels_than_asked_for_are_said(recipe, tmp_path, cap
     judge(recipe, directory, data, tmp_path / "out", ("mode", ["knn"]), ("labels", ["2", "50"]), ("seeds", 1))
     [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert said.startswith("warning: --labels 50: 2 of 2 classes have fewer training examples, ")
+    judge(recipe, directory, data, tmp_path / "out", ("mode", ["knn"]), ("labels", ["1%"]), ("seeds", 1))
+    [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert said.startswith("warning: --labels 1%: 2 of ") and "because every class keeps one" in said
+
+
+def test_results_of_two_label_columns_stand_side_by_side_on_the_card(recipe, tmp_path):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    (tmp_path / "model" / "README.md").write_text(CARD)
+    for part in ("train", "test"):
+        rows = datasets.Dataset.from_parquet(f"{data}/{part}.parquet")
+        rows = rows.add_column("half", [("a", "b")[i % 4 < 2] for i in range(len(rows))])
+        rows.to_parquet(f"{data}/{part}.parquet")
+    for column in ("label", "half"):
+        flags = {"mode": ["knn"], "labels": ["50%", "100%"], "seeds": 1, "label_column": column}
+        judge(recipe, directory, data, tmp_path / "out", *flags.items())
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert all(f"## Transfer to data, label_column {column}: knn" in text for column in ("label", "half"))
+    names = [each["dataset"]["name"] for each in yaml.safe_load(text.split("---")[1])["model-index"][0]["results"]]
+    assert names == ["data, label_column label, transfer", "data, label_column half, transfer"]
+    drawn = {file.name for file in (tmp_path / "model" / "figures").iterdir()}
+    assert drawn == {f"transfer_data_label_column_{column}_knn.png" for column in ("label", "half")}
+
+
+def test_two_processes_are_refused(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    with pytest.raises(BadInput, match="an evaluation runs in one process: start it with python"):
+        judging.main(recipe["TransferArgs"](output_dir=str(tmp_path / "out"), use_cpu=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_labels_are_probed_once_whatever_the_seeds():

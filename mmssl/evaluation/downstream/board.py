@@ -9,7 +9,7 @@ from statistics import fmean
 
 from mmssl import bounded_json, durable, figures
 from mmssl.errors import BadInput
-from mmssl.evaluation.downstream.transfer import RESULTS
+from mmssl.evaluation.downstream.transfer import OURS, RESULTS
 from mmssl.hub.table import in_markdown, number
 from mmssl.training import log
 from mmssl.training.output_dir import METRICS, OutputDir
@@ -66,9 +66,12 @@ def of_transfer(directory: Path) -> dict[str, Row]:
     if not (directory / RESULTS).exists():
         return {}
     found: dict[str, Row] = {}
-    for evaluation, values in bounded_json.read(directory / RESULTS)["results"].items():
+    written = bounded_json.read(directory / RESULTS)
+    for evaluation, values in written["results"].items():
         for column, of_seeds in values.items():
             found.setdefault(column, {})[evaluation] = fmean(of_seeds)
+    if written["warnings"] and OURS in found:
+        found[OURS][NOTE] = "; ".join(written["warnings"])
     return found
 
 

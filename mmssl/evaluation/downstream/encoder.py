@@ -212,6 +212,9 @@ def _keep(file: Path, layers: list[Tensor]) -> None:
 def _identity(encoder: Encoder, data: Labelled, layers: str) -> str:
     digest = hashlib.sha256(f"{data.identity} {encoder.pooling} {layers} {encoder.processor}".encode())
     digest.update(encoder.model.config.to_json_string().encode())  # the same weights compute other things with it
+    if hasattr(encoder.processor, "get_vocab"):  # a tokenizer; its text above does not name its tokens
+        fast = getattr(encoder.processor, "backend_tokenizer", None)
+        digest.update((fast.to_str() if fast else repr(sorted(encoder.processor.get_vocab().items()))).encode())
     for name, value in encoder.model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

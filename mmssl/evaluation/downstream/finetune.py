@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from sklearn.preprocessing import StandardScaler
 
 
+OF_SPEECH = (
+    "layerdrop",
+    "mask_time_prob",
+    "mask_feature_prob",
+)  # off: they skip frozen layers, or fail on short sounds
 HELD_OUT = 0.1  # fraction of the labels for early stopping
 FEWEST = 500  # examples to hold out, below which none is: on fewer, luck would choose the weights
 EVALUATIONS, PATIENCE = 20, 5  # in a run; evaluations without a better one after which it ends
@@ -141,6 +146,8 @@ def fit(
     the head with a linear probe. layer_decay: learning rate of each layer as a fraction of that of the layer above."""
     torch.manual_seed(seed)
     encoder, stopping = copy.deepcopy(encoder), None
+    for name in {*OF_SPEECH} & {*encoder.model.config.to_dict()}:
+        setattr(encoder.model.config, name, 0.0)
     if early_stopping and HELD_OUT * min(len(train_data) / FEWEST, train_data.label.bincount().min()) >= 1:
         train_data, held_out = _held_out(train_data, seed)
         stopping = EarlyStopping(held_out, steps)
@@ -236,6 +243,9 @@ def layer_of(name: str, model: nn.Module) -> int:
     prefix, layers = _stack(model)
     if prefix and name.startswith(f"{prefix}."):
         return 1 + int(name[len(prefix) + 1 :].partition(".")[0])
+    last_norm = getattr(getattr(model, "config", None), "do_stable_layer_norm", False)  # named first in wav2vec 2.0
+    if last_norm and name.startswith("encoder.layer_norm."):
+        return layers + 1
     names = [*model.state_dict()]
     within = [i for i, other in enumerate(names) if prefix and other.startswith(f"{prefix}.")]
     return layers + 1 if within and names.index(name) > within[-1] else 0
@@ -247,6 +257,10 @@ def depth(model: nn.Module) -> int:
 
 
 def _stack(model: nn.Module) -> tuple[str, int]:
-    """(name, length) of the longest list of modules, the layers of a transformer; ("", 0) if there is none."""
-    lists = [(name, len(m)) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=lambda found: found[1], default=("", 0))
+    """(name, length) of the list of modules with most of the weights: the layers of a transformer, the stages of a
+    network whose layers are in stages; ("", 0) if there is no list."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    weights = {name: sum(parameter.numel() for parameter in lists[name].parameters()) for name in outermost}
+    largest = max(weights, key=weights.get, default="")
+    return largest, len(lists[largest]) if largest else 0

@@ -55,7 +55,8 @@ def layer_transfer(
     """
     one, _ = next(iter(donors.values()))
     device, layers = next(one.parameters()).device, number_of_layers(one)
-    say(f"layer transfer: from scratch, seed {seed}")
+    number, of = 1, 1 + layers * (len(WAYS) + sum(len(ways) for _, ways in donors.values()))
+    say(f"layer transfer, seed {seed}, training 1 of {of}: from scratch")
     scratch = fit(one.untrained(2 * seed).to(device), train, seed=seed, **how)
     yield 0, TUNED, supervised, predict(scratch, test)
     upper = one.untrained(2 * seed + 1).to(device)
@@ -64,6 +65,8 @@ def layer_transfer(
         for donor, (encoder, ways) in (donors | {supervised: (scratch.encoder, WAYS)}).items():
             network = spliced(encoder, upper, lowest)
             for way in ways:
-                say(f"layer transfer: {donor}, {copied} of {layers} layers, {way}, seed {seed}")
+                number += 1
+                said = f"{copied} of {layers} layers of {donor}, {way}"
+                say(f"layer transfer, seed {seed}, training {number} of {of}: {said}")
                 trained = fit(network, train, seed=seed, frozen=lowest if way == FROZEN else 0, **how)
                 yield copied, way, donor, predict(trained, test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from mmssl import bounded_json, durable, figures, plain_text
 from mmssl.data import labelled
+from mmssl.data.columns import named
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
 from mmssl.device import best_device
 from mmssl.errors import BadInput, not_written
@@ -44,6 +46,7 @@ OF_OTHERS = {  # flags without effect on an encoder of this modality
 }
 OURS, UNTRAINED, RAW, CHANCE = "this checkpoint", "untrained", "raw", "chance"  # the last three: of --baselines
 SUPERVISED = "trained on these labels"  # a column of layer transfer
+OF_TASK = {"label_column": None, "hold_out": None, "input_column": None, "pooling": "auto", "tower": "vision"}
 
 RESULTS, LOSSES = "results.json", "losses.safetensors"  # in output_dir
 FEWEST_STEPS = 300  # of fine-tuning, however few the labels
@@ -69,7 +72,7 @@ class Transfer:
             amount: [labelled.subset(self.train.label, amount, seed) for seed in range(args.seeds)]
             for amount in args.labels
         }
-        self.warnings = [*self._overlap(), *self._small_classes()]
+        self.warnings = [*self._overlap(), *self._lost_classes(), *self._other_amounts()]
         for sentence in self.warnings:
             say(f"warning: {sentence}")
         if "layer_transfer" in args.mode:
@@ -100,15 +103,27 @@ class Transfer:
         )
         return [sentence]
 
-    def _small_classes(self) -> Iterator[str]:
-        counts = self.train.label.bincount(minlength=len(self.train.names))
-        smallest = self.train.names[int(counts.argmin())]
-        for amount in self.args.labels:
-            few = 0 if amount.endswith("%") else int((counts < int(amount)).sum())
-            if few:
+    def _lost_classes(self) -> Iterator[str]:
+        """Of which all training rows were unreadable, or beyond --max_samples."""
+        lost = self.test.label[~torch.isin(self.test.label, self.train.label)]
+        if len(lost):
+            names = named([self.train.names[int(label)] for label in lost.unique()])
+            yield f"{len(lost)} test examples are of classes without a training example ({names}): they count as wrong"
+
+    def _other_amounts(self) -> Iterator[str]:
+        """Where there are fewer labels than asked for, or more, because every class keeps one."""
+        counts = self.train.label.bincount()
+        counts = counts[counts > 0]
+        for amount, (rows, *_) in self.subsets.items():
+            if not amount.endswith("%") and (few := int((counts < int(amount)).sum())):
                 yield (
-                    f"--labels {amount}: {few} of {len(counts)} classes have fewer training examples, {smallest} only "
+                    f"--labels {amount}: {few} of {len(counts)} classes have fewer training examples, the smallest "
                     f"{int(counts.min())}; all of theirs are used"
+                )
+            elif amount.endswith("%") and len(rows) > 1.5 * float(amount[:-1]) / 100 * len(self.train):
+                yield (
+                    f"--labels {amount}: {len(rows)} of {len(self.train)} training examples are used, because every "
+                    "class keeps one at least"
                 )
 
     def columns(self) -> list[str]:
@@ -264,13 +279,14 @@ def main(args) -> None:
     the losses of linear probes on each test example, (seeds, examples), to `losses.safetensors`."""
     from accelerate import PartialState
 
-    PartialState(cpu=best_device(args.use_cpu).type == "cpu")
+    if PartialState(cpu=best_device(args.use_cpu).type == "cpu").num_processes > 1:
+        raise BadInput("an evaluation runs in one process: start it with python, or with --num_processes 1")
     transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
     OutputDir(directory).register([RESULTS, LOSSES])
     table = transfer.run()
     columns = transfer.columns()
     title = (
-        f"{args.model_name_or_path} on {len(transfer.test):,} test examples of {args.dataset}, "
+        f"{args.model_name_or_path} on {len(transfer.test):,} test examples of {args.dataset}{chosen(args)}, "
         f"{len(transfer.train.names)} classes, {len(transfer.train):,} training labels"
     )
     say(title)
@@ -278,7 +294,7 @@ def main(args) -> None:
     say_lines(aligned(columns, cells))
     found_intervals = intervals(table)
     for row, of_columns in found_intervals.items():
-        if row.startswith("fine-tuned"):
+        if row.startswith(("fine-tuned", "layer transfer")):
             each = (f"{column} {low:.1f} to {high:.1f}" for column, (low, high) in of_columns.items())
             say(f"95 % interval of the mean over seeds, {row}: {', '.join(each)}")
     found = {
@@ -302,10 +318,15 @@ def main(args) -> None:
         units = "Accuracy in per cent, mean ± standard deviation over seeds."
         body = f"{plain_text.markdown(title)}. {units}\n\n{in_markdown(columns, cells)}{warnings}"
         best = {row: mean(values[OURS]) for row, values in table.items() if OURS in values and "±" not in row}
-        heading = f"Transfer to {Path(args.dataset).name}: {', '.join(args.mode)}"
-        card.add_results(name, heading, body, best, args.dataset, drawn)
+        task = card.short(args.dataset) + chosen(args)
+        card.add_results(name, f"Transfer to {task}: {', '.join(args.mode)}", body, best, args.dataset, drawn, task)
         say(f"added to {name / card.CARD}")
     say(f"results and figures: {directory}")
+
+
+def chosen(args) -> str:
+    """The flags that make it another task or another encoder, where they are not the usual ones."""
+    return "".join(f", {name} {getattr(args, name)}" for name in OF_TASK if getattr(args, name) != OF_TASK[name])
 
 
 def intervals(table: Table) -> Table:
@@ -323,13 +344,14 @@ def intervals(table: Table) -> Table:
 
 def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) -> dict[Path, str]:
     """Accuracy against the number of labels, and against the layer, if there are several. {file: caption}."""
-    dataset, drawn = Path(transfer.args.dataset).name, {}
+    dataset, drawn = card.short(transfer.args.dataset) + chosen(transfer.args), {}
+    in_file = re.sub(r"[^\w.=-]+", "_", dataset)
     for mode in ("k-NN", "linear", "fine-tuned"):
         shown = {amount: table.get(f"{mode}, {_labels(amount)}", {}) for amount in transfer.subsets}
         if len(shown) > 1 and any(shown.values()):
             counts = {amount: len(rows[0]) for amount, rows in transfer.subsets.items()}
             curves = {c: [(counts[a], v[c]) for a, v in shown.items() if c in v] for c in columns}
-            file = directory / f"transfer_{dataset}_{mode.replace('-', '').lower()}.png"
+            file = directory / f"transfer_{in_file}_{mode.replace('-', '').lower()}.png"
             figures.accuracy_curves(curves, "training labels", file, log=True)
             drawn[file] = (
                 f"Accuracy on {dataset}, {mode}, against the number of labels; bars: standard deviation over seeds."
@@ -337,13 +359,13 @@ def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) 
         for amount in transfer.subsets if transfer.args.layers == "all" else ():
             curves = _by_number(table, f"{mode}, {_labels(amount)}, layer ", (OURS, UNTRAINED))
             if curves:
-                file = directory / f"layers_{dataset}_{mode.replace('-', '').lower()}_{_in_file(amount)}.png"
+                file = directory / f"layers_{in_file}_{mode.replace('-', '').lower()}_{_in_file(amount)}.png"
                 figures.accuracy_curves(curves, "layer (0: embeddings)", file)
                 drawn[file] = f"Accuracy on {dataset} of a probe at each layer, {mode}, {_labels(amount)}."
     for amount in transfer.subsets if "layer_transfer" in transfer.args.mode else ():
         found = {way: _by_number(table, _layers_row("", way, amount), (OURS, UNTRAINED, SUPERVISED)) for way in WAYS}
         curves = {f"{column}, {way}": points for way in WAYS for column, points in found[way].items()}
-        file = directory / f"layer_transfer_{dataset}_{_in_file(amount)}.png"
+        file = directory / f"layer_transfer_{in_file}_{_in_file(amount)}.png"
         figures.accuracy_curves(curves, "lowest layers that are copied (1: embeddings)", file)
         drawn[file] = (
             f"Accuracy on {dataset}, {_labels(amount)}, of networks whose lowest layers are copied, then frozen or "
