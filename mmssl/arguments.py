@@ -223,6 +223,8 @@ class _Parser(HfArgumentParser):
     def add_argument(self, *names, **options):
         """Drop the metadata that only Flags reads, and escape % because our help texts are not templates."""
         options = {name: value for name, value in options.items() if name not in (*RANGE, "of_new_model")}
+        if names[0].startswith("--no_"):  # HfArgumentParser repeats the text of the flag that it turns off
+            options["help"] = f"the opposite of --{names[0].removeprefix('--no_')}"
         return super().add_argument(*names, **options | {"help": options.get("help", "").replace("%", "%%")})
 
     def error(self, message: str):

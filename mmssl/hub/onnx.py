@@ -5,8 +5,8 @@ python -m mmssl.hub.onnx --model_name_or_path runs/clip       writes runs/clip/o
 image.onnx: pixel_values (batch, 3, height, width), as the image processor gives them -> features.
 text.onnx: input_ids, attention_mask (batch, tokens) -> features.
 features: for an image–text model (batch, dim), not normalised; for any other encoder its last_hidden_state.
-Needs `pip install mmssl[onnx]`. Uses torch.onnx, because optimum-onnx 0.1 requires transformers below 4.58. Recurrent
-networks cannot be converted (torch 2.13).
+Needs `pip install onnx onnxscript onnxruntime`. Uses torch.onnx, because optimum-onnx 0.1 requires transformers below
+4.58. Recurrent networks cannot be converted (torch 2.13).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main(args: OnnxArgs) -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise BadInput(f"ONNX needs the package {error.name}: pip install mmssl[onnx]") from error
+        raise BadInput(f"ONNX needs the package {error.name}: pip install onnx onnxscript onnxruntime") from error
     name = args.model_name_or_path
     if args.output_dir is None and not Path(name).is_dir():
         raise BadInput(f"--model_name_or_path {name} is not a local directory: say where to write with --output_dir")

@@ -64,7 +64,7 @@ def show(
 def build(runs: list[Run]) -> Blocks:
     """The page of these runs. Reads no weights and no data. Raises BadInput if there is nothing to show."""
     if find_spec("gradio") is None:
-        raise BadInput("the page needs the package gradio: pip install 'mmssl[look]'")
+        raise BadInput("the page needs the package gradio: pip install gradio")
     _keep_to_ourselves()
     import gradio as gr
 

@@ -181,7 +181,7 @@ def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcess
     try:
         from diffusers import DDPMScheduler, UNet2DModel
     except ModuleNotFoundError as error:
-        raise BadInput(f"DDPM needs the package {error.name}: pip install mmssl[diffusion]") from error
+        raise BadInput(f"DDPM needs the package {error.name}: pip install diffusers") from error
     from transformers import ViTImageProcessorPil
 
     if args.model_name_or_path:

@@ -107,7 +107,7 @@ def transport_plan(cost: Tensor) -> Tensor:
     try:
         import ot
     except ImportError as error:
-        raise BadInput("--alignment deepjdot needs the package POT: pip install mmssl[transport]") from error
+        raise BadInput("--alignment deepjdot needs the package POT: pip install POT") from error
     rows, columns = (torch.full((n,), 1 / n, dtype=torch.float64).numpy() for n in cost.shape)
     return torch.from_numpy(ot.emd(rows, columns, cost.detach().double().cpu().numpy())).to(cost)
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'mmssl[look]'")
+pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio")
 
 from mmssl.look import page
 

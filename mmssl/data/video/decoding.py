@@ -122,7 +122,7 @@ def _opened(stored: dict | str | bytes) -> Iterator[tuple[av.container.InputCont
     try:
         import av
     except ImportError as error:
-        raise BadInput("reading video needs the package av: pip install mmssl[video]") from error
+        raise BadInput("reading video needs the package av: pip install av") from error
     stored = {"path": stored} if isinstance(stored, str) else {"bytes": stored} if isinstance(stored, bytes) else stored
     content, path = stored.get("bytes"), stored.get("path")
     if content is None and not path:
