@@ -63,5 +63,5 @@ def test_what_reads_neither_images_nor_texts_is_refused():
 
 
 def test_without_the_extra_or_a_directory_the_remedy_is_said(tmp_path):
-    with pytest.raises(BadInput, match=r"mmssl\[onnx\]|--output_dir"):
+    with pytest.raises(BadInput, match="pip install onnx onnxscript onnxruntime|--output_dir"):
         onnx.main(onnx.OnnxArgs(model_name_or_path="user/name"))
