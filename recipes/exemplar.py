@@ -7,9 +7,9 @@ accelerate launch recipes/exemplar.py --dataset my_folder --classes 16000 --num_
 A class is met once in an epoch, so more classes take longer to learn: see recipes/README.md. The classifier has a row
 for each image: 1 KB, and 4 KB in training, with the default --hidden_dim 256.
 
-20,000 images of CIFAR-10, of which it learns 4,000 (--dataset cifar10 --num_train_epochs 160), seed 0, 9 minutes of one
-core of an EPYC (Zen 4) in bf16; recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images:
-linear 56.0, k-NN 53.0; before training 42.8, 40.1; raw pixels 41.0, 33.9.
+20,000 images of CIFAR-10, of which it learns 4,000 (--dataset cifar10), the defaults, seed 0, 17 minutes of one core of
+an EPYC (Zen 4) in bf16; recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear
+59.8, k-NN 58.2. Before training 42.8, 40.1; raw pixels 41.0, 33.9; SimCLR 61.3, 59.7.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ExemplarArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     temperature: float = flag(0.1, "softmax temperature", above=0, at_most=100)
     smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(320, "passes over the images that are learned from")
+    num_train_epochs: float = flag(380, "passes over the images that are learned from")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")

@@ -4,9 +4,10 @@ accelerate launch recipes/lejepa.py                                    # scikit-
 accelerate launch recipes/lejepa.py --dataset my_folder --encoder resnet18 --image_size 96 --small_views 6
 accelerate launch recipes/lejepa.py --dataset my_folder --encoder vit-tiny --weight_decay 0.05
 
-20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 12), seed 0, 11 minutes of one EPYC core (Zen 4) in
-bf16; recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 54.0, k-NN 49.9; before
-training 42.8, 40.1; raw pixels 41.0, 33.9.
+20,000 images of CIFAR-10 (--dataset cifar10), the defaults, seed 0, 22 minutes of one core of an EPYC (Zen 4) in bf16,
+with other work beside it; recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear
+58.3, k-NN 53.4. Before training 42.8, 40.1; raw pixels 41.0, 33.9; SimCLR 61.3, 59.7. Batch statistics of whole images,
+estimated after the training, gain nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class LejepaArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Pictu
     sigreg_weight: float = flag(0.05, "weight of the test of normality, against that of equal views", above=0, below=1)
     slices: int = flag(256, "random directions in which normality is tested", at_least=1, at_most=65536)
 
-    num_train_epochs: float = flag(60, "passes over the data")
+    num_train_epochs: float = flag(30, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(5e-4, "weight decay of matrices; 0.05 for a ViT; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
