@@ -14,7 +14,7 @@ from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import pictures, views
 from mmssl.evaluation.neighbours import Neighbours
 from mmssl.methods.ibot import IBOT
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, vit_tokens
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
@@ -42,6 +42,8 @@ def main(args: IbotArgs) -> None:
     start(args)
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
+    if not args.model_name_or_path:
+        vit_tokens.initialise(encoder)
     train, held_out = source.decoded(processor, args)
     crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = args.prototypes, args.hidden_dim, args.bottleneck_dim

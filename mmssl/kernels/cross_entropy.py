@@ -16,6 +16,8 @@ OTHERWISE = 2**26  # logits: few kernel launches on a GPU
 # logits that linear_cross_entropy holds, 64 MB in bf16: with fewer, adding to the gradient of a large matrix takes
 # longer than the products
 CHUNK = {"cpu": 2**25}
+MULTIPLE = 64  # of the rows of a rounded matrix: a product with 50,257 rows is a fifth slower than one with 50,304
+ADDED = {"cpu": 2**19}  # numbers of a product added to a gradient at once: their fp32 copy stays in the cache
 
 
 def _overwrite(logits: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -23,22 +25,21 @@ def _overwrite(logits: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | N
     weight`. Computes in fp32."""
     nats, right = torch.empty_like(weight), torch.empty_like(targets, dtype=torch.bool)
     rows = max(1, AT_ONCE.get(logits.device.type, OTHERWISE) // logits.shape[1])
+    block = torch.empty(min(rows, len(logits)), logits.shape[1], device=logits.device)
     for some, target, w, loss, hit in zip(
         *(part.split(rows) for part in (logits, targets[:, None], weight[:, None], nats, right)), strict=True
     ):
         z = some.float()  # of fp32 it is the same tensor
         if bias is not None:
-            z += bias
-        top = z.amax(1, keepdim=True)
-        z -= top
-        asked = z.gather(1, target)
-        hit.copy_((asked == 0)[:, 0])
-        total = z.exp_().sum(1, keepdim=True)
-        loss.copy_((total.log() - asked)[:, 0])
-        z *= w / total
-        z.scatter_add_(1, target, -w)
-        if z is not some:
-            some.copy_(z)
+            z = z + bias
+        top, asked = z.amax(1, keepdim=True), z.gather(1, target)
+        hit.copy_((asked == top)[:, 0])
+        p = torch.softmax(z, 1, out=block[: len(z)])
+        # the largest probability is 1 / vocabulary or more, so its logarithm is finite; the target's may not be
+        loss.copy_((top - asked - p.amax(1, keepdim=True).log())[:, 0])
+        p *= w
+        p.scatter_add_(1, target, -w)
+        some.copy_(p)
     return nats, right
 
 
@@ -76,24 +77,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx, features: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor, weight: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
+        new = torch.empty_like if len(features) else torch.zeros_like
         of_features, of_matrix, of_bias = (
-            torch.zeros_like(tensor, dtype=torch.float32) if needed else None
+            new(tensor, dtype=torch.float32) if needed else None
             for tensor, needed in zip((features, matrix, bias), ctx.needs_input_grad, strict=False)
         )
         nats, right = torch.empty_like(weight), torch.empty_like(targets, dtype=torch.bool)
-        rounded, kind = matrix.detach().to(dtype), features.device.type
-        rows = max(1, CHUNK.get(kind, OTHERWISE) // len(matrix))
-        for start in range(0, len(features), rows):
+        (n, _), (vocabulary, _), kind = features.shape, matrix.shape, features.device.type
+        rounded = _rounded(matrix.detach(), dtype)
+        rows = -(-n // max(1, -(-n * vocabulary // CHUNK.get(kind, OTHERWISE))))  # of a chunk; all are alike
+        held = features.new_empty(rows, len(rounded), dtype=dtype)
+        product = torch.empty_like(rounded) if of_matrix is not None else None
+        for start in range(0, n, max(1, rows)):
             now = slice(start, start + rows)
             x = features[now].detach().to(dtype)
-            gradient = x @ rounded.mT  # the logits, until they are overwritten
-            nats[now], right[now] = _overwrite(gradient, targets[now], weight[now], bias)
+            gradient = torch.mm(x, rounded.mT, out=held[: len(x)])  # the logits, until they are overwritten
+            nats[now], right[now] = _overwrite(gradient[:, :vocabulary], targets[now], weight[now], bias)
             if of_features is not None:
                 of_features[now] = gradient @ rounded
             if of_matrix is not None:
-                of_matrix += gradient.mT @ x
+                _add(of_matrix, torch.mm(gradient.mT, x, out=product)[:vocabulary], first=start == 0)
             if of_bias is not None:
-                of_bias += gradient.sum(0, dtype=torch.float32)
+                _add(of_bias, gradient[:, :vocabulary].sum(0, dtype=torch.float32), first=start == 0)
         ctx.gradients = of_features, of_matrix, of_bias
         ctx.dtypes = features.dtype, matrix.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(nats, right)
@@ -102,11 +107,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, of_loss: Tensor, *_) -> tuple[Tensor | None, ...]:
-        scaled = (
+        gradients, ctx.gradients = ctx.gradients, None  # autograd adds in place to what nobody else holds
+        scaled = [
             None if gradient is None else gradient.mul_(of_loss).to(dtype)
-            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
-        )
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
+        ]
+        del gradients
         return *scaled, None, None, None
+
+
+def _rounded(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix in `dtype`; where that is another one, with rows of zeros up to a MULTIPLE."""
+    if dtype == matrix.dtype:
+        return matrix
+    rounded = matrix.new_empty(-(-len(matrix) // MULTIPLE) * MULTIPLE, matrix.shape[1], dtype=dtype)
+    rounded[len(matrix) :] = 0
+    rounded[: len(matrix)].copy_(matrix)
+    return rounded
+
+
+def _add(total: Tensor, part: Tensor, first: bool) -> None:
+    """total += part; `first`: total = part."""
+    rows = max(1, ADDED.get(part.device.type, part.numel()) // part[0].numel())
+    for of_total, of_part in zip(total.split(rows), part.split(rows), strict=True):
+        of_total.copy_(of_part) if first else of_total.add_(of_part)
 
 
 def linear_cross_entropy(

@@ -109,3 +109,32 @@ def test_under_autocast_its_loss_is_fp32_and_its_products_are_not():
     torch.testing.assert_close(nats, expected, rtol=1e-4, atol=1e-4)
     loss.backward()
     assert features.grad.dtype == matrix.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("chunk", [90, 60 * 90, 2**22])  # logits: a row, several rows, all
+def test_rounded_products_of_any_number_of_words_give_torchs_gradients(monkeypatch, chunk):
+    """The rounded matrix has rows of zeros beyond the vocabulary, and its gradient is added in blocks."""
+    monkeypatch.setitem(cross_entropy.CHUNK, "cpu", chunk)
+    monkeypatch.setitem(cross_entropy.ADDED, "cpu", 1000)
+    torch.manual_seed(0)
+    inputs = features, matrix, bias = [torch.randn(shape, requires_grad=True) for shape in ((100, 64), (90, 64), (90,))]
+    targets, weight = torch.randint(90, (100,)), torch.full((100,), 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        mine = torch.autograd.grad(linear_cross_entropy(features, matrix, bias, targets, weight)[0], inputs)
+        logits = (features @ matrix.mT).float() + bias
+    expected = torch.autograd.grad(F.cross_entropy(logits, targets), inputs)
+    for one, other in zip(mine, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * other.abs().max().item())
+
+
+def test_without_a_row_the_gradients_are_zeros():
+    features, matrix = torch.ones(0, 4, requires_grad=True), torch.ones(9, 4, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.long)
+    linear_cross_entropy(features, matrix, None, none, torch.zeros(0))[0].backward()
+    assert not matrix.grad.any() and features.grad.shape == (0, 4)
+
+
+def test_a_target_that_is_all_but_impossible_has_a_finite_loss():
+    matrix = torch.tensor([[0.0], [500.0]], requires_grad=True)
+    _, nats, right = linear_cross_entropy(torch.ones(1, 1), matrix, None, torch.tensor([0]), torch.ones(1))
+    assert nats.item() == 500 and not right.item()
