@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from pathlib import Path
@@ -13,6 +14,8 @@ CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def best_device(use_cpu: bool = False) -> torch.device:
@@ -47,6 +50,15 @@ def cores() -> int:
         return len(psutil.Process().cpu_affinity())
     except (AttributeError, psutil.Error):  # macOS has no affinity
         return os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory that it frees. glibc gives large blocks back to the system, which clears them when
+    the next step asks for them: 4 to 8 % of the time of a step on a CPU."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not on macOS, nor with musl
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def free_memory() -> int | None:

@@ -12,7 +12,7 @@ import torch
 
 from mmssl import progress
 from mmssl.arguments import TrainArgs
-from mmssl.device import best_device, cores
+from mmssl.device import best_device, cores, keep_freed_memory
 from mmssl.errors import BadInput, first_line
 from mmssl.training.output_dir import OutputDir
 
@@ -38,6 +38,7 @@ def start(args: TrainArgs) -> None:
         raise BadInput(f"the processes of this run did not find each other ({first_line(error)}): {MEETING}") from error
     if state.device.type == "cpu":
         _use_all_cores()
+        keep_freed_memory()
     on_main_process(lambda: OutputDir(args.output_dir).check(args))
     atexit.register(state.destroy_process_group)
     set_seed(args.seed)  # equal on all processes: they must build equal weights
