@@ -53,8 +53,8 @@ def cores() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep the memory that it frees. glibc gives large blocks back to the system, which clears them when
-    the next step asks for them: 4 to 8 % of the time of a step on a CPU."""
+    """Let the process keep the memory that it frees. glibc gives large blocks back to the system, which clears them
+    when the next step asks for them: 4 to 8 % of the time of a step on a CPU."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # not on macOS, nor with musl
         libc.mallopt(M_MMAP_MAX, 0)

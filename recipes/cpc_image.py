@@ -8,6 +8,7 @@ accelerate launch recipes/cpc_image.py --dataset my_folder --encoder bit-micro  
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import pictures, views
@@ -37,9 +38,9 @@ class CpcImageArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
 def main(args: CpcImageArgs) -> None:
     start(args)
     source = pictures.find(args)
-    encoder, processor = image_encoders.build(args, source.side)
-    if not args.model_name_or_path:
-        image_encoders.fit_to_patches(encoder, args.crop_size)
+    encoder, processor = image_encoders.build(
+        args, source.side, partial(image_encoders.fit_to_patches, side=args.crop_size)
+    )
     train, held_out = source.decoded(processor, args)
     view = views.made_for(processor, [views.simclr(source.side, (args.smallest_crop, 1.0))])
     task = args.crop_size, args.prediction_steps, args.prediction_dim

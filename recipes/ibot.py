@@ -41,9 +41,7 @@ class IbotArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Picture
 def main(args: IbotArgs) -> None:
     start(args)
     source = pictures.find(args)
-    encoder, processor = image_encoders.build(args, source.side)
-    if not args.model_name_or_path:
-        vit_tokens.initialise(encoder)
+    encoder, processor = image_encoders.build(args, source.side, vit_tokens.initialise)
     train, held_out = source.decoded(processor, args)
     crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = args.prototypes, args.hidden_dim, args.bottleneck_dim

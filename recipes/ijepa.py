@@ -39,9 +39,7 @@ class IjepaArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
 def main(args: IjepaArgs) -> None:
     start(args)
     source = pictures.find(args)
-    encoder, processor = image_encoders.build(args, source.side)
-    if not args.model_name_or_path:
-        vit_tokens.initialise(encoder)
+    encoder, processor = image_encoders.build(args, source.side, vit_tokens.initialise)
     train, held_out = source.decoded(processor, args)
     crop = views.made_for(processor, [views.View(scale=(args.smallest_crop, 1.0), jitter=0.0, grey=0.0)])
     predictor = args.predictor_width, args.predictor_layers, args.predictor_heads
