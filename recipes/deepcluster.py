@@ -4,9 +4,9 @@ accelerate launch recipes/deepcluster.py                                 # sciki
 accelerate launch recipes/deepcluster.py --dataset my_folder --encoder resnet18 --image_size 96 --clusters 1000
 accelerate launch recipes/deepcluster.py --dataset my_folder --edges     # without colours, as in the paper
 
-20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 40), seed 0, 9 minutes of one core of an EPYC (Zen 4) in
-bf16; recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 53.7, k-NN 48.1; before
-training 42.8, 40.1; raw pixels 41.0, 33.9.
+20,000 images of CIFAR-10 (--dataset cifar10), the defaults, seed 0, 21 minutes of one core of an EPYC (Zen 5) in bf16,
+with other work beside it; recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear
+56.7, k-NN 50.8. Before training 42.8, 40.1; raw pixels 41.0, 33.9; SimCLR 61.3, 59.7.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DeepclusterArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArg
     edges: bool = flag(False, "the encoder sees only the edges of the grey image (Sobel filter)")
     smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(60, "passes over the data")
+    num_train_epochs: float = flag(95, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
