@@ -4,9 +4,10 @@ accelerate launch recipes/byol.py                                    # scikit-le
 accelerate launch recipes/byol.py --dataset my_folder --encoder resnet18 --image_size 96
 accelerate launch recipes/byol.py --dataset my_folder --num_train_epochs 1000 --momentum 0.996      # a long run
 
-20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 20), seed 0, 18 minutes of one core of an EPYC (Zen 4)
-in bf16; then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 52.6, k-NN
-47.0; before training 42.8, 40.1; raw pixels 41.0, 33.9; SimCLR after 15 passes, 7 minutes, 59.1, 55.5.
+20,000 images of CIFAR-10 (--dataset cifar10), the defaults, seed 0, 17 minutes of one core of an EPYC (Zen 5) in bf16;
+then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 55.0, k-NN 50.3. Before
+training 42.8, 40.1; raw pixels 41.0, 33.9; SimCLR 61.3, 59.7. Short runs on a validation part: a learning rate of 2e-3
+gains .7 in the linear probe, a momentum of .96 gains .3 there and 2.6 in k-NN.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ByolArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     )
     smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 
-    num_train_epochs: float = flag(40, "passes over the data")
+    num_train_epochs: float = flag(34, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(1e-2, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")

@@ -145,7 +145,7 @@ def test_classes_with_fewer_labels_than_asked_for_are_said(recipe, tmp_path, cap
     assert said.startswith("warning: --labels 1%: 2 of ") and "because every class keeps one" in said
 
 
-def test_results_of_two_label_columns_stand_side_by_side_on_the_card(recipe, tmp_path):
+def test_results_of_two_label_columns_stand_side_by_side_on_the_card(recipe, tmp_path, capsys):
     directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
     (tmp_path / "model" / "README.md").write_text(CARD)
     for part in ("train", "test"):
@@ -159,6 +159,7 @@ def test_results_of_two_label_columns_stand_side_by_side_on_the_card(recipe, tmp
     assert all(f"## Transfer to data, label_column {column}: knn" in text for column in ("label", "half"))
     names = [each["dataset"]["name"] for each in yaml.safe_load(text.split("---")[1])["model-index"][0]["results"]]
     assert names == ["data, label_column label, transfer", "data, label_column half, transfer"]
+    assert f"is replaced; it held {directory} on " in capsys.readouterr().out
     drawn = {file.name for file in (tmp_path / "model" / "figures").iterdir()}
     assert drawn == {f"transfer_data_label_column_{column}_knn.png" for column in ("label", "half")}
 

@@ -305,6 +305,8 @@ def main(args) -> None:
         "args": vars(args),
     }
     found["warnings"] = transfer.warnings
+    if (before := _title(directory)) not in (None, title):
+        say(f"{directory / RESULTS} is replaced; it held {before}. Another --output_dir keeps both")
     try:
         losses = {name: torch.from_numpy(np.stack(of_seeds)) for name, of_seeds in transfer.losses.items()}
         durable.replace(directory / LOSSES, save(losses))
@@ -322,6 +324,14 @@ def main(args) -> None:
         card.add_results(name, f"Transfer to {task}: {', '.join(args.mode)}", body, best, args.dataset, drawn, task)
         say(f"added to {name / card.CARD}")
     say(f"results and figures: {directory}")
+
+
+def _title(directory: Path) -> str | None:
+    """Of the results that are there."""
+    try:
+        return bounded_json.read(directory / RESULTS)["title"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def chosen(args) -> str:
