@@ -13,8 +13,9 @@ chance, encoders before training (methods with equal encoders share a row), and 
 examples may have been seen in training, without their labels: all of those of --hold_out, and, if the data has no test
 part, some.
 
-Whatever is finished is kept: the same command continues where it was stopped. It uses one device. A pass of
-Exemplar-CNN is one over the 4,000 images at most that are its classes; what each method has seen is in the table.
+Whatever is finished is kept: the same command continues where it was stopped, and with other --labels it trains nothing
+again. It uses one device. A pass of Exemplar-CNN is one over the 4,000 images at most that are its classes; what each
+method has seen is in the table.
 
 The first command takes 7 min 10 s on two free cores of an EPYC (Zen 4) in bf16. The tables are in recipes/README.md.
 With so few passes they do not rank the methods.
@@ -22,6 +23,7 @@ With so few passes they do not rank the methods.
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -107,6 +109,12 @@ def train(name: str, args: LeaderboardArgs, directory: Path) -> Row:
     return board.of_training(directory)
 
 
+def of_labels(args: LeaderboardArgs) -> str:
+    """The folder of results with these labels."""
+    chosen = [*args.labels, f"{args.seeds} seeds", *filter(None, (args.label_column, args.hold_out))]
+    return re.sub(r"[^\w.=-]", "_", " ".join(chosen))
+
+
 def judge(encoder: str, args: LeaderboardArgs, directory: Path, baselines: list[str]) -> dict[str, Row]:
     """The columns of transfer.py's table, unless they are known already."""
     found = board.of_transfer(directory)
@@ -129,7 +137,8 @@ def add(rows: dict[str, Row], name: str, trains: bool, args: LeaderboardArgs, pl
             kind, architecture = board.architecture(place / name)
             baselines += [transfer.UNTRAINED] * (architecture not in known)
         encoder = str(place / name) if trains else name
-        found = judge(encoder, args, place / "transfer" / name.strip("/").replace("/", "_"), baselines)
+        directory = place / "transfer" / of_labels(args) / name.strip("/").replace("/", "_")
+        found = judge(encoder, args, directory, baselines)
         judged = found.pop(transfer.OURS)
         notes = [row[board.NOTE] for row in (rows[name], judged) if row.get(board.NOTE)]
         rows[name] |= judged | {board.NOTE: "; ".join(notes)}
@@ -152,7 +161,7 @@ def main(args: LeaderboardArgs) -> None:
         )
     rows, known = {}, set()
     with interruptible(f"the same command continues; what is finished is kept in {place}"):
-        board.claim(place, args, ("dataset", "passes", "minutes", "labels", "seeds", "label_column", "hold_out"))
+        board.claim(place, args, ("dataset", "passes", "minutes"))
         for name in [*chosen, *(each for each in args.encoders if each != "none")]:
             add(rows, name, name in chosen, args, place, known)
             board.write(rows, place)  # now, for a run that is stopped

@@ -76,6 +76,8 @@ def test_methods_stand_beside_what_is_not_trained_and_a_second_call_trains_nothi
     assert {"raw pixels", "untrained resnet of rotation"} <= ran(
         recipe, data, tmp_path / "board", methods=["rotation"]
     ).keys()  # the first call computed them with the row of simclr
+    other_labels = ran(recipe, data, tmp_path / "board", methods=["simclr"], labels=["50%"])
+    assert {*other_labels["simclr"]} >= {"linear, 50% of the labels"} and "simclr.py" not in capsys.readouterr().out
     with pytest.raises(BadInput, match="holds a table with --passes 1.0, not 2.0"):
         ran(recipe, data, tmp_path / "board", methods=["simclr"], passes=2.0)
 
