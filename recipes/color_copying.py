@@ -32,7 +32,7 @@ SHOWN = "Held-out clips, and their grey form with the colours of the first frame
 @dataclass
 class ColorCopyingArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     output_dir: str = flag("runs/color_copying", "where the encoder, log, figures and checkpoints go")
-    dataset: str = flag("moving_colours", "moving_colours (built in), a video, a folder, a Parquet file, or a Hub id")
+    dataset: str = flag("moving_colours", "moving_colours (built in), a folder, a Parquet file, or a Hub id")
     references: int = flag(3, "frames that colours are copied from", at_least=1, at_most=16)
     frames: int = flag(12, "frames in a clip, of which four are used")
     position_dim: int = flag(64, "size of the embedding of a position", at_least=1, at_most=4096)

@@ -56,6 +56,8 @@ def once(directory: Path, make: Callable[[Path], object]) -> Path:
         directory.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()  # a second run waits here and then finds the folder made
     except OSError as error:
+        if directory.is_dir():  # of another user, who has made it: it can be read, and needs no lock
+            return directory
         raise BadInput(f"{error.filename or directory} is in the way ({first_line(error)}): remove it") from error
     try:
         if not directory.exists():

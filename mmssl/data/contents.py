@@ -72,11 +72,11 @@ OPEN = {"gzip": gzip.open, "xz": lzma.open, "bz2": bz2.open, "zstd": _zstd}
 
 
 def suffix(path: str | Path) -> str:
-    """In lower case, without that of the packing: ".jsonl" of A.JSONL.gz."""
-    name = Path(path).name.lower()
+    """In lower case, without that of the packing: ".jsonl" of A.JSONL.gz. A packed tar file is none that is read."""
+    name = plain = Path(path).name.lower()
     for packed in PACKED:
-        name = name.removesuffix(packed)
-    return Path(name).suffix
+        plain = plain.removesuffix(packed)
+    return Path(name if plain.endswith(".tar") else plain).suffix
 
 
 def kind(head: bytes) -> str:

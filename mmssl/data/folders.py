@@ -44,17 +44,30 @@ def load(path: Path, texts: bool) -> DatasetDict | dict[str, Dataset]:
     refuse_runs(path, files)
     if parts := _tables(path, files, named) or _captioned(path, files, named):
         return parts
-    if images := [f for f in named if media(f.name) == "image"]:
+    images, sounds = ([f for f in named if media(f.name) == kind] for kind in ("image", "audio"))
+    if len(sounds) > len(images):
+        say_left_out(path, images, "a folder of recordings")
+        return {part: _sounds(found) for part, found in by_split(path, sounds).items()}
+    if images:
+        say_left_out(path, sounds, "a folder of images")
         return _pictures(path, images)
-    if named:
-        return {part: _sounds(found) for part, found in by_split(path, named).items()}
-    tables = [f for f in files if contents.suffix(f) in readers.READERS]
+    tables: dict[str, list[Path]] = {}
+    for file in files:
+        tables.setdefault(contents.suffix(file), []).append(file)
+    tables = {suffix: found for suffix, found in tables.items() if suffix in readers.READERS}
     if not tables:
         lacks = "no text: none of" if texts else "no image, no recording and none of"
         raise BadInput(f"--dataset {path}: {lacks} {', '.join(readers.READERS)} in this folder{_remedy(files)}")
-    suffix = contents.suffix(tables[0])
-    same = by_split(path, [f for f in tables if contents.suffix(f) == suffix])
-    return readers.read(readers.READERS[suffix], same)
+    suffix = max(tables, key=lambda each: sum(file.stat().st_size for file in tables[each]))
+    others = [file for each, found in tables.items() if each != suffix for file in found]
+    say_left_out(path, others, f"a folder of {suffix} files, which hold most")
+    return readers.read(readers.READERS[suffix], by_split(path, tables[suffix]))
+
+
+def say_left_out(root: Path, files: list[Path], why: str) -> None:
+    if files and rank() == 0:
+        names = columns.named([str(file.relative_to(root)) for file in files])
+        say(f"left out {len(files):,} files of {root}, read as {why}: {names}")
 
 
 def _remedy(files: list[Path]) -> str:
@@ -83,7 +96,7 @@ def listed(root: Path) -> list[Path]:
     """The files below a folder, sorted, also those behind links. Hidden ones are left out, and what macOS and Jupyter
     put beside others: ._cat.jpg, __MACOSX, .ipynb_checkpoints."""
     found, been = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         place = os.stat(folder)
         known = (place.st_dev, place.st_ino) in been
         been.add((place.st_dev, place.st_ino))
@@ -92,6 +105,10 @@ def listed(root: Path) -> list[Path]:
         folders[:] = [] if known else shown
         found += [] if known else [Path(folder, name) for name in names if not name.startswith(".")]
     return sorted(file for file in found if file.is_file())
+
+
+def _refuse(error: OSError) -> None:
+    raise BadInput(f"--dataset: {error.filename} cannot be read ({first_line(error)}): repair or remove it") from error
 
 
 def refuse_runs(root: Path, files: list[Path]) -> None:
@@ -220,6 +237,8 @@ def _tables(root: Path, files: list[Path], named: list[Path]) -> dict[str, Datas
                 continue
             seen[part] |= paths
             parts.setdefault(part, []).append(rows)
+    if parts and (left := [file for file in named if not any(str(file) in paths for paths in seen.values())]):
+        say_left_out(root, left, "its tables say: they name the others")
     together = {}
     for part, several in parts.items():
         common = [c for c in several[0].column_names if all(c in rows.column_names for rows in several)]

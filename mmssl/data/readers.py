@@ -28,6 +28,7 @@ READERS = {
     ".tar": "webdataset",
 }
 BLOCK = 1 << 24  # bytes
+NO_SEPARATOR = "\x1f"  # a character that no text holds
 
 
 def reader(file: Path) -> str | None:
@@ -123,7 +124,7 @@ def plain(file: Path) -> Path:
 
 def _separator(files: dict[str, list[str]]) -> str:
     """Of the columns: a tab if the first line of the first file holds one, else a comma, else a semicolon (as Excel
-    writes where the comma is the decimal mark)."""
+    writes where the comma is the decimal mark). A file of one column has none, and its texts may hold commas."""
     with open(next(file for part in files.values() for file in part), "rb") as file:
         header = file.readline(BLOCK)
-    return next((separator for separator in "\t,;" if separator.encode() in header), ",")
+    return next((separator for separator in "\t,;" if separator.encode() in header), NO_SEPARATOR)

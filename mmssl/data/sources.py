@@ -60,6 +60,11 @@ def load(name: str, *, texts: bool = False) -> dict[str, Dataset]:
     return named(_from_hub(name))
 
 
+def listed(names: str) -> list[str]:
+    """What --dataset names: one, whose name may hold commas, or several, separated by commas."""
+    return [names] if Path(names).expanduser().exists() else names.split(",")
+
+
 def shards(name: str, texts: bool = False) -> dict[str, list[str]] | None:
     """The Parquet or tar files of `load(name)`, {"train": paths or URLs, "test": ... if there is held-out data}; None
     if the data does not lie in such files. On the Hub: Parquet files, those of the repository or the Hub's own copy.
@@ -172,6 +177,9 @@ def _from_hub(name: str) -> DatasetDict:
 
 
 def _not_found(name: str, error: Exception) -> BadInput:
+    if "Config name is missing" in str(error):
+        which = " ".join(str(error).split())
+        return BadInput(f"--dataset {name}: choose a configuration, --dataset {name}:configuration. {which}")
     answered = HF_HUB_OFFLINE or isinstance(error, HfHubHTTPError)
     offline = "" if answered else ". If it was downloaded before, set HF_HUB_OFFLINE=1"
     return BadInput(

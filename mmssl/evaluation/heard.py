@@ -13,6 +13,7 @@ from mmssl.data.audio.recordings import Recordings
 
 SHOWN = 500  # recordings in the plane, at most
 SECONDS = 4  # of the recording with its frames, at most
+LONGEST = 10  # seconds of each recording on the map: the time of an encoder may grow with the square of the length
 
 
 @torch.no_grad()
@@ -30,7 +31,8 @@ def draw(encode: Callable[[Tensor], Tensor], held_out: Recordings, directory: Pa
     labels = next((name for name in usual if 1 < len(set(held_out.data[name])) <= 20), None)
     if labels and len(held_out) > 2:
         rows = range(min(len(held_out), SHOWN))
-        vectors = torch.stack([encode(torch.from_numpy(held_out.wave(i))[None]).mean(0) for i in rows])
+        beginnings = (torch.from_numpy(held_out.wave(i)[: LONGEST * held_out.rate]) for i in rows)
+        vectors = torch.stack([encode(wave[None]).mean(0) for wave in beginnings])
         names = [str(held_out.data[int(held_out.rows[i])][labels]) for i in rows]
         figures.label_map(vectors.float().numpy(), names, directory / "map.png")
         captions["map.png"] = (

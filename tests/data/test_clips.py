@@ -162,8 +162,8 @@ def test_twenty_malformed_files_are_named_and_none_stops_the_others(tmp_path):
                 streamed.read(row, torch.tensor([0]))
         else:
             assert streamed.broken[row].startswith(file)
-    of_lists = Kept(Rows(lists, "video"), SMALL, 0.0, 1.0).broken
-    assert "different sizes" in of_lists[0] and "frame 1 cannot be decoded" in of_lists[1]
+    with pytest.raises(BadInput, match="row 0: holds frames of different sizes; row 1: frame 1 cannot be decoded"):
+        Kept(Rows(lists, "video"), SMALL, 0.0, 1.0)
 
 
 def folder(place: Path, good: int, bad: dict[str, bytes]) -> Path:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -506,3 +507,83 @@ def test_files_may_be_named_without_their_suffix(tmp_path):
 def test_ljspeech_keeps_its_texts(tmp_path):
     ljspeech(tmp_path)
     assert sources.load(str(tmp_path))["train"]["note"][:2] == ["Hello, there|Hello, there"] * 2
+
+
+def test_recordings_that_no_table_names_are_said_to_be_left_out(tmp_path, capsys):
+    sounds(tmp_path, "{}.wav")
+    table(tmp_path / "labels.csv", [{"file_name": f"{i}.wav", "label": i % 2} for i in range(3)], ",")
+    assert len(sources.load(str(tmp_path))["train"]) == 3
+    assert f"left out {N - 3} files of {tmp_path}, read as its tables say: they name" in capsys.readouterr().out
+
+
+def test_a_cover_does_not_hide_recordings_nor_a_song_images(tmp_path, capsys):
+    album, photos = tmp_path / "album", tmp_path / "photos"
+    sounds(album, "{}.wav")
+    put(album / "cover.jpg", pixels(0))
+    assert "audio" in sources.load(str(album))["train"].column_names
+    assert f"left out 1 files of {album}, read as a folder of recordings: cover.jpg" in capsys.readouterr().out
+    images(photos, "{}.jpg")
+    put(photos / "song.wav", sound(0))
+    assert "image" in sources.load(str(photos))["train"].column_names
+
+
+def test_a_small_table_does_not_hide_texts(tmp_path, capsys):
+    for i in range(N):
+        put(tmp_path / f"book{i}.txt", poem(i) + "\n" + poem(i + 1))
+    put(tmp_path / "about.json", json.dumps([{"text": "made by m"}, {"text": "second"}]))
+    train, held_out = documents.load(str(tmp_path))
+    assert len(train) + len(held_out) > 2 and "made by m" not in train["text"]
+    assert "read as a folder of texts, which hold most: about.json" in capsys.readouterr().out
+
+
+def test_texts_with_commas_in_a_table_of_one_column_are_whole(tmp_path):
+    put(tmp_path / "lines.csv", 'text\nHello, world\nNo comma\n"A quoted, one"\nWith one, two, three\n')
+    found = sources.load(str(tmp_path / "lines.csv"), texts=True)["train"]["text"]
+    assert list(found) == ["Hello, world", "No comma", "A quoted, one", "With one, two, three"]
+
+
+def test_names_may_hold_commas(tmp_path):
+    put(tmp_path / "Dickens, Charles.txt", "\n\n".join(poem(i) for i in range(20)))
+    assert len(documents.load(str(tmp_path / "Dickens, Charles.txt"))[0]) > 2
+    sounds(tmp_path / "recordings, 2020", "{}.wav")
+    assert len(recordings.load(str(tmp_path / "recordings, 2020"))["train"]) == N
+
+
+def test_an_archive_beside_what_was_in_it_is_left_alone(tmp_path):
+    sounds(tmp_path, "{}.wav")
+    with tarfile.open(tmp_path / "corpus.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "0.wav", "0.wav")
+    assert len(sources.load(str(tmp_path))["train"]) == N
+
+
+def test_what_is_wrong_with_all_recordings_may_be_mended(tmp_path):
+    """Files of the same size and time, such as those of another user, before and after one may read them."""
+    folder = tmp_path / "sounds"
+    sounds(folder, "{}.wav")
+    rows = recordings.load(str(folder))["train"]
+    states = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+    def write(damaged: bool) -> None:
+        for file, (content, time) in states.items():
+            file.write_bytes(bytes(len(content)) if damaged else content)
+            os.utime(file, ns=(time, time))
+
+    write(damaged=True)
+    with pytest.raises(BadInput, match="recordings that cannot be used"):
+        recordings.Recordings(rows, 8000, 100, 1)
+    write(damaged=False)
+    assert len(recordings.Recordings(rows, 8000, 100, 1)) == N
+
+
+def test_integers_that_were_stored_as_floats_are_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", 32767 * np.sin(np.arange(4000) / 9).astype(np.float32), 8000, subtype="FLOAT")
+    rows = Dataset.from_dict({"audio": [str(tmp_path / "a.wav")]})
+    [said] = waves.read(rows, "audio", 8000, float("inf"))
+    assert "holds samples up to 32,767, not in [-1, 1]" in said
+
+
+def test_a_missing_configuration_of_the_hub_is_named_with_how_to_give_it():
+    error = ValueError("Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\nExample")
+    said = str(sources._not_found("user/name", error))
+    assert said.startswith("--dataset user/name: choose a configuration, --dataset user/name:configuration.")
+    assert "['a', 'b']" in said

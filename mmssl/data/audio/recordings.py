@@ -36,8 +36,9 @@ def load(names: str, column: str | None = None, speaker: str | None = None) -> d
     """
     import datasets
 
-    parts = [sources.load(name) for name in names.split(",")]
-    for name, data in zip(names.split(","), parts, strict=True):
+    listed = sources.listed(names)
+    parts = [sources.load(name) for name in listed]
+    for name, data in zip(listed, parts, strict=True):
         for part, rows in data.items():
             data[part] = _named(f"--dataset {name}", rows, column, speaker)
     if len(parts) == 1:
@@ -174,6 +175,8 @@ def _decode(data: datasets.Dataset, sampling_rate: int, directory: Path, what: s
                 file.write((wave * 32767).round().clip(-32768, 32767).astype(np.int16).tobytes())
                 lengths.append(len(wave))
             bar.update(len(chunk))
+    if len(unusable) == len(data):  # raises: what is wrong with all of them may be mended, so it is not kept
+        columns.unusable({f"{what} that cannot be used": [f"row {i}: {why}" for i, why in unusable.items()]}, len(data))
     (directory / "rows.json").write_text(json.dumps({"lengths": lengths, "unusable": unusable}))
 
 

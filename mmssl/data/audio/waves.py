@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 32  # of a recording's file; a WAV file cannot be larger
 MAX_SAMPLES = 1 << 28  # 1.1 GB as float32, before or after resampling: 1.7 hours at 44.1 kHz
 RATES = 1_000, 768_000  # Hz: from the lowest that speech is kept at to the highest that converters have
+LOUDEST = 4.0  # relative to full scale: decoders of MP3 exceed 1 a little; integers that were stored as floats by far
 SILENCE = 1e-4  # peak, relative to full scale; below it a 16-bit recording holds only quantisation noise
 BLOCK = 1 << 20  # samples of all channels that are decoded at a time
 FINEST = 10_000  # largest term of the ratio of two rates: 767,999 to 16,000 Hz, to the last one, takes 18 seconds
@@ -64,6 +65,8 @@ def _wave(content: bytes | None, path: str, sampling_rate: int, max_seconds: flo
         check_rate(rate)
         longest = MAX_SAMPLES * min(1, rate / sampling_rate)
         frames = file.frames if max_seconds == inf else round(min(max_seconds * rate, file.frames))
+        if file.frames >= 2**62:
+            raise BadInput("does not say how long it is; store it again (ffmpeg -i in.flac out.flac)")
         if frames > longest:
             raise BadInput(f"is longer than {longest / rate / 60:,.0f} minutes; cut it into several")
         wave, filled, loudest = np.empty(frames, np.float32), 0, 0.0
@@ -78,6 +81,8 @@ def _wave(content: bytes | None, path: str, sampling_rate: int, max_seconds: flo
         raise BadInput("holds no samples")
     if not np.isfinite(wave).all():
         raise BadInput("holds samples that are not finite")
+    if loudest > LOUDEST:
+        raise BadInput(f"holds samples up to {loudest:,.0f}, not in [-1, 1]; divide them by 32,768 if they had 16 bits")
     if np.abs(wave).max() < SILENCE <= loudest:
         raise BadInput("is silent after its channels were mixed: they cancel each other; store one of them alone")
     if rate != sampling_rate:

@@ -113,7 +113,8 @@ def load(
 
 def from_args(args) -> Corpus:
     """The corpus that the flags of recipes/word2vec.py describe."""
-    source = args.dataset.split(",") if "," in args.dataset else args.dataset
+    listed = sources.listed(args.dataset)
+    source = listed if len(listed) > 1 else args.dataset
     options = {"column": args.text_column, "min_count": args.min_count, "max_words": args.max_words}
     return load(source, **options, plain=args.plain == "yes", phrases=args.phrases)
 

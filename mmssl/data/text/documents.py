@@ -18,7 +18,7 @@ from mmssl.arguments import Flags, flag
 from mmssl.data import atomic, contents, folders, readers, sources
 from mmssl.data.text import in_place
 from mmssl.data.text.blocks import file_blocks, text_column
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, not_written
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,13 +173,16 @@ def text_files(name: str) -> dict[str, list[str]] | None:
     """{"train": files, "test": ... if there are any}, or None if `name` is not text files."""
     if name in sources.BUILT_IN:
         return None
-    paths = [Path(part).expanduser() for part in name.split(",")]
+    paths = [Path(part).expanduser() for part in sources.listed(name)]
     if len(paths) == 1 and paths[0].is_dir():
         files = folders.listed(paths[0])
         tables = [f for f in files if contents.suffix(f) in readers.READERS and not _is_text(f)]
-        if any(f.stem != "metadata" for f in tables) or not (texts := [file for file in files if _is_text(file)]):
+        texts, tables = [f for f in files if _is_text(f)], [f for f in tables if f.stem != "metadata"]
+        of_texts, of_tables = (sum(file.stat().st_size for file in found) for found in (texts, tables))
+        if not texts or of_tables > of_texts:
             return None
         folders.refuse_runs(paths[0], files)
+        folders.say_left_out(paths[0], tables, "a folder of texts, which hold most")
         parts = folders.by_split(paths[0], texts)
         test = next((parts[split] for split in folders.HELD_OUT_NAMES if split in parts), None)
         train = parts.get("train", test)
@@ -212,7 +215,10 @@ def _read(files: list[str], whole: bool) -> Dataset:
             _documents, features=_features(), gen_kwargs=given, cache_dir=str(sources.home() / "documents")
         )
     except DatasetGenerationError as error:
-        raise (error.__cause__ if isinstance(error.__cause__, BadInput) else error) from None
+        cause = error.__cause__
+        if isinstance(cause, OSError):
+            raise not_written(sources.home() / "documents", cause) from error
+        raise (cause if isinstance(cause, BadInput) else error) from None
 
 
 def _documents(files: list[str], states: list[str], whole: bool) -> Iterator[dict[str, str]]:

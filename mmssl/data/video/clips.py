@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmssl.arguments import Flags, flag
+from mmssl.arguments import Flags, check_text, flag
 from mmssl.data import columns, contents, draws, folders, sources
 from mmssl.data.built_in import DRAWN
 from mmssl.data.video import decoding
@@ -35,7 +35,7 @@ class ClipArgs(Flags):
     """Flags of recipes that learn from video alone."""
 
     dataset: str = flag(
-        "moving_digits", f"{', '.join(DRAWN)} (built in), a video, a folder of videos, a Parquet file, or a Hub id"
+        "moving_digits", f"{', '.join(DRAWN)} (built in), a folder of videos, a Parquet file, or a Hub id"
     )
     video_column: str | None = flag(None, "column of videos; default: the first column with a usual name")
     held_out: int = flag(
@@ -134,6 +134,8 @@ def load(name: str) -> dict[str, datasets.Dataset]:
         videos = [file for file in files if file.suffix.lower() in SUFFIXES]
         if videos and not any(contents.suffix(file) in (".parquet", ".tar") for file in files):
             folders.refuse_runs(path, files)
+            for file in videos:
+                check_text("--dataset: the name", str(file.relative_to(path)))
             parts = folders.by_split(path, videos)
             labelled = len({Path(file).parent for file in videos}) > 1
             found = {part: _of_files(path, chosen, labelled) for part, chosen in parts.items()}

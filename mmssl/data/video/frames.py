@@ -229,6 +229,9 @@ def _decode(rows: Rows, processor, fps: float, disk_gb: float, directory: Path, 
             motion.append(_motion(frames))
             for note in found:
                 notes[note].append(f"row {row}: {rows.name(row)}" if rows.name(row) else f"row {row}")
+    if len(broken) == len(rows):  # raises: what is wrong with all of them may be mended, so it is not kept
+        wrong = [f"row {row}: {why}" for row, why in broken.items()]
+        columns.unusable({f"{what} that cannot be decoded": wrong}, len(rows))
     np.save(directory / MOTION, np.concatenate(motion))
     (directory / ROWS).write_text(json.dumps({"lengths": lengths, "broken": broken, "notes": notes}))
 
