@@ -51,7 +51,7 @@ import numpy as np
 from mmssl import bounded_json, durable
 from mmssl.arguments import Flags, command, flag
 from mmssl.errors import BadInput, not_written
-from mmssl.evaluation.downstream import affinity, transfer
+from mmssl.evaluation.downstream import affinity, transfer, transfer_table
 from mmssl.hub.card import command_line
 from mmssl.plain_text import say, say_lines
 from mmssl.training.output_dir import OutputDir
@@ -106,8 +106,8 @@ def holds(directory: Path, wanted) -> bool:
     try:
         written = bounded_json.read(directory / transfer.RESULTS)
         same = all(written["args"].get(name) == getattr(wanted, name) for name in SAME)
-        cells = written["results"][transfer.linear_row(wanted.labels[0])]
-        asked = {transfer.UNTRAINED, transfer.CHANCE}.intersection(wanted.baselines)
+        cells = written["results"][transfer_table.linear_row(wanted.labels[0])]
+        asked = {transfer_table.UNTRAINED, transfer_table.CHANCE}.intersection(wanted.baselines)
         age = (directory / transfer.LOSSES).stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or those of an earlier version
         return False
@@ -124,9 +124,9 @@ def read(directory: Path, labels: str, column: str) -> tuple[float, np.ndarray]:
     """(accuracy in per cent, mean over seeds; losses (seeds, test examples)) in a column of transfer.py's table."""
     from safetensors.numpy import load_file
 
-    row = transfer.linear_row(labels)
+    row = transfer_table.linear_row(labels)
     accuracy = fmean(bounded_json.read(directory / transfer.RESULTS)["results"][row][column])
-    return accuracy, load_file(directory / transfer.LOSSES)[transfer.loss_name(row, column)]
+    return accuracy, load_file(directory / transfer.LOSSES)[transfer_table.loss_name(row, column)]
 
 
 def short(names: list[str]) -> list[str]:
@@ -138,23 +138,23 @@ def short(names: list[str]) -> list[str]:
 def main(args: AffinityArgs) -> None:
     place, sources, targets = Path(args.output_dir).expanduser(), short(args.encoders), short(args.tasks)
     OutputDir(place).register(FILES)
-    table: dict[str, list[float]] = {name: [] for name in (*sources, transfer.UNTRAINED, transfer.CHANCE)}
+    table: dict[str, list[float]] = {name: [] for name in (*sources, transfer_table.UNTRAINED, transfer_table.CHANCE)}
     losses, untrained = [], []  # of each task: (sources, seeds, examples), (seeds, examples)
     for task in args.tasks:
         rows = []
         for number, (name, encoder) in enumerate(zip(sources, args.encoders, strict=True)):
-            first = (transfer.UNTRAINED, transfer.CHANCE) if number == 0 else ("none",)
+            first = (transfer_table.UNTRAINED, transfer_table.CHANCE) if number == 0 else ("none",)
             directory = judged(encoder, task, args, *first)
-            accuracy, of_examples = read(directory, args.labels, transfer.OURS)
+            accuracy, of_examples = read(directory, args.labels, transfer_table.OURS)
             rows.append(of_examples)
             table[name].append(accuracy)
             if number == 0:
-                accuracy, before = read(directory, args.labels, transfer.UNTRAINED)
+                accuracy, before = read(directory, args.labels, transfer_table.UNTRAINED)
                 untrained.append(before)
                 results = bounded_json.read(directory / transfer.RESULTS)["results"]
-                chance = fmean(results[transfer.linear_row(args.labels)][transfer.CHANCE])
-                table[transfer.UNTRAINED].append(accuracy)
-                table[transfer.CHANCE].append(chance)
+                chance = fmean(results[transfer_table.linear_row(args.labels)][transfer_table.CHANCE])
+                table[transfer_table.UNTRAINED].append(accuracy)
+                table[transfer_table.CHANCE].append(chance)
             if of_examples.shape != rows[0].shape:
                 raise BadInput(f"--tasks {task}: {encoder} was tested on other examples; choose another --output_dir")
         losses.append(np.stack(rows))

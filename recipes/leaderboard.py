@@ -23,7 +23,6 @@ With so few passes they do not rank the methods.
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,8 +31,9 @@ from mmssl import forked
 from mmssl.arguments import Flags, TrainArgs, command, flag, recipe, run_recipe
 from mmssl.data import columns, labelled, sources
 from mmssl.errors import BadInput
-from mmssl.evaluation.downstream import board, transfer
+from mmssl.evaluation.downstream import board
 from mmssl.evaluation.downstream.board import Row
+from mmssl.evaluation.downstream.transfer_table import CHANCE, OURS, RAW, UNTRAINED
 from mmssl.plain_text import say, say_lines
 from mmssl.training.output_dir import METRICS
 from mmssl.training.signals import interruptible
@@ -109,16 +109,10 @@ def train(name: str, args: LeaderboardArgs, directory: Path) -> Row:
     return board.of_training(directory)
 
 
-def of_labels(args: LeaderboardArgs) -> str:
-    """The folder of results with these labels."""
-    chosen = [*args.labels, f"{args.seeds} seeds", *filter(None, (args.label_column, args.hold_out))]
-    return re.sub(r"[^\w.=-]", "_", " ".join(chosen))
-
-
 def judge(encoder: str, args: LeaderboardArgs, directory: Path, baselines: list[str]) -> dict[str, Row]:
     """The columns of transfer.py's table, unless they are known already."""
     found = board.of_transfer(directory)
-    if transfer.OURS not in found or {*baselines} - {transfer.RAW} - found.keys():  # raw is asked for with chance
+    if OURS not in found or {*baselines} - {RAW} - found.keys():  # raw is asked for with chance
         given = {"label_column": args.label_column, "hold_out": args.hold_out}
         flags = [f"--{name}={value}" for name, value in given.items() if value is not None]
         flags += ["--labels", *args.labels, f"--seeds={args.seeds}", "--baselines", *(baselines or ["none"])]
@@ -130,19 +124,19 @@ def judge(encoder: str, args: LeaderboardArgs, directory: Path, baselines: list[
 def add(rows: dict[str, Row], name: str, trains: bool, args: LeaderboardArgs, place: Path, known: set[str]) -> None:
     """The row of a method, which trains, or of another encoder, and those of baselines that the table has not yet.
     known: the architectures whose untrained encoders are in it."""
-    rows[name], baselines = {}, [] if transfer.CHANCE in rows else [transfer.RAW, transfer.CHANCE]
+    rows[name], baselines = {}, [] if CHANCE in rows else [RAW, CHANCE]
     try:
         if trains:
             rows[name] |= train(name, args, place / name)
             kind, architecture = board.architecture(place / name)
-            baselines += [transfer.UNTRAINED] * (architecture not in known)
+            baselines += [UNTRAINED] * (architecture not in known)
         encoder = str(place / name) if trains else name
-        directory = place / "transfer" / of_labels(args) / name.strip("/").replace("/", "_")
+        directory = place / "transfer" / board.of_labels(args) / name.strip("/").replace("/", "_")
         found = judge(encoder, args, directory, baselines)
-        judged = found.pop(transfer.OURS)
+        judged = found.pop(OURS)
         notes = [row[board.NOTE] for row in (rows[name], judged) if row.get(board.NOTE)]
         rows[name] |= judged | {board.NOTE: "; ".join(notes)}
-        untrained = found.pop(transfer.UNTRAINED, None)
+        untrained = found.pop(UNTRAINED, None)
         if untrained and architecture not in known:
             known.add(architecture)
             rows[f"untrained {kind} of {name}"] = untrained

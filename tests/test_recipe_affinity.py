@@ -11,7 +11,7 @@ import tiny_encoders
 from accelerate import PartialState
 
 from mmssl.errors import BadInput
-from mmssl.evaluation.downstream import transfer
+from mmssl.evaluation.downstream import transfer, transfer_table
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "affinity.py"
 
@@ -39,7 +39,7 @@ def test_every_pair_is_judged_once_and_a_second_call_reads_it(recipe, made, monk
     said = capsys.readouterr().out
     assert "budget 2: " in said and "chosen by each seed alone: 0: " in said and "blue#label" in said
     assert [len(row) for row in found["affinities"]] == [2, 2] and len(found["choices"]) == 2
-    assert found["accuracy"].keys() == {"one", "other", transfer.UNTRAINED, transfer.CHANCE}
+    assert found["accuracy"].keys() == {"one", "other", transfer_table.UNTRAINED, transfer_table.CHANCE}
     for column in zip(*found["affinities"], strict=True):
         assert column == pytest.approx([0.5, 0.5])  # the two are copies of each other
     assert Path(made["output_dir"], "affinity.png").stat().st_size > 5000

@@ -16,6 +16,7 @@ from mmssl.arguments import command
 from mmssl.data.labelled import Labelled
 from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import transfer as judging
+from mmssl.evaluation.downstream import transfer_table
 from mmssl.hub import card
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "transfer.py"
@@ -55,11 +56,11 @@ def test_every_probe_stands_beside_raw_features_untrained_and_chance(name, recip
         "episodes": 20,
     }
     results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
-    columns = {judging.OURS, judging.UNTRAINED, RAW[DATA[name]], judging.CHANCE}
+    columns = {transfer_table.OURS, transfer_table.UNTRAINED, RAW[DATA[name]], transfer_table.CHANCE}
     figures = {row: values for row, values in results.items() if "confidence" not in row}
     assert len(figures) == 6 and all(set(values) == columns for values in figures.values())
     assert all(0 <= value <= 100 for values in figures.values() for of_seed in values.values() for value in of_seed)
-    assert len(results["linear, 3 per class"][judging.OURS]) == 2
+    assert len(results["linear, 3 per class"][transfer_table.OURS]) == 2
     assert results["linear, 100% of the labels"][RAW[DATA[name]]][0] > 80  # the class can be told from the raw input
     said = capsys.readouterr().out
     assert RAW[DATA[name]] in said and "linear, 3 per class" in said
@@ -91,8 +92,8 @@ def test_fine_tuning_stands_beside_training_from_scratch(recipe, tmp_path):
     flags = {"mode": ["finetune"], "labels": ["10"], "seeds": 2, "max_steps": 3, "freeze_layers": 1}
     results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
     (values,) = results.values()
-    assert len(values[judging.OURS]) == len(values[judging.UNTRAINED]) == len(values["raw pixels"]) == 2
-    assert judging.CHANCE in values
+    assert len(values[transfer_table.OURS]) == len(values[transfer_table.UNTRAINED]) == len(values["raw pixels"]) == 2
+    assert transfer_table.CHANCE in values
 
 
 def test_fine_tuning_sees_the_labels_it_is_allowed_and_no_others(recipe, tmp_path, monkeypatch):
@@ -115,10 +116,10 @@ def test_layer_transfer_has_a_row_for_each_number_of_layers_and_a_figure(recipe,
     results = judge(recipe, directory, data, tmp_path / "out", *flags.items())
     start = "layer transfer, 10 per class, "
     rows = {row.removeprefix(start): {*values} for row, values in results.items()}
-    trained = {judging.OURS, judging.SUPERVISED}
+    trained = {transfer_table.OURS, transfer_table.SUPERVISED}
     assert rows == {
-        "fine-tuned, lowest 0": {judging.SUPERVISED, judging.CHANCE},
-        **{f"frozen, lowest {i}": trained | {judging.UNTRAINED} for i in (1, 2, 3)},
+        "fine-tuned, lowest 0": {transfer_table.SUPERVISED, transfer_table.CHANCE},
+        **{f"frozen, lowest {i}": trained | {transfer_table.UNTRAINED} for i in (1, 2, 3)},
         **{f"fine-tuned, lowest {i}": trained for i in (1, 2, 3)},
     }
     assert (tmp_path / "out" / "layer_transfer_data_10_per_class.png").exists()
@@ -191,7 +192,7 @@ def test_baselines_are_left_out_on_request(recipe, tmp_path):
     directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
     flags = {"mode": ["knn", "linear", "finetune"], "labels": ["5"], "seeds": 1, "max_steps": 2}
     results = judge(recipe, directory, data, tmp_path / "out", *flags.items(), ("baselines", ["none"]))
-    assert len(results) == 3 and all(set(values) == {judging.OURS} for values in results.values())
+    assert len(results) == 3 and all(set(values) == {transfer_table.OURS} for values in results.values())
 
 
 def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
@@ -249,6 +250,6 @@ def test_transfer_refuses_in_one_sentence(flags, said, recipe, tmp_path, capsys,
 
 
 def test_the_interval_of_a_mean_is_that_of_students_t():
-    found = judging.intervals({"row": {"ours": [1.0, 2.0, 3.0], "one": [5.0], "same": [4.0, 4.0]}})
+    found = transfer_table.intervals({"row": {"ours": [1.0, 2.0, 3.0], "one": [5.0], "same": [4.0, 4.0]}})
     half = 4.302653 / 3**0.5  # t of 2 degrees of freedom; a deviation of 1
     assert found == {"row": {"ours": pytest.approx([2 - half, 2 + half], rel=1e-5)}}

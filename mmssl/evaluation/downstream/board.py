@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from statistics import fmean
 
 from mmssl import bounded_json, durable, figures
 from mmssl.errors import BadInput
-from mmssl.evaluation.downstream.transfer import OURS, RESULTS
+from mmssl.evaluation.downstream.transfer import RESULTS
+from mmssl.evaluation.downstream.transfer_table import OURS
 from mmssl.hub.table import in_markdown, number
 from mmssl.training import log
 from mmssl.training.output_dir import METRICS, OutputDir
@@ -59,6 +61,12 @@ def of_training(run: Path) -> Row:
     row: Row = {"effective rank": logged.get("effective_rank", ""), "seen": f"{seen:,} {unit}"}
     row |= {"minutes": seconds / 60, "speed": f"{seen / seconds:,.0f} {unit}/s"}
     return row | {NOTE: "; ".join(sentence.split(":")[0] for sentence in metrics["warnings"])}
+
+
+def of_labels(args) -> str:
+    """The name of the folder with the results on these labels."""
+    chosen = [*args.labels, f"{args.seeds} seeds", *filter(None, (args.label_column, args.hold_out))]
+    return re.sub(r"[^\w.=-]", "_", " ".join(chosen))
 
 
 def of_transfer(directory: Path) -> dict[str, Row]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from mmssl import bounded_json, durable, figures, plain_text
+from mmssl import bounded_json, durable, plain_text
 from mmssl.data import labelled
 from mmssl.data.columns import named
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
@@ -28,6 +27,20 @@ from mmssl.evaluation.downstream.finetune import finetune
 from mmssl.evaluation.downstream.knn import knn
 from mmssl.evaluation.downstream.layer_transfer import FROZEN, TUNED, WAYS, layer_transfer, number_of_layers
 from mmssl.evaluation.downstream.raw_features import NAMES, raw_features
+from mmssl.evaluation.downstream.transfer_table import (
+    CHANCE,
+    OURS,
+    RAW,
+    SUPERVISED,
+    UNTRAINED,
+    Table,
+    amount_of,
+    cell,
+    draw,
+    intervals,
+    layers_row,
+    loss_name,
+)
 from mmssl.hub import card
 from mmssl.hub.table import aligned, in_markdown
 from mmssl.plain_text import say, say_lines
@@ -44,14 +57,10 @@ OF_OTHERS = {  # flags without effect on an encoder of this modality
     "text": ("max_seconds", "augmentation"),
     "audio": ("max_length", "augmentation"),
 }
-OURS, UNTRAINED, RAW, CHANCE = "this checkpoint", "untrained", "raw", "chance"  # the last three: of --baselines
-SUPERVISED = "trained on these labels"  # a column of layer transfer
 OF_TASK = {"label_column": None, "hold_out": None, "input_column": None, "pooling": "auto", "tower": "vision"}
 
 RESULTS, LOSSES = "results.json", "losses.safetensors"  # in output_dir
 FEWEST_STEPS = 300  # of fine-tuning, however few the labels
-
-Table = dict[str, dict[str, list[float]]]  # row -> column -> a result for each seed, in per cent
 
 
 class Transfer:
@@ -180,7 +189,7 @@ class Transfer:
     def _probe(self, name: str, classify: Callable) -> Iterator[tuple[str, str, float]]:
         for column, layer, x, z in self._features():
             for amount in self.subsets:
-                row = f"{name}, {_labels(amount)}{layer}"
+                row = f"{name}, {amount_of(amount)}{layer}"
                 if column == self.raw_name and name == "linear":
                     yield from ((row, column, accuracy) for accuracy in self._raw_linear[amount])
                     continue
@@ -189,7 +198,7 @@ class Transfer:
                         self.losses.setdefault(loss_name(row, column), []).append(losses)
                     yield row, column, accuracy
         for amount in self.subsets:
-            yield from self._chance(f"{name}, {_labels(amount)}", self.chance)
+            yield from self._chance(f"{name}, {amount_of(amount)}", self.chance)
 
     def _chance(self, row: str, accuracy: float) -> Iterator[tuple[str, str, float]]:
         if CHANCE in self.args.baselines:
@@ -231,8 +240,8 @@ class Transfer:
                 labels = self.train.select(rows)
                 found = layer_transfer(donors, SUPERVISED, labels, self.test, seed, **self._how(len(rows)))
                 for layers, way, donor, predicted in found:
-                    yield _layers_row(layers, way, amount), donor, self._accuracy(predicted)
-            yield from self._chance(_layers_row(0, TUNED, amount), self.chance)
+                    yield layers_row(layers, way, amount), donor, self._accuracy(predicted)
+            yield from self._chance(layers_row(0, TUNED, amount), self.chance)
 
     def _finetune(self) -> Iterator[tuple[str, str, float]]:
         args = self.args
@@ -245,13 +254,13 @@ class Transfer:
                 if UNTRAINED in args.baselines:
                     compared.append((UNTRAINED, self.encoders[OURS].untrained(seed).to(self.device), {}))
                 for column, encoder, options in compared:
-                    say(f"fine-tuning: {column}, {_labels(amount)}, seed {seed}")
+                    say(f"fine-tuning: {column}, {amount_of(amount)}, seed {seed}")
                     labels = self.train.select(rows)
                     predicted = finetune(encoder, labels, self.test, seed=seed, **self._how(len(rows)), **options)
-                    yield f"fine-tuned, {_labels(amount)}", column, self._accuracy(predicted)
+                    yield f"fine-tuned, {amount_of(amount)}", column, self._accuracy(predicted)
             for accuracy in self._raw_linear[amount] if self._with_raw else ():
-                yield f"fine-tuned, {_labels(amount)}", self.raw_name, accuracy
-            yield from self._chance(f"fine-tuned, {_labels(amount)}", self.chance)
+                yield f"fine-tuned, {amount_of(amount)}", self.raw_name, accuracy
+            yield from self._chance(f"fine-tuned, {amount_of(amount)}", self.chance)
 
     def _few_shot(self) -> Iterator[tuple[str, str, float]]:
         args = self.args
@@ -290,7 +299,7 @@ def main(args) -> None:
         f"{len(transfer.train.names)} classes, {len(transfer.train):,} training labels"
     )
     say(title)
-    cells = {row: [_cell(values.get(column)) for column in columns] for row, values in table.items()}
+    cells = {row: [cell(values.get(column)) for column in columns] for row, values in table.items()}
     say_lines(aligned(columns, cells))
     found_intervals = intervals(table)
     for row, of_columns in found_intervals.items():
@@ -313,7 +322,8 @@ def main(args) -> None:
         durable.replace(directory / RESULTS, bounded_json.dumps(found, indent=2))
     except OSError as error:
         raise not_written(directory / RESULTS, error) from error
-    drawn = draw(table, columns, transfer, directory)
+    counts = {amount: len(rows[0]) for amount, rows in transfer.subsets.items()}
+    drawn = draw(table, columns, counts, card.short(args.dataset) + chosen(args), directory)
     name = Path(args.model_name_or_path)
     if (name / card.CARD).exists():
         warnings = "".join(f"\n\nWarning: {sentence}." for sentence in transfer.warnings)
@@ -337,85 +347,3 @@ def _title(directory: Path) -> str | None:
 def chosen(args) -> str:
     """The flags that make it another task or another encoder, where they are not the usual ones."""
     return "".join(f", {name} {getattr(args, name)}" for name in OF_TASK if getattr(args, name) != OF_TASK[name])
-
-
-def intervals(table: Table) -> Table:
-    """{row: {column: [low, high]}}: the 95 % interval of each mean over several seeds, by Student's t."""
-    from scipy.stats import t
-
-    found: Table = {}
-    for row, columns in table.items():
-        for column, values in columns.items():
-            if len(values) > 1 and stdev(values) > 0:
-                half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-                found.setdefault(row, {})[column] = [mean(values) - half, mean(values) + half]
-    return found
-
-
-def draw(table: Table, columns: list[str], transfer: Transfer, directory: Path) -> dict[Path, str]:
-    """Accuracy against the number of labels, and against the layer, if there are several. {file: caption}."""
-    dataset, drawn = card.short(transfer.args.dataset) + chosen(transfer.args), {}
-    in_file = re.sub(r"[^\w.=-]+", "_", dataset)
-    for mode in ("k-NN", "linear", "fine-tuned"):
-        shown = {amount: table.get(f"{mode}, {_labels(amount)}", {}) for amount in transfer.subsets}
-        if len(shown) > 1 and any(shown.values()):
-            counts = {amount: len(rows[0]) for amount, rows in transfer.subsets.items()}
-            curves = {c: [(counts[a], v[c]) for a, v in shown.items() if c in v] for c in columns}
-            file = directory / f"transfer_{in_file}_{mode.replace('-', '').lower()}.png"
-            figures.accuracy_curves(curves, "training labels", file, log=True)
-            drawn[file] = (
-                f"Accuracy on {dataset}, {mode}, against the number of labels; bars: standard deviation over seeds."
-            )
-        for amount in transfer.subsets if transfer.args.layers == "all" else ():
-            curves = _by_number(table, f"{mode}, {_labels(amount)}, layer ", (OURS, UNTRAINED))
-            if curves:
-                file = directory / f"layers_{in_file}_{mode.replace('-', '').lower()}_{_in_file(amount)}.png"
-                figures.accuracy_curves(curves, "layer (0: embeddings)", file)
-                drawn[file] = f"Accuracy on {dataset} of a probe at each layer, {mode}, {_labels(amount)}."
-    for amount in transfer.subsets if "layer_transfer" in transfer.args.mode else ():
-        found = {way: _by_number(table, _layers_row("", way, amount), (OURS, UNTRAINED, SUPERVISED)) for way in WAYS}
-        curves = {f"{column}, {way}": points for way in WAYS for column, points in found[way].items()}
-        file = directory / f"layer_transfer_{in_file}_{_in_file(amount)}.png"
-        figures.accuracy_curves(curves, "lowest layers that are copied (1: embeddings)", file)
-        drawn[file] = (
-            f"Accuracy on {dataset}, {_labels(amount)}, of networks whose lowest layers are copied, then frozen or "
-            "fine-tuned, and whose other layers are drawn anew."
-        )
-    return drawn
-
-
-def linear_row(amount: str) -> str:
-    """The row of a table with the linear probes on this amount of labels."""
-    return f"linear, {_labels(amount)}"
-
-
-def loss_name(row: str, column: str) -> str:
-    """The name in losses.safetensors of the losses in a cell of the table."""
-    return f"{row}: {column}"
-
-
-def _by_number(table: Table, start: str, columns: Sequence[str]) -> dict[str, list[tuple[int, list[float]]]]:
-    """{column: [(number, values)]} of the rows whose name is `start` and a number, for columns that have any."""
-    rows = {int(row.removeprefix(start)): values for row, values in table.items() if row.startswith(start)}
-    found = {
-        column: [(number, values[column]) for number, values in rows.items() if column in values] for column in columns
-    }
-    return {column: points for column, points in found.items() if points}
-
-
-def _layers_row(layers: int | str, way: str, amount: str) -> str:
-    return f"layer transfer, {_labels(amount)}, {way}, lowest {layers}"
-
-
-def _in_file(amount: str) -> str:
-    return amount.rstrip("%") if amount.endswith("%") else f"{amount}_per_class"
-
-
-def _labels(amount: str) -> str:
-    return f"{amount} of the labels" if amount.endswith("%") else f"{amount} per class"
-
-
-def _cell(values: list[float] | None) -> str:
-    if not values:
-        return "–"
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
