@@ -3,7 +3,17 @@
 accelerate launch recipes/ibot.py                                      # scikit-learn's digits, built in
 accelerate launch recipes/ibot.py --dataset my_folder --encoder vit-tiny --image_size 96 --patch_size 8
 accelerate launch recipes/ibot.py --dataset my_folder --encoder vit-small --image_size 224 --patch_size 16 \
-    --small_views 10 --prototypes 8192 --hidden_dim 2048 --bottleneck_dim 256    # as in the paper
+    --small_views 10 --boundary 0.4 --prototypes 8192 --hidden_dim 2048 --bottleneck_dim 256 --momentum 0.996 \
+    --teacher_temperature 0.07    # as in the paper
+
+The defaults are for images of 32 pixels and runs of minutes: no small views (--small_views), and a teacher that follows
+fast (--momentum) and stays sharp (--teacher_temperature). iBOT, like other ViTs that learn from views, needs far longer
+runs than a ResNet under SimCLR.
+
+20,000 images of CIFAR-10 (--dataset cifar10 --patch_size 8 --per_device_train_batch_size 128), seed 0, 14 minutes of
+one core of an EPYC (Zen 5) in bf16; then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test
+images: linear 40.8, k-NN 34.5; the same ViT before training 36.5, 28.8; raw pixels 41.0, 33.9. With small views and a
+boundary of 0.4, 5 passes were below the ViT before training.
 """
 
 from __future__ import annotations
@@ -23,16 +33,17 @@ from mmssl.training import optim
 class IbotArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/ibot", "where the encoder, log, figures and checkpoints go")
     encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.VITS, of_new_model=True)
-    small_views: int = flag(2, "views of a small part of the image, at half its side", at_least=0, at_most=64)
+    small_views: int = flag(0, "views of a small part of the image, at half its side", at_least=0, at_most=64)
+    boundary: float = flag(0.2, "smallest area of the large views, largest of the small ones", above=0, at_most=1)
     prototypes: int = flag(1024, "outputs of the head", at_least=2, at_most=262144)
     hidden_dim: int = flag(512, "width of the head's hidden layers", at_least=1, at_most=16384)
     bottleneck_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)
-    momentum: float = flag(0.99, "momentum of the teacher at the first step; grows to 1", at_least=0, at_most=1)
-    teacher_temperature: float = flag(0.07, "of the teacher, after a warm-up from 0.04", above=0, at_most=100)
+    momentum: float = flag(0.95, "momentum of the teacher at the first step; grows to 1", at_least=0, at_most=1)
+    teacher_temperature: float = flag(0.04, "of the teacher, after a warm-up from 0.04", above=0, at_most=100)
     patch_weight: float = flag(1.0, "weight of the loss on masked patches", at_least=0, at_most=1000)
     freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)
 
-    num_train_epochs: float = flag(30, "passes over the data")
+    num_train_epochs: float = flag(20, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
     weight_decay: float = flag(0.04, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.1, "linear warm-up steps; below 1, a fraction of the run")
