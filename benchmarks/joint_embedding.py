@@ -28,7 +28,7 @@ from mmssl.arguments import Flags, TrainArgs, command, flag
 from mmssl.data import draws
 from mmssl.data.images import views
 from mmssl.data.loader import Loader
-from mmssl.device import cores
+from mmssl.device import cores, keep_freed_memory
 from mmssl.methods.byol import BYOL
 from mmssl.methods.dino import DINO
 from mmssl.methods.simclr import SimCLR
@@ -69,6 +69,7 @@ class Images(Dataset):
 
 
 def main(args: BenchmarkArgs) -> None:
+    keep_freed_memory()  # as every recipe does on a CPU; lightly's side is a process of its own
     print(f"{args.encoder}, {args.size} px, batch {args.batch}, {cores()} cores, {turns.precision(use_cpu=True)}")
     with tempfile.TemporaryDirectory() as place:
         for name in METHODS:

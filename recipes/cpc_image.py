@@ -3,6 +3,12 @@
 accelerate launch recipes/cpc_image.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/cpc_image.py --dataset my_folder --encoder resnet18 --image_size 96 --crop_size 24
 accelerate launch recipes/cpc_image.py --dataset my_folder --encoder bit-micro       # group norms, no batch norms
+
+20,000 images of CIFAR-10 (--dataset cifar10), the defaults, seed 0, 18 minutes of one core of an EPYC (Zen 5) in bf16;
+then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 43.7, k-NN 36.8. Before
+training 42.8, 40.1; raw pixels 41.0, 33.9. The encoder has learned more than that shows: the mean of its features over
+the patches that it was trained on is far better than its features of whole images, whose wider maps it has not seen,
+and their own batch statistics do not help. Use it where inputs are as small as the patches, or fine-tune it.
 """
 
 from __future__ import annotations
@@ -25,11 +31,12 @@ class CpcImageArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     crop_size: int = flag(8, "side in pixels of the patches that the encoder sees; they overlap by half", at_least=2)
     prediction_steps: int = flag(4, "rows below that are predicted, from the second on", at_least=NEAREST, at_most=64)
     prediction_dim: int = flag(64, "dimension of the predictions", at_least=1, at_most=16384)
-    context_size: int = flag(256, "channels of the context network", at_least=1, at_most=16384)
-    context_layers: int = flag(5, "blocks of the context network", at_least=1, at_most=64)
+    context_size: int = flag(64, "channels of the context network; 256 in the paper", at_least=1, at_most=16384)
+    context_layers: int = flag(2, "blocks of the context network; 5 in the paper", at_least=1, at_most=64)
     smallest_crop: float = flag(0.2, "smallest fraction of an image's area in a view", above=0, at_most=1)
 
-    num_train_epochs: float = flag(40, "passes over the data")
+    num_train_epochs: float = flag(15, "passes over the data")
+    per_device_train_batch_size: int = flag(64, "images per process in one micro-batch")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-4, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
