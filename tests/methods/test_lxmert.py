@@ -161,7 +161,7 @@ def walls(rows, tmp_path, monkeypatch) -> tuple[lxmert.LXMERT, Pairs, object]:
     monkeypatch.setenv("MMSSL_HOME", str(tmp_path))
     torch.manual_seed(0)
     words = train_wordpiece([text for texts in rows["captions"] for text in texts], 120, 12)
-    model, processor = lxmert.from_scratch(words, 16, 8, 32, 1)
+    model, processor = lxmert.from_scratch(words, 16, 8, 32, 2)  # with one layer, matching is a matter of luck
     pairs = Pairs(rows, processor, 12, "image", "captions")
     counts = torch.bincount(pairs.tokens.ids.long(), minlength=len(words))
     one = views.Views([views.WHOLE], [0.5] * 3, [0.5] * 3)
@@ -210,9 +210,9 @@ def test_it_learns_words_that_only_the_picture_tells_and_which_picture_belongs_t
     method, pairs, words = walls
     evaluation, data = Grounding(pairs, words), Swapped(pairs, seed=0)
     untrained = evaluation(method.eval())
-    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
     method.train()
-    for epoch in range(200):
+    for epoch in range(400):
         data.set_epoch(epoch)
         batch = data.__getitems__(list(range(42)))
         batch.pop("index")
@@ -222,7 +222,7 @@ def test_it_learns_words_that_only_the_picture_tells_and_which_picture_belongs_t
     found = evaluation(method.eval())
     assert found["word_accuracy"] > 85 > 70 > found["word_accuracy_wrong_picture"]
     assert found["word_accuracy_blank_picture"] < 70 and found["word_accuracy"] > untrained["word_accuracy"] + 30
-    assert found["matching_accuracy"] > 75 and untrained["matching_accuracy"] == pytest.approx(50, abs=15)
+    assert found["matching_accuracy"] > 90 and untrained["matching_accuracy"] == pytest.approx(50, abs=15)
     columns = evaluation.baselines(method)
     assert columns["unigram"]["word_accuracy"] < 60 and columns["chance"]["text_to_image_R@1"] == pytest.approx(
         100 / 42
