@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -54,9 +55,9 @@ def cores() -> int:
 
 def keep_freed_memory() -> None:
     """Let the process keep the memory that it frees. glibc gives large blocks back to the system, which clears them
-    when the next step asks for them: 4 to 8 % of the time of a step on a CPU."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # not on macOS, nor with musl
+    when the next step asks for them: 5 to 9 % of the time of a training on a CPU. Elsewhere it changes nothing."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
