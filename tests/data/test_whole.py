@@ -93,3 +93,14 @@ def test_a_file_that_is_gone_from_a_cache_is_named_with_the_remedy(tmp_path):
     said = "is damaged .*numbers.*: remove that folder, and it is made again"
     with pytest.raises(BadInput, match=said), reading(tmp_path):
         (tmp_path / "numbers").read_bytes()
+
+
+def test_what_another_user_has_made_is_read_without_a_lock(tmp_path, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied", self.lock_file)
+
+    monkeypatch.setattr("mmssl.data.atomic.FileLock.acquire", denied)
+    with pytest.raises(BadInput, match="Permission denied"):
+        once(tmp_path / "made", lambda directory: pytest.fail("made without a lock"))
+    (tmp_path / "made").mkdir()
+    assert once(tmp_path / "made", lambda directory: pytest.fail("made again")) == tmp_path / "made"

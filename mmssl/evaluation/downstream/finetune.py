@@ -37,11 +37,8 @@ if TYPE_CHECKING:
     from sklearn.preprocessing import StandardScaler
 
 
-OF_SPEECH = (
-    "layerdrop",
-    "mask_time_prob",
-    "mask_feature_prob",
-)  # off: they skip frozen layers, or fail on short sounds
+# of encoders of speech, off in fine-tuning: they skip frozen layers, or fail on short sounds
+OF_SPEECH = ("layerdrop", "mask_time_prob", "mask_feature_prob")
 HELD_OUT = 0.1  # fraction of the labels for early stopping
 FEWEST = 500  # examples to hold out, below which none is: on fewer, luck would choose the weights
 EVALUATIONS, PATIENCE = 20, 5  # in a run; evaluations without a better one after which it ends
