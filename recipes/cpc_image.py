@@ -20,7 +20,7 @@ from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import pictures, views
 from mmssl.evaluation.neighbours import Neighbours
 from mmssl.methods.cpc_image import NEAREST, CPCImage
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, on_patches
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
@@ -46,7 +46,7 @@ def main(args: CpcImageArgs) -> None:
     start(args)
     source = pictures.find(args)
     encoder, processor = image_encoders.build(
-        args, source.side, partial(image_encoders.fit_to_patches, side=args.crop_size)
+        args, source.side, partial(on_patches.fit_to_patches, side=args.crop_size)
     )
     train, held_out = source.decoded(processor, args)
     view = views.made_for(processor, [views.simclr(source.side, (args.smallest_crop, 1.0))])

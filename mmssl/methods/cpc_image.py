@@ -23,7 +23,7 @@ from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
 from mmssl.methods.cpc import across
-from mmssl.models import image_encoders, memory
+from mmssl.models import image_encoders, memory, on_patches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -109,7 +109,7 @@ class CPCImage(Method):
         blocks: int = 5,
     ) -> None:
         super().__init__()
-        image_encoders.check_takes_patches(encoder)
+        on_patches.check(encoder)
         if patch_size % 2:
             raise BadInput(f"--crop_size {patch_size}: patches overlap by half; give an even number")
         self.encoder, self.views, self.patch_size, self.steps = encoder, views, patch_size, steps

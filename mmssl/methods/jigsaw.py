@@ -23,7 +23,7 @@ from mmssl.data import draws
 from mmssl.data.images import tiles
 from mmssl.data.images.views import STREAMS_PER_VIEW, Views
 from mmssl.method import Card, Method, Output
-from mmssl.models import heads, image_encoders
+from mmssl.models import heads, image_encoders, on_patches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,7 +96,7 @@ class Jigsaw(Method):
         hidden: int = 512,
     ) -> None:
         super().__init__()
-        image_encoders.check_takes_patches(encoder)
+        on_patches.check(encoder)
         self.encoder, self.views, self.tile_size = encoder, views, tile_size
         self.tile = nn.Sequential(heads.mlp([image_encoders.width(encoder), dim], "none"), nn.ReLU())
         self.classifier = heads.mlp([TILES * dim, hidden, permutations], "none")

@@ -22,7 +22,7 @@ from mmssl.data.images import patches
 from mmssl.data.images.views import STREAMS_PER_VIEW, Views
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import heads, image_encoders
+from mmssl.models import heads, image_encoders, on_patches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,7 +86,7 @@ class RelativePatch(Method):
         colour: str = "drop",
     ) -> None:
         super().__init__()
-        image_encoders.check_takes_patches(encoder)
+        on_patches.check(encoder)
         self.encoder, self.views, self.patch_size, self.colour = encoder, views, patch_size, colour
         self.gap, self.jitter = _pixels(patch_size, gap, jitter)
         if self.gap <= 2 * self.jitter:

@@ -23,7 +23,7 @@ from mmssl.data.video import tracks
 from mmssl.distributed import gather
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import heads, image_encoders
+from mmssl.models import heads, image_encoders, on_patches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,7 +76,7 @@ class Tracking(Method):
         hard_from: float = 1.0,
     ) -> None:
         super().__init__()
-        image_encoders.check_takes_patches(encoder)
+        on_patches.check(encoder)
         self.encoder, self.views, self.patch_size, self.reach = encoder, views, patch_size, reach
         self.margin, self.hard_from = margin, hard_from
         width = image_encoders.width(encoder)

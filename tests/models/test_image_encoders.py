@@ -25,7 +25,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.data.images import views
 from mmssl.data.images.decoding import decode, normalisation, shape
 from mmssl.errors import BadInput
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, on_patches
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32,
          "patch_size": 8}  # fmt: skip
@@ -264,7 +264,7 @@ def test_weights_that_patches_never_reach_are_zero_and_all_others_are_trained(si
     torch.manual_seed(0)
     encoder, _ = image_encoders.from_scratch("resnet-micro", 32)
     before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
-    image_encoders.fit_to_patches(encoder.train(), side)
+    on_patches.fit_to_patches(encoder.train(), side)
     image_encoders.features(encoder, torch.randn(64, 3, side, side)).sin().sum().backward()
     zeroed = 0
     for name, parameter in encoder.named_parameters():
@@ -281,7 +281,7 @@ def test_weights_that_patches_never_reach_are_zero_and_all_others_are_trained(si
 def test_standardised_kernels_stay_as_they_are():
     encoder, _ = image_encoders.from_scratch("bit-micro", 32)
     before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
-    image_encoders.fit_to_patches(encoder, 8)
+    on_patches.fit_to_patches(encoder, 8)
     assert all(torch.equal(parameter, before[name]) for name, parameter in encoder.named_parameters())
 
 
