@@ -1,20 +1,18 @@
-"""CPC on images: trains on unlabelled images, leaves a patch encoder that takes whole images (ResNetModel or BitModel).
+"""CPC on images: trains on unlabelled images, leaves an encoder of an image's patches (a model of ours with its file).
 
 accelerate launch recipes/cpc_image.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/cpc_image.py --dataset my_folder --encoder resnet18 --image_size 96 --crop_size 24
 accelerate launch recipes/cpc_image.py --dataset my_folder --encoder bit-micro       # group norms, no batch norms
 
 20,000 images of CIFAR-10 (--dataset cifar10), the defaults, seed 0, 18 minutes of one core of an EPYC (Zen 5) in bf16;
-then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 43.7, k-NN 36.8. Before
-training 42.8, 40.1; raw pixels 41.0, 33.9. The encoder has learned more than that shows: the mean of its features over
-the patches that it was trained on is far better than its features of whole images, whose wider maps it has not seen,
-and their own batch statistics do not help. Use it where inputs are as small as the patches, or fine-tune it.
+then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 54.4, k-NN 43.1. Before
+training 47.3, 34.7; raw pixels 41.0, 33.9. Those are means over an image's patches; applied to whole images, whose maps
+are wider than any that it was trained on, the same network reaches 43.7 and 36.8, before training 42.8 and 40.1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import pictures, views
@@ -45,12 +43,11 @@ class CpcImageArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
 def main(args: CpcImageArgs) -> None:
     start(args)
     source = pictures.find(args)
-    encoder, processor = image_encoders.build(
-        args, source.side, partial(on_patches.fit_to_patches, side=args.crop_size)
-    )
+    encoder, processor = image_encoders.build(args, source.side)
+    encoder = on_patches.patchwise(encoder, args.crop_size)
     train, held_out = source.decoded(processor, args)
     view = views.made_for(processor, [views.simclr(source.side, (args.smallest_crop, 1.0))])
-    task = args.crop_size, args.prediction_steps, args.prediction_dim
+    task = args.prediction_steps, args.prediction_dim
     method = CPCImage(encoder, view, *task, args.context_size, args.context_layers)
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)

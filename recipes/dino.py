@@ -33,8 +33,6 @@ class DinoArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Picture
     prototypes: int = flag(1024, "outputs of the head", at_least=2, at_most=2**18)
     hidden_dim: int = flag(512, "width of the head's hidden layers", at_least=1, at_most=16384)
     bottleneck_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)
-    small_views: int = flag(0, "views of a small part of the image, at half its side", at_least=0, at_most=64)
-    boundary: float = flag(0.2, "smallest area of the large views, largest of the small ones", above=0, at_most=1)
     momentum: float = flag(0.95, "momentum of the teacher at the first step; grows to 1", at_least=0, at_most=1)
     teacher_temperature: float = flag(0.04, "of the teacher, after a warm-up from 0.04", above=0, at_most=10)
     freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)

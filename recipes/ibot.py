@@ -33,8 +33,6 @@ from mmssl.training import optim
 class IbotArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/ibot", "where the encoder, log, figures and checkpoints go")
     encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.VITS, of_new_model=True)
-    small_views: int = flag(0, "views of a small part of the image, at half its side", at_least=0, at_most=64)
-    boundary: float = flag(0.2, "smallest area of the large views, largest of the small ones", above=0, at_most=1)
     prototypes: int = flag(1024, "outputs of the head", at_least=2, at_most=262144)
     hidden_dim: int = flag(512, "width of the head's hidden layers", at_least=1, at_most=16384)
     bottleneck_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)

@@ -26,6 +26,7 @@ from mmssl.training import optim
 @dataclass
 class LejepaArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/lejepa", "where the encoder, log, figures and checkpoints go")
+    small_views: int = flag(4, "views of a small part of the image, at half its side", at_least=0, at_most=64)
     boundary: float = flag(0.3, "smallest area of the large views, largest of the small ones", above=0, at_most=1)
     hidden_dim: int = flag(1024, "inner width of the projector", at_least=1, at_most=16384)
     projection_dim: int = flag(64, "dimension of the embeddings", at_least=1, at_most=16384)

@@ -19,7 +19,7 @@ import mmssl.methods
 from mmssl.data.loader import Loader
 from mmssl.distributed import has_batch_norm
 from mmssl.errors import BadInput
-from mmssl.hub import reloading
+from mmssl.hub import export, reloading
 from mmssl.training.loop import train
 from mmssl.training.start import start
 
@@ -206,8 +206,7 @@ def exports(request, tmp_path_factory) -> dict[str, Exception | None]:
         try:
             tiny = variants(name)[variant]()
             on_one_batch(tiny, times=2)
-            tiny.method.save_pretrained(directory)
-            tiny.processor.save_pretrained(directory)
+            export.write(tiny.method, tiny.processor, directory)
             model = tiny.exported(tiny.method)
         except Exception as error:
             found[name] = error

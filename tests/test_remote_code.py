@@ -13,7 +13,7 @@ from tiny import cpc as tiny_cpc
 from tiny import mae as tiny_mae
 
 from mmssl.errors import BadInput
-from mmssl.hub import reloading
+from mmssl.hub import export, reloading
 from mmssl.methods import char_rnn, cpc, mae
 from mmssl.models import pretrained, remote_code, text_encoders, towers
 from mmssl.models.char_rnn import CharRNNForCausalLM
@@ -85,14 +85,12 @@ def test_code_that_a_checkpoint_names_is_not_run_and_not_in_the_next_export(fami
     build, load = FAMILIES[family]
     method, processor, example, auto_class = build()
     given, left = tmp_path / "given", tmp_path / "left"
-    method.save_pretrained(given)
-    processor.save_pretrained(given)
+    export.write(method, processor, given)
     poison(given, form)
     model, processor = load(str(given))
     assert "config.json: " in (said := capfd.readouterr().err) and "evil.M" in said and "not run" in said
     method.model = model
-    method.save_pretrained(left)
-    processor.save_pretrained(left)
+    export.write(method, processor, left)
     assert "evil" not in "".join(f.read_text() for f in left.rglob("*.json"))
     reloading.check_reload(left, method.exported(), processor, example, auto_class)
     assert not (given / "it_ran").exists()
@@ -101,8 +99,7 @@ def test_code_that_a_checkpoint_names_is_not_run_and_not_in_the_next_export(fami
 @pytest.mark.parametrize("form", ["here", "elsewhere"])
 def test_the_reload_runs_no_code_that_did_not_train_the_model(form, tmp_path):
     method, processor, example, auto_class = of(tiny_char_rnn.VARIANTS["lstm"]())
-    method.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    export.write(method, processor, tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     poison(tmp_path, form)
     (tmp_path / "config.json").write_text(json.dumps(settings))  # our own code, beside a tokenizer of theirs
@@ -113,8 +110,7 @@ def test_the_reload_runs_no_code_that_did_not_train_the_model(form, tmp_path):
 
 def test_a_file_with_the_name_of_ours_is_not_ours(tmp_path):
     method, processor, example, auto_class = of(tiny_char_rnn.VARIANTS["lstm"]())
-    method.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    export.write(method, processor, tmp_path)
     code = (tmp_path / "char_rnn.py").read_text()
     (tmp_path / "char_rnn.py").write_text(f"{code}\nopen({str(tmp_path / 'it_ran')!r}, 'w')\n")
     for trust in (False, True):  # the class of this package is there: no copy of it is wanted

@@ -30,6 +30,7 @@ from mmssl.hub import card
 from mmssl.hub.card import Record  # recipes say export.Record
 from mmssl.hub.reloading import Exported, Reload
 from mmssl.method import Method
+from mmssl.models import remote_code
 from mmssl.plain_text import one_line, say
 from mmssl.training.log import Log
 from mmssl.training.output_dir import SPACE, OutputDir, listed
@@ -86,8 +87,14 @@ def finish(
 def _export(method: Method, processor, model: torch.nn.Module, run: OutputDir) -> None:
     run.remove([card.METRICS])  # from an earlier export; it exists only when the export is complete
     with run.writing(needed=sum(tensor.nbytes for tensor in model.state_dict().values())) as place:
-        method.save_pretrained(place)
-        processor.save_pretrained(place)
+        write(method, processor, place)
+
+
+def write(method: Method, processor, directory: Path) -> None:
+    """What `from_pretrained` reads, with the code of an architecture that transformers lacks, and the heads."""
+    method.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    remote_code.add_own(directory)
 
 
 def _describe(record: Record, summary: Summary, args: TrainArgs, trivial: str, run: OutputDir) -> None:
@@ -193,8 +200,7 @@ class Uploads:
         elif self.running.done():  # otherwise the last upload is still running, and this save is not uploaded
             place = Path(tempfile.mkdtemp())
             try:
-                self.method.save_pretrained(place)
-                self.processor.save_pretrained(place)
+                write(self.method, self.processor, place)
                 sentence = f"Training is still running: these are the weights after step {step:,} of {total:,}."
                 card.write_short_card(place, card.title(self.args), sentence)
             except (OSError, SafetensorError) as error:  # a full disk raises either

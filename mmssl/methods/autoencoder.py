@@ -31,8 +31,6 @@ from mmssl.models.decoder import Decoder
 from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import BaseImageProcessor, PreTrainedModel
 
     from mmssl.data.images.pictures import Pictures
@@ -176,12 +174,6 @@ class Autoencoder(Reconstructing):
 
     def exported(self) -> PreTrainedModel:
         return self.encoder
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        if self.kind == "linear":  # its class is not in transformers: the code is exported too
-            type(self.encoder.config).register_for_auto_class()
-            type(self.encoder).register_for_auto_class("AutoModel")
-        super().save_pretrained(directory)
 
 
 def build(args: EncoderArgs, side: int) -> tuple[PreTrainedModel, BaseImageProcessor]:

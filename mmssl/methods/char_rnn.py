@@ -10,7 +10,6 @@ a nat).
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +23,8 @@ from mmssl.method import Card, Method, Output
 from mmssl.models import memory, pretrained
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedTokenizerBase
 
     from mmssl.models.char_rnn import CharRNNForCausalLM
@@ -100,15 +101,8 @@ class CharRNN(Method):
             auto_class="AutoModelForCausalLM",
         )
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the model and its code, so that AutoModelForCausalLM and AutoModel load it without mmssl."""
-        from mmssl.models.char_rnn import CharRNNConfig, CharRNNForCausalLM, CharRNNModel
-
-        CharRNNConfig.register_for_auto_class()
-        CharRNNForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-        code = CharRNNModel.__module__.rpartition(".")[2]
-        self.model.config.auto_map = {"AutoModel": f"{code}.{CharRNNModel.__name__}"}
-        self.model.save_pretrained(directory)
+    def save_heads(self, directory: str | Path) -> None:
+        """None: the state of the streams is of no use to another run."""
 
 
 def build(args, text: str) -> tuple[CharRNNForCausalLM, PreTrainedTokenizerBase]:

@@ -156,8 +156,7 @@ def everywhere(
 class CPC(Method):
     """
     model: gives `encoded` (batch, time, dim) and `last_hidden_state` (batch, time, context), neither of which may
-           depend on later input; its `frames(lengths)` gives the number of frames without padding; `with_a_head` names
-           the classes for fine-tuning that its file defines.
+           depend on later input; its `frames(lengths)` gives the number of frames without padding.
     steps: it predicts 1 to `steps` frames ahead.
     negatives: "within": frames of the same sequence; "across": the same frame of the batch's other sequences;
            "speaker": of those by the same speaker only; "all": all frames of the batch.
@@ -263,15 +262,10 @@ class CPC(Method):
         )
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the model with the file that defines it; for text, also the files for SentenceTransformer; and in a
-        separate file W_1 to W_steps, to continue from."""
-        type(self.model.config).register_for_auto_class()
-        type(self.model).register_for_auto_class("AutoModel")
-        self.model.config.auto_map = dict(self.model.with_a_head)
-        self.model.save_pretrained(directory)
+        """For text, also write the files for SentenceTransformer."""
+        super().save_pretrained(directory)
         if self.model.main_input_name == "input_ids":
             sentence_transformers.write_mean_pooling(Path(directory), self.dimension)
-        self.save_heads(directory)
 
 
 def build_audio(args) -> tuple[CpcAudioModel, Wav2Vec2FeatureExtractor]:

@@ -3,8 +3,9 @@
 Van den Oord et al. 2018, arXiv:1807.03748, section 3.3 (v1); Henaff et al. 2019, arXiv:1905.09272 (v2: patches are
 augmented one by one, no batch norm). Patches overlap by half; an encoder turns each into a vector; masked convolutions
 summarise all rows down to each position in a context; for each k, W_k predicts the vectors k rows below (InfoNCE). The
-next row shares pixels with the context and is not predicted. Differs: candidates are the patches of the same row, of
-all columns and images; scores are divided by sqrt(dim) and W_k starts at zero, as in methods.cpc.
+next row shares pixels with the context and is not predicted. The features of an image are the mean over its patches
+(v1, section 3.3). Differs: candidates are the patches of the same row, of all columns and images; scores are divided by
+sqrt(dim) and W_k starts at zero, as in methods.cpc.
 """
 
 from __future__ import annotations
@@ -23,18 +24,13 @@ from mmssl.distributed import gather, rank
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
 from mmssl.methods.cpc import across
-from mmssl.models import image_encoders, memory, on_patches
+from mmssl.models import image_encoders, memory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from mmssl.models.patch_encoder import PatchEncoderModel
 
 NEAREST = 2  # rows below the context that are predicted, at least: the row in between overlaps with it
 FLIP, ONE_CHANNEL = 0.5, 0.2  # probabilities that a patch is flipped, and that it keeps one of its colour channels
-
-
-def patches_of(pixels: Tensor, side: int) -> Tensor:
-    """(batch, 3, height, width) -> (batch, rows, columns, 3, side, side), overlapping by half."""
-    return pixels.unfold(2, side, side // 2).unfold(3, side, side // 2).permute(0, 2, 3, 1, 4, 5)
 
 
 def augmented(patches: Tensor, key: Tensor) -> Tensor:
@@ -76,43 +72,38 @@ class MaskedConvolutions(nn.Module):
 
 class CPCImage(Method):
     """
-    encoder:    a convolutional image encoder, see models.image_encoders. It is applied to each patch, and exported; it
-                then takes whole images, too.
-    views:      one view of each image.
-    patch_size: side of a patch in pixels, even.
-    steps:      W_k predicts k = 2 to `steps` rows below.
-    dim:        of predictions and of what they are compared with.
-    blocks:     of the context network, of `hidden` channels: 5 and 256 in v2.
+    encoder: a convolutional network that is applied to each patch, see models.on_patches.
+    views:   one view of each image.
+    steps:   W_k predicts k = 2 to `steps` rows below.
+    dim:     of predictions and of what they are compared with.
+    blocks:  of the context network, of `hidden` channels: 5 and 256 in v2.
     """
 
     couples_samples = True
     unit = "images"
     card = Card(
         about="CPC on images: from the patches above, tell the true patches further down from those of other images. "
-        "The patch encoder is exported, which takes images of any size; the context network and the predictions, to "
-        "continue from, are in `pretraining/`.",
+        "The patch encoder is exported: it cuts an image into patches, encodes each, and gives the mean, and "
+        "`last_hidden_state` has the vector of each. The context network and the predictions, to continue from, are in "
+        "`pretraining/`.",
         task="image-feature-extraction",
         limits=image_encoders.LIMITS_OF_VIEWS,
         trivial="chance: log(candidates)",
-        snippets=image_encoders.SNIPPETS,
+        snippets=image_encoders.SNIPPETS_OF_OWN_CODE,
         tags=("cpc", "contrastive"),
     )
 
     def __init__(
         self,
-        encoder: PreTrainedModel,
+        encoder: PatchEncoderModel,
         views: Views,
-        patch_size: int = 8,
         steps: int = 4,
         dim: int = 64,
         hidden: int = 256,
         blocks: int = 5,
     ) -> None:
         super().__init__()
-        on_patches.check(encoder)
-        if patch_size % 2:
-            raise BadInput(f"--crop_size {patch_size}: patches overlap by half; give an even number")
-        self.encoder, self.views, self.patch_size, self.steps = encoder, views, patch_size, steps
+        self.encoder, self.views, self.steps = encoder, views, steps
         width = image_encoders.width(encoder)
         self.norm = nn.LayerNorm(width)  # encoders differ in the scale of their features
         sizes = f"--context_size {hidden}, --context_layers {blocks}"
@@ -125,17 +116,15 @@ class CPCImage(Method):
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which all of an image's changes are
         drawn."""
         (view,) = self.views(pixel_values, key)
-        if min(view.shape[2:]) < self.patch_size:
-            raise BadInput(
-                f"--crop_size {self.patch_size}: more than an image of {view.shape[2]} x {view.shape[3]} pixels"
-            )
-        patches = augmented(patches_of(view, self.patch_size), key)
+        if min(view.shape[2:]) < (side := self.encoder.config.patch_size):
+            raise BadInput(f"--crop_size {side}: more than an image of {view.shape[2]} x {view.shape[3]} pixels")
+        patches = augmented(self.encoder.patches(view), key)
         if patches.shape[1] <= self.steps:
             raise BadInput(
                 f"{patches.shape[1]} rows of patches are too few to predict {self.steps} below; lower --crop_size or "
                 "--prediction_steps"
             )
-        features = image_encoders.features(self.encoder, patches.flatten(0, 2).contiguous())
+        features = image_encoders.features(self.encoder.backbone, patches.flatten(0, 2).contiguous())
         encoded = self.norm(features).unflatten(0, patches.shape[:3])
         context = self.context(encoded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return {
@@ -162,5 +151,5 @@ class CPCImage(Method):
         metrics = {"accuracy_nearest_row": right[0], "accuracy_farthest_row": right[-1]}
         return Output(torch.cat(losses).mean(), metrics, features.detach().float(), math.log(len(everyone)))
 
-    def exported(self) -> PreTrainedModel:
+    def exported(self) -> PatchEncoderModel:
         return self.encoder

@@ -45,9 +45,7 @@ name = "..."
 pipeline = DDPMPipeline.from_pretrained(name)
 pipeline(batch_size=1, num_inference_steps=50).images[0].save("drawn.png")
 """,
-    "Features of a picture": image_encoders.SNIPPETS["Features of a picture"].replace(
-        "AutoModel.from_pretrained(name)", "AutoModel.from_pretrained(name, trust_remote_code=True)"
-    ),
+    "Features of a picture": image_encoders.SNIPPETS_OF_OWN_CODE["Features of a picture"],
 }
 
 
@@ -167,12 +165,8 @@ class DDPM(Method):
         """Write the encoder, whose class comes with it, and the pipeline: model_index.json, unet/ and scheduler/."""
         from diffusers import DDPMPipeline
 
-        encoder = self.exported()
-        type(encoder.config).register_for_auto_class()
-        type(encoder).register_for_auto_class("AutoModel")
-        encoder.save_pretrained(directory)
+        super().save_pretrained(directory)
         DDPMPipeline(self.average, self.scheduler).save_pretrained(directory)
-        self.save_heads(directory)
 
 
 def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcessor]:

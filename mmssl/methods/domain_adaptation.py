@@ -14,7 +14,6 @@ grows like DANN's, where the paper starts from a network that is trained on the 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -208,7 +207,3 @@ class DomainAdaptation(Method):
             tags=("domain-adaptation", self.alignment),
             auto_class=classifiers.AUTO_CLASSES[self.modality],
         )
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        classifiers.take_own_code_along(self.model, self.card.auto_class)
-        super().save_pretrained(directory)

@@ -9,7 +9,6 @@ frames in training, too.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -174,12 +173,6 @@ class VideoLSTM(Method):
         if future is not None:
             blank[:, self.frames_read :] = future.float().sigmoid()
         return rows | {"written": blank}
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the reader, with the file that defines it, and the decoders, to continue from."""
-        type(self.model.config).register_for_auto_class()
-        type(self.model).register_for_auto_class("AutoModel")
-        super().save_pretrained(directory)
 
 
 def build(args, side: int) -> tuple[VideoLSTMModel, BaseImageProcessor]:

@@ -297,10 +297,7 @@ class Word2Vec(Method):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write a directory that AutoModel, SentenceTransformer and gensim read; pretraining/ holds the outputs."""
         directory = Path(directory)
-        model = self.exported()
-        type(model.config).register_for_auto_class()
-        type(model).register_for_auto_class("AutoModel")
-        model.save_pretrained(directory)
+        self.exported().save_pretrained(directory)
         sentence_transformers.write_static_embedding(directory)
         vectors = self.keyed_vectors()
         vectors.save_word2vec_format(directory / "vectors.bin", fvocab=directory / "counts.txt", binary=True)

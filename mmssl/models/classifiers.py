@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssl.errors import BadInput, first_line
-from mmssl.models import image_encoders, remote_code
+from mmssl.models import image_encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,12 +70,3 @@ def features_and_logits(model: PreTrainedModel, **inputs: Tensor) -> tuple[Tenso
     if len(seen) != 1 or seen[0].ndim != 2:
         raise BadInput(f"the head of a {type(model).__name__} does not get one vector for each example; choose another")
     return seen[0], logits
-
-
-def take_own_code_along(model: PreTrainedModel, auto_class: str) -> None:
-    """Let `save_pretrained` write the file that defines an architecture of mmssl. Others need none."""
-    if remote_code.is_ours(model.config.model_type):
-        type(model.config).register_for_auto_class()
-        type(model).register_for_auto_class(auto_class)
-        base = type(model.base_model)
-        model.config.auto_map = {"AutoModel": f"{base.__module__.rpartition('.')[2]}.{base.__name__}"}

@@ -82,8 +82,6 @@ class CpcAudioPreTrainedModel(PreTrainedModel):
 class CpcAudioModel(CpcAudioPreTrainedModel):
     """Frame t depends only on the samples before (t + 1) * hop; a recording of n samples has n // hop frames."""
 
-    with_a_head = {"AutoModelForAudioClassification": "cpc_audio.CpcAudioForAudioClassification"}
-
     def __init__(self, config: CpcAudioConfig) -> None:
         super().__init__(config)
         width, layers, channels = config.hidden_size, [], 1

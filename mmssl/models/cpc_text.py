@@ -49,7 +49,6 @@ class CpcTextModel(PreTrainedModel):
     config_class = CpcTextConfig
     base_model_prefix = "cpc"
     main_input_name = "input_ids"
-    with_a_head = {}
 
     def __init__(self, config: CpcTextConfig) -> None:
         super().__init__(config)

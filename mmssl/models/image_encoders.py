@@ -8,7 +8,7 @@ small images on a CPU.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -64,29 +64,36 @@ SIZES: dict[str, ResNetSize | BiTSize | ViTSize] = {
 NAMES = tuple(SIZES)
 VITS = tuple(name for name, size in SIZES.items() if isinstance(size, ViTSize))
 SMALLEST = 32  # px; smaller images are enlarged, because a ResNet halves the side four times
-SNIPPETS = {
-    "Features of a picture": """
+
+
+def _snippets(trust: str = "") -> dict[str, str]:
+    """trust: a further argument of the model's from_pretrained, after a comma."""
+    return {
+        "Features of a picture": f"""
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import cached_file
 
 name = "..."
-model, processor = AutoModel.from_pretrained(name).eval(), AutoImageProcessor.from_pretrained(name)
+model, processor = AutoModel.from_pretrained(name{trust}).eval(), AutoImageProcessor.from_pretrained(name)
 picture = Image.open(cached_file(name, "figures/example.png")).convert("RGB")  # or a picture of your own
 with torch.no_grad():
     features = model(**processor(picture, return_tensors="pt")).pooler_output.flatten(1)
 print(features.shape)
 """,
-    "Fine-tune it": """
+        "Fine-tune it": f"""
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 name = "..."
-model = AutoModelForImageClassification.from_pretrained(name, num_labels=10)
+model = AutoModelForImageClassification.from_pretrained(name, num_labels=10{trust})
 processor = AutoImageProcessor.from_pretrained(name)
 print(model.config.num_labels, processor.size)
 """,
-}
+    }
+
+
+SNIPPETS, SNIPPETS_OF_OWN_CODE = _snippets(), _snippets(", trust_remote_code=True")
 SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
                "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
 LIMITS_OF_VIEWS = (
@@ -115,17 +122,12 @@ class EncoderArgs(Flags):
     )
 
 
-def build(
-    args: EncoderArgs, side: int, initialise: Callable[[PreTrainedModel], None] | None = None
-) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """The encoder that the flags describe, and its image processor. side: of the data's images, in pixels. initialise:
-    called with an encoder that is new."""
+def build(args: EncoderArgs, side: int) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """The encoder that the flags describe, and its image processor. side: of the data's images, in pixels."""
     if args.model_name_or_path:
         model, processor = from_pretrained(args.model_name_or_path, args.trust_remote_code)
     else:
         model, processor = from_scratch(args.encoder, args.image_size or max(SMALLEST, side), args.patch_size)
-        if initialise:
-            initialise(model)
     if args.gradient_checkpointing:
         gradient_checkpointing.check(model)
     return model, processor

@@ -1,16 +1,18 @@
-"""Convolutional encoders that are trained on small patches and export as encoders of whole images."""
+"""Convolutional encoders that are trained on small patches."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
 from mmssl.errors import BadInput
+from mmssl.models import image_encoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from mmssl.models.patch_encoder import PatchEncoderModel
+
+NOT_OF_ITS_SHAPE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")  # in a config
 
 
 def check(model: PreTrainedModel) -> None:
@@ -22,33 +24,21 @@ def check(model: PreTrainedModel) -> None:
         )
 
 
-@torch.no_grad()
-def fit_to_patches(model: PreTrainedModel, side: int) -> None:
-    """Set to zero the weights of a new convolutional network that patches of `side` pixels never reach: those of a
-    kernel beside the middle where the map is one pixel. Training on patches would leave them as they were drawn, and
-    whole images, whose maps are larger, would then go through random weights. Standardised kernels (BiT) stay: a zero
-    in them is none once they are standardised."""
-    inputs: dict[nn.Conv2d, torch.Size] = {}
+def patchwise(encoder: PreTrainedModel, side: int) -> PatchEncoderModel:
+    """The encoder, not copied, applied to patches of `side` pixels that overlap by half. Raises BadInput if the side is
+    odd, if it takes no patches, or if it is an encoder of other patches already."""
+    from mmssl.models.patch_encoder import PatchEncoderConfig, PatchEncoderModel
 
-    def note(convolution: nn.Conv2d, given: tuple[Tensor]) -> None:
-        inputs[convolution] = given[0].shape[2:]
-
-    convolutions = [module for module in model.modules() if type(module) is nn.Conv2d]
-    hooks = [convolution.register_forward_pre_hook(note) for convolution in convolutions]
-    training = model.training
-    model.eval()(torch.zeros(1, 3, side, side))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
-    for convolution, size in inputs.items():
-        rows, columns = (_reached(convolution, axis, size[axis]) for axis in (0, 1))
-        convolution.weight *= rows[:, None] & columns
-
-
-def _reached(convolution: nn.Conv2d, axis: int, size: int) -> Tensor:
-    """(kernel size,) bool: which weights along an axis meet a pixel of a map of `size`, and not only its border."""
-    kernel, stride = convolution.kernel_size[axis], convolution.stride[axis]
-    padding, dilation = convolution.padding[axis], convolution.dilation[axis]
-    outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-    place = torch.arange(outputs)[:, None] * stride + torch.arange(kernel) * dilation - padding
-    return ((place >= 0) & (place < size)).any(0)
+    if side % 2:
+        raise BadInput(f"--crop_size {side}: patches overlap by half; give an even number")
+    if isinstance(encoder, PatchEncoderModel):
+        if encoder.config.patch_size != side:
+            raise BadInput(
+                f"--crop_size {side}: the encoder was trained on patches of {encoder.config.patch_size} pixels; set "
+                f"--crop_size {encoder.config.patch_size}"
+            )
+        return encoder
+    check(encoder)
+    backbone = {name: value for name, value in encoder.config.to_diff_dict().items() if name not in NOT_OF_ITS_SHAPE}
+    config = PatchEncoderConfig(backbone=backbone, hidden_size=image_encoders.width(encoder), patch_size=side)
+    return PatchEncoderModel(config, encoder)

@@ -7,6 +7,8 @@ architectures load without that code, but the key stays in the object, and `save
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,19 +17,30 @@ import transformers  # its classes are imported on first use
 from mmssl import bounded_json
 from mmssl.durable import sha256
 
-OUR_FILES = (  # copied into exports
-    "char_rnn.py", "cpc_audio.py", "cpc_text.py", "diffusion_encoder.py", "linear_image.py", "video_lstm.py",
-    "word2vec.py",
-)  # fmt: skip
 KEYS = ("auto_map", "custom_pipelines", "custom_generate")
 
 
 def is_ours(model_type) -> bool:
     """True for an architecture of mmssl.models: it is always built from our class, never from a copy in a directory."""
-    import mmssl.models.own  # noqa: F401  registers them
+    from mmssl.models import own
 
-    known = isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING
-    return known and transformers.CONFIG_MAPPING[model_type].__module__.startswith("mmssl.models.")
+    return model_type in [config.model_type for config in own.ARCHITECTURES]
+
+
+def add_own(directory: Path) -> None:
+    """Write the file that defines an architecture of mmssl beside its weights, and name it in config.json, so that Auto
+    classes load it without mmssl. Other architectures need none."""
+    from mmssl.models import own
+
+    file = directory / "config.json"
+    content = bounded_json.read(file)
+    for config, models in own.ARCHITECTURES.items():
+        if config.model_type == content.get("model_type"):
+            code = Path(sys.modules[config.__module__].__file__)
+            shutil.copyfile(code, directory / code.name)
+            classes = {"AutoConfig": config} | models
+            content["auto_map"] = {name: f"{code.stem}.{kind.__name__}" for name, kind in classes.items()}
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def named(folder: Path) -> list[str]:
@@ -56,16 +69,18 @@ def drop(model: transformers.PreTrainedModel | None, processor) -> None:
 def has_run(directory: Path, model: transformers.PreTrainedModel, processor) -> set[str]:
     """sha256 of each code file that may run when `directory` is loaded again; empty if it names no such code.
 
-    These are the files of mmssl/models, the files that define `model` and `processor`, and files that transformers has
-    imported from checkpoints into this process, which it does only with --trust_remote_code. They are compared by
-    content: a file name or a key in a config is no reason to trust a file.
+    These are the files of mmssl's own architectures, those that define `model` and `processor`, and those that
+    transformers has imported from checkpoints into this process, which it does only with --trust_remote_code. They are
+    compared by content: a file name or a key in a config is no reason to trust a file.
     """
     from transformers.dynamic_module_utils import get_relative_import_files
+
+    from mmssl.models import own
 
     wanted = {name.partition(".")[0] for file in _configs(directory) for name in _references(bounded_json.read(file))}
     of_objects = {type(o).__module__ for o in (model, getattr(model, "config", None), processor)}
     imported = {name for name in sys.modules if name.startswith("transformers_modules.")}
-    files = {Path(__file__).parent / name for name in OUR_FILES}
+    files = {Path(sys.modules[config.__module__].__file__) for config in own.ARCHITECTURES}
     for name in (of_objects | imported) - {"__main__"}:
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and not name.startswith("transformers."):

@@ -19,6 +19,7 @@ from mmssl.errors import BadInput
 from mmssl.evaluation.restoration import Restoration, projection
 from mmssl.methods import autoencoder
 from mmssl.methods.autoencoder import Autoencoder, bernoulli_kl
+from mmssl.models import remote_code
 from mmssl.models.linear_image import LinearImageConfig, LinearImageModel
 
 
@@ -113,6 +114,7 @@ def test_a_linear_one_finds_the_subspace_and_the_error_of_the_principal_componen
 def test_a_linear_one_is_exported_with_its_code(tmp_path):
     one, given = method(linear, "linear"), batch(4)
     one.save_pretrained(tmp_path)
+    remote_code.add_own(tmp_path)
     assert (tmp_path / "linear_image.py").is_file() and "trust_remote_code=True" in str(one.card.snippets)
     pixels = one.views.whole(given["pixel_values"])
     again = AutoModel.from_pretrained(tmp_path, trust_remote_code=True).eval()

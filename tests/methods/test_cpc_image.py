@@ -15,12 +15,13 @@ from torch import Tensor
 from mmssl.distributed import has_batch_norm
 from mmssl.errors import BadInput
 from mmssl.method import Output
-from mmssl.methods.cpc_image import CPCImage, MaskedConvolutions, augmented, patches_of
+from mmssl.methods.cpc_image import CPCImage, MaskedConvolutions, augmented
+from mmssl.models import on_patches
 
 
 def test_patches_overlap_by_half_and_are_in_rows_and_columns():
     pixels = torch.arange(3 * 16 * 16).view(1, 3, 16, 16)
-    patches = patches_of(pixels, 8)
+    patches = on_patches.patchwise(bit(), 8).patches(pixels)
     assert patches.shape == (1, 3, 3, 3, 8, 8)
     for row in range(3):
         for column in range(3):
@@ -130,4 +131,4 @@ def test_a_patch_larger_than_the_image_is_refused():
 
 def test_a_context_network_that_does_not_fit_into_memory_is_refused():
     with pytest.raises(BadInput, match="--context_size 1000000, --context_layers 2: training"):
-        CPCImage(bit(), one_view(), hidden=10**6, blocks=2)
+        CPCImage(on_patches.patchwise(bit(), 4), one_view(), hidden=10**6, blocks=2)

@@ -13,6 +13,7 @@ from transformers import AutoModel
 
 from mmssl.evaluation.clip_prediction import ERROR, ClipPrediction
 from mmssl.methods.video_lstm import VideoLSTM, cross_entropy, squared_error
+from mmssl.models import remote_code
 
 
 def batch(n: int = 4) -> dict[str, Tensor]:
@@ -62,6 +63,7 @@ def test_the_figure_shows_the_true_clip_and_as_many_written_frames():
 def test_it_loads_with_its_own_file_and_takes_clips_of_any_length(tmp_path):
     one = method().eval()
     one.save_pretrained(tmp_path)
+    remote_code.add_own(tmp_path)
     assert (tmp_path / "video_lstm.py").exists()
     loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=True).eval()
     clips = torch.rand(2, 9, 3, SIDE, SIDE)

@@ -25,7 +25,7 @@ from mmssl.arguments import TrainArgs
 from mmssl.data.images import views
 from mmssl.data.images.decoding import decode, normalisation, shape
 from mmssl.errors import BadInput
-from mmssl.models import image_encoders, on_patches
+from mmssl.models import image_encoders
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32,
          "patch_size": 8}  # fmt: skip
@@ -257,32 +257,6 @@ def test_without_a_stride_on_one_pixel_an_encoder_computes_the_same():
     plain.load_state_dict(encoder.state_dict())
     torch.testing.assert_close(image_encoders.features(plain, pixels), ours)
     assert image_encoders.features(encoder, torch.randn(2, 3, 32, 32)).shape == (2, 256)
-
-
-@pytest.mark.parametrize("side", [8, 12])
-def test_weights_that_patches_never_reach_are_zero_and_all_others_are_trained(side):
-    torch.manual_seed(0)
-    encoder, _ = image_encoders.from_scratch("resnet-micro", 32)
-    before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
-    on_patches.fit_to_patches(encoder.train(), side)
-    image_encoders.features(encoder, torch.randn(64, 3, side, side)).sin().sum().backward()
-    zeroed = 0
-    for name, parameter in encoder.named_parameters():
-        if parameter.ndim == 4:
-            reached = (parameter.grad != 0).any(0).any(0)
-            assert torch.equal(parameter != 0, reached.expand_as(parameter)), name
-            assert torch.equal(parameter[:, :, reached], before[name][:, :, reached])
-            zeroed += int((~reached).sum())
-        else:
-            assert torch.equal(parameter, before[name])
-    assert zeroed > 0 and encoder.training
-
-
-def test_standardised_kernels_stay_as_they_are():
-    encoder, _ = image_encoders.from_scratch("bit-micro", 32)
-    before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
-    on_patches.fit_to_patches(encoder, 8)
-    assert all(torch.equal(parameter, before[name]) for name, parameter in encoder.named_parameters())
 
 
 def test_only_transformers_have_patches_that_are_frozen():

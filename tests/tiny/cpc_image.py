@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mmssl.methods.cpc_image import CPCImage
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, on_patches
 from tiny import Tiny, simclr
 from tiny.deepcluster import one_view
 
@@ -19,7 +19,7 @@ def method(
     encoder: Callable[[], PreTrainedModel] = bit, kind: type = CPCImage, patch_size: int = 4, steps: int = 3
 ) -> CPCImage:
     torch.manual_seed(0)
-    return kind(encoder(), one_view(), patch_size, steps, dim=8, hidden=8, blocks=2)
+    return kind(on_patches.patchwise(encoder(), patch_size), one_view(), steps, dim=8, hidden=8, blocks=2)
 
 
 def of_bit() -> Tiny:

@@ -176,10 +176,11 @@ def multi_crop(
 
 @dataclass
 class MultiCropArgs(Flags):
-    """Flags of recipes that make two large views of an image and several small ones."""
+    """Flags of recipes that make two large views of an image and several small ones. The defaults are for images of 32
+    pixels, whose small views would be 16 pixels wide."""
 
-    small_views: int = flag(4, "views of a small part of the image, at half its side", at_least=0, at_most=64)
-    boundary: float = flag(0.4, "smallest area of the large views, largest of the small ones", above=0, at_most=1)
+    small_views: int = flag(0, "views of a small part of the image, at half its side", at_least=0, at_most=64)
+    boundary: float = flag(0.2, "smallest area of the large views, largest of the small ones", above=0, at_most=1)
     smallest_crop: float = flag(0.1, "smallest fraction of an image's area in a small view", above=0, at_most=1)
 
 

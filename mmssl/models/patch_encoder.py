@@ -1,0 +1,88 @@
+"""A convolutional network that is applied to overlapping patches of an image, as a transformers model. Imports only
+torch and transformers."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import ModelOutput
+
+
+class PatchEncoderConfig(PreTrainedConfig):
+    """backbone: the config of the network, one of transformers with a map as its last hidden state, such as a ResNet.
+    hidden_size: its last channels. patch_size: side of a patch in pixels, even; patches overlap by half."""
+
+    model_type = "mmssl_patch_encoder"
+
+    backbone: dict | None = None
+    hidden_size: int = 64
+    patch_size: int = 8
+
+
+@dataclass
+class PatchEncoderOutput(ModelOutput):
+    """last_hidden_state: (batch, hidden_size, rows, columns), one vector of each patch. pooler_output: (batch,
+    hidden_size, 1, 1), their mean. hidden_states: (batch, channels, rows, columns) of each layer, the mean over a
+    patch."""
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class PatchEncoderModel(PreTrainedModel):
+    """The patches do not see each other, as in training (van den Oord et al. 2018, arXiv:1807.03748, section 3.3)."""
+
+    config_class = PatchEncoderConfig
+    base_model_prefix = "patch_encoder"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: PatchEncoderConfig, backbone: PreTrainedModel | None = None) -> None:
+        """backbone: use it, instead of a new one; it is not copied."""
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(AutoConfig.for_model(**config.backbone)) if backbone is None else backbone
+        if backbone is None:
+            self.post_init()
+
+    def patches(self, pixel_values: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> (batch, rows, columns, channels, patch_size, patch_size). An edge that is
+        left over, narrower than half a patch, is in none."""
+        side = self.config.patch_size
+        return pixel_values.unfold(2, side, side // 2).unfold(3, side, side // 2).permute(0, 2, 3, 1, 4, 5)
+
+    def forward(self, pixel_values: Tensor, output_hidden_states: bool = False, **unused) -> PatchEncoderOutput:
+        """pixel_values: (batch, channels, height, width), normalised, no side shorter than a patch."""
+        patches = self.patches(pixel_values)
+        output = self.backbone(patches.flatten(0, 2).contiguous(), output_hidden_states=output_hidden_states)
+
+        def as_map(vectors: Tensor) -> Tensor:
+            return vectors.unflatten(0, patches.shape[:3]).permute(0, 3, 1, 2)
+
+        encoded = as_map(output.pooler_output.flatten(1))
+        layers = (as_map(layer.mean((2, 3))) for layer in output.hidden_states or ())
+        return PatchEncoderOutput(
+            last_hidden_state=encoded,
+            pooler_output=encoded.mean((2, 3), keepdim=True),
+            hidden_states=tuple(layers) if output_hidden_states else None,
+        )
+
+
+class PatchEncoderForImageClassification(PreTrainedModel):
+    """A linear layer on the mean over patches; the encoder is trained too."""
+
+    config_class = PatchEncoderConfig
+    base_model_prefix = "patch_encoder"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: PatchEncoderConfig) -> None:
+        super().__init__(config)
+        self.patch_encoder = PatchEncoderModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **unused) -> ImageClassifierOutput:
+        """labels: (batch,) int."""
+        logits = self.classifier(self.patch_encoder(pixel_values).pooler_output.flatten(1))
+        return ImageClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
