@@ -29,7 +29,8 @@ from pathlib import Path
 
 from mmssl import forked
 from mmssl.arguments import Flags, TrainArgs, command, flag, recipe, run_recipe
-from mmssl.data import columns, labelled, sources
+from mmssl.data import columns, sources
+from mmssl.data.labels import subset, with_labels
 from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import board
 from mmssl.evaluation.downstream.board import Row
@@ -75,9 +76,9 @@ def modality_of(args: LeaderboardArgs) -> str:
     if not found:
         usual = "; ".join(f"{modality}: {', '.join(names)}" for modality, names in INPUTS.items())
         raise BadInput(f"--dataset {args.dataset}: none of its columns {', '.join(names)} holds inputs ({usual})")
-    _, (train, _), _ = labelled.with_labels(data, args.label_column, hold_out=args.hold_out)
+    _, (train, _), _ = with_labels(data, args.label_column, hold_out=args.hold_out)
     for amount in args.labels:
-        labelled.subset(train, amount, seed=0)  # raises what can be wrong with it
+        subset(train, amount, seed=0)  # raises what can be wrong with it
     return found[0]
 
 

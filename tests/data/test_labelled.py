@@ -1,10 +1,9 @@
-"""Labelled data: which column, which classes, how many of them, what is refused, and what both parts share."""
+"""Labelled data: which columns are read, what is refused, and what both parts share."""
 
 import datasets
 import numpy as np
 import pytest
 import tiny_encoders
-import torch
 from accelerate import PartialState
 from PIL import Image
 from transformers import BertTokenizer, ViTImageProcessorPil, Wav2Vec2FeatureExtractor
@@ -95,47 +94,6 @@ def test_recordings_are_resampled_and_whole_speakers_can_be_held_out(tmp_path):
             assert loudest == pytest.approx((300, 900)[label], abs=10)
 
 
-@pytest.mark.parametrize(("amount", "expected"), [("10%", [10, 5, 1]), ("100%", [100, 50, 8]), ("20", [20, 20, 8])])
-def test_a_subset_has_its_share_of_each_class(amount, expected):
-    label = torch.tensor([0] * 100 + [1] * 50 + [2] * 8)
-    rows = labelled.subset(label, amount, seed=0)
-    assert torch.bincount(label[rows]).tolist() == expected and len(rows.unique()) == len(rows)
-    assert torch.equal(rows, labelled.subset(label, amount, seed=0))
-    assert amount == "100%" or not torch.equal(rows, labelled.subset(label, amount, seed=1))
-
-
-@pytest.mark.parametrize("amount", ["0%", "120%", "0", "-3", "few"])
-def test_an_amount_that_is_none_is_named(amount):
-    with pytest.raises(BadInput, match=f"--labels {amount}: give a percentage"):
-        labelled.subset(torch.tensor([0, 1]), amount, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        (["a", None] * 20, "20 training rows have no label, row 1 first"),
-        (["a"] * 40, "every training row has the label 'a'; a probe needs two classes"),
-        ([f"{i}" for i in range(40)], "40 different values in 40 rows cannot be classes"),
-    ],
-)
-def test_labels_that_are_none_are_refused(labels, said, tmp_path, tokenizer):
-    write(tmp_path / "data", ["a", "b"] * 5, name="test")
-    with pytest.raises(BadInput, match=said):
-        labelled.load(write(tmp_path / "data", labels), "text", tokenizer)
-
-
-def test_a_label_that_training_does_not_have_is_refused(tmp_path, tokenizer):
-    write(tmp_path / "data", ["a", "c"] * 5, name="test")
-    with pytest.raises(BadInput, match="no training row has the test label 'c'"):
-        labelled.load(write(tmp_path / "data", ["a", "b"] * 20), "text", tokenizer)
-
-
-def test_images_of_a_single_folder_have_no_labels():
-    data = {"train": datasets.Dataset.from_dict({"image": ["a.png"] * 20})}
-    with pytest.raises(BadInput, match="a folder of its own, at least two"):
-        labelled.with_labels(data)
-
-
 def test_columns_that_are_not_there_are_named(tmp_path, tokenizer):
     data = write(tmp_path / "data", ["a", "b"] * 20, column="mood")
     with pytest.raises(BadInput, match="no label column among text, mood: name it with --label_column"):
@@ -180,66 +138,15 @@ def test_equal_images_are_in_one_part(tmp_path):
     assert len(train) + len(test) == 60 and labelled.overlap(train, test) == []
 
 
-def test_a_few_rows_may_lack_a_class(tmp_path, tokenizer):
-    place = write(tmp_path / "data", [i % 50 for i in range(400)])
-    train, test = labelled.load(place, "text", tokenizer, max_samples=20)
-    assert len(train) == len(test) == 20 and len(train.names) == 50
-
-
-def test_a_column_of_classes_is_held_out_by_name(tmp_path, tokenizer):
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.Value("int64"),
-                                  "speaker": datasets.ClassLabel(names=["theo", "lucas"])})  # fmt: skip
-    rows = {"text": [f"text {i}" for i in range(40)], "label": [0, 1] * 20, "speaker": [0, 0, 0, 1] * 10}
-    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
-    _, test = labelled.load(str(tmp_path / "a.parquet"), "text", tokenizer, hold_out="speaker=lucas")
-    assert len(test) == 10
-    with pytest.raises(BadInput, match="no row has 'anna'; speaker holds lucas; theo"):
-        labelled.load(str(tmp_path / "a.parquet"), "text", tokenizer, hold_out="speaker=anna")
-
-
 def test_clips_whose_test_part_is_fixed_refuse_a_condition():
     with pytest.raises(BadInput, match="--hold_out label=1 has no effect: which clips are tested on is fixed"):
         labelled.load("moving_digits", "video", None, hold_out="label=1")
-
-
-@pytest.mark.parametrize(
-    ("kept", "said"),
-    [
-        ([0.5, 1.25] * 20, "label holds fractions such as 0.5: a quantity, not classes"),
-        ([1, -1] * 20, r"18 training rows have no label, row 0 first \(an empty text and -1 count as none\)"),
-    ],
-)
-def test_what_is_no_class_is_refused(kept, said, tmp_path, tokenizer):
-    with pytest.raises(BadInput, match=said):
-        labelled.load(write(tmp_path / "data", kept), "text", tokenizer, held_out=4)
-
-
-def test_whole_numbers_in_a_column_of_fractions_are_classes(tmp_path, tokenizer):
-    train, _ = labelled.load(write(tmp_path / "data", [0.0, 1.0] * 20), "text", tokenizer, held_out=4)
-    assert train.names == ["0.0", "1.0"]
 
 
 def test_a_sample_of_one_class_is_refused(tmp_path, tokenizer):
     data = write(tmp_path / "data", ["a"] * 195 + ["b"] * 5)
     with pytest.raises(BadInput, match="all 2 training rows that are left have the label 'a': a probe needs two"):
         labelled.load(data, "text", tokenizer, held_out=100, max_samples=2)
-
-
-def test_values_of_a_condition_may_have_spaces_and_each_must_occur(tmp_path, tokenizer):
-    data = write(tmp_path / "data", ["a", "b", "c", "d"] * 20)
-    rows = sources.load(data)["train"].add_column("who", ["x", "y", "x", "z"] * 20)
-    train, test = labelled._held_out(rows, "who=y, z")
-    assert set(test["who"]) == {"y", "z"} and set(train["who"]) == {"x"}
-    with pytest.raises(BadInput, match="--hold_out who=y,zz: no row has 'zz'; who holds x; y; z"):
-        labelled._held_out(rows, "who=y,zz")
-
-
-def test_a_condition_that_holds_out_nothing_is_refused(tmp_path, tokenizer):
-    data = write(tmp_path / "data", ["a", "b"] * 20)
-    with pytest.raises(BadInput, match="--hold_out label=c: no row has 'c'"):
-        labelled.load(data, "text", tokenizer, hold_out="label=c")
-    with pytest.raises(BadInput, match="--hold_out speaker: give a column of text, label"):
-        labelled.load(data, "text", tokenizer, hold_out="speaker")
 
 
 def test_test_examples_that_are_training_examples_are_found_by_content(tmp_path, tokenizer):
@@ -255,21 +162,3 @@ def test_test_examples_that_are_training_examples_are_found_by_content(tmp_path,
             Image.new("RGB", (8, 8), (grey,) * 3).save(folder / part / "ab"[i % 2] / f"{part}{i}.{suffix}")
     train, test = labelled.load(str(folder), "image", ViTImageProcessorPil(size={"height": 8, "width": 8}))
     assert len(labelled.overlap(train, test)) == 7
-
-
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        ([[0], [1]] * 10, r"--label_column label holds List\(.*\), not one label per row"),
-        ([{"a": 0}, {"a": 1}] * 10, "--label_column label holds .*, not one label per row"),
-        ([float("nan"), 1.0] * 10, "training rows have no label"),
-    ],
-)
-def test_what_is_no_label_is_refused(labels, said, tmp_path, tokenizer):
-    with pytest.raises(BadInput, match=said):
-        labelled.load(write(tmp_path, labels), "text", tokenizer)
-
-
-def test_more_labels_than_there_are_take_all():
-    label = torch.tensor([0, 0, 1])
-    assert labelled.subset(label, "9" * 20, 0).tolist() == [0, 1, 2]

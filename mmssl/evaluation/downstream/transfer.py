@@ -18,6 +18,7 @@ from mmssl import bounded_json, durable, plain_text
 from mmssl.data import labelled
 from mmssl.data.columns import named
 from mmssl.data.images.views import CROP, CROP_FLIP, WHOLE
+from mmssl.data.labels import subset
 from mmssl.device import best_device
 from mmssl.errors import BadInput, not_written
 from mmssl.evaluation.downstream import encoder as encoders
@@ -78,8 +79,7 @@ class Transfer:
             max_seconds=args.max_seconds, frames=ours.frames,
         )  # fmt: skip
         self.subsets = {
-            amount: [labelled.subset(self.train.label, amount, seed) for seed in range(args.seeds)]
-            for amount in args.labels
+            amount: [subset(self.train.label, amount, seed) for seed in range(args.seeds)] for amount in args.labels
         }
         self.warnings = [*self._overlap(), *self._lost_classes(), *self._other_amounts()]
         for sentence in self.warnings:
