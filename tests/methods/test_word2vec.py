@@ -93,7 +93,8 @@ def test_a_batch_has_the_gradient_of_its_windows_together():
 
 
 @pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 3}, {"batched": True}], ids=str)
-def test_words_that_stand_together_become_neighbours(tmp_path, options):
+def test_words_that_stand_together_become_neighbours(tmp_path, options, monkeypatch):
+    monkeypatch.setattr(word2vec, "TURN", 500)  # of so few words each is met 300 times in a turn of the usual size
     method, summary = trained(tmp_path, **options)
     assert found_groups(method) == 1
     assert summary.loss < 0.9 * summary.trivial_loss
