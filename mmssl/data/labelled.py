@@ -35,7 +35,7 @@ WHICH_CLIP = "which_video"  # the label column that stands for the video itself,
 
 @dataclass
 class Labelled(Dataset):
-    """inputs: a map-style Dataset whose __getitems__ returns the input of evaluation.encoder.Encoder.
+    """inputs: a map-style Dataset whose __getitems__ returns the input of evaluation.downstream.encoder.Encoder.
     label: (examples,) int64. names: of the classes. identity: a string that changes with the data.
     lengths: (examples,), if they differ."""
 

@@ -68,7 +68,7 @@ def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], l
         )
     values = [list(part[column]) for part in parts]
     for what, of_part in zip(("training", "test"), values, strict=True):
-        _refuse_missing(of_part, column, what)
+        refuse_missing(of_part, column, what)
     known = sorted(set(values[0]))
     if fractions := [value for value in known if isinstance(value, float) and not value.is_integer()]:
         raise BadInput(
@@ -91,7 +91,8 @@ def _labels(parts: list[datasets.Dataset], column: str) -> tuple[list[Tensor], l
     return [torch.tensor([number[value] for value in of_part]) for of_part in values], names
 
 
-def _refuse_missing(values: list, column: str, what: str) -> None:
+def refuse_missing(values: list, column: str, what: str) -> None:
+    """Raise BadInput if a row has no label. what: the rows are, as in "training"."""
     missing = [row for row, value in enumerate(values) if value in (None, "", -1) or value != value]  # NaN
     if missing:
         raise BadInput(
@@ -114,7 +115,7 @@ def numbered(rows: datasets.Dataset, label_column: str | None, names: list[str],
     label_column = columns.find(rows.column_names, label_column, columns.LABEL, "label")
     feature = rows.features[label_column]
     text = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
-    _refuse_missing(list(rows[label_column]), label_column, "target test")
+    refuse_missing(list(rows[label_column]), label_column, "target test")
     found = [text(value) for value in rows[label_column]]
     if unknown := sorted(set(found) - set(names)):
         raise BadInput(

@@ -20,6 +20,7 @@ from mmssl.arguments import command, flag
 from mmssl.data import columns
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
+from mmssl.data.labels import refuse_missing
 from mmssl.errors import BadInput
 from mmssl.evaluation import features
 from mmssl.evaluation.finite import finite
@@ -84,9 +85,7 @@ def labels(data: datasets.Dataset, column: str) -> tuple[list[str], Tensor]:
 
     columns.find(data.column_names, column, (), "label")
     values = list(data[column])
-    unlabelled = [row for row, value in enumerate(values) if value in (None, "", -1)]
-    if unlabelled:
-        raise BadInput(f"--label_column {column}: {len(unlabelled)} rows have no class, row {unlabelled[0]} first")
+    refuse_missing(values, column, "held-out")
     if isinstance(data.features[column], datasets.ClassLabel):
         return list(data.features[column].names), torch.tensor(values)
     number = {name: i for i, name in enumerate(sorted({str(value) for value in values}))}

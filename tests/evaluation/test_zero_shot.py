@@ -48,5 +48,5 @@ def test_a_missing_label_column_or_label_is_named():
     data = datasets.Dataset.from_dict({"kind": ["dog", None, ""]})
     with pytest.raises(BadInput, match="--label_column label: the data has no such column, only kind"):
         labels(data, "label")
-    with pytest.raises(BadInput, match="2 rows have no class, row 1 first"):
+    with pytest.raises(BadInput, match="2 held-out rows have no label, row 1 first"):
         labels(data, "kind")
