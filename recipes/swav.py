@@ -7,8 +7,8 @@ accelerate launch recipes/swav.py --dataset my_folder --encoder resnet50 --image
 
 20,000 images of CIFAR-10 (--dataset cifar10), the defaults, seeds 0 1 2, 16 minutes of one core of an EPYC (Zen 5) each
 in bf16; then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 61.2 ± 0.6,
-k-NN 56.2 ± 0.3. Before training 42.8, 40.1; raw pixels 41.0, 33.9; SimCLR 62.0, 60.1. With --small_views 4 --boundary 0.4, 8 passes
-in 5 minutes (Zen 4) reached 51.9 and 43.7.
+k-NN 56.2 ± 0.3. Before training 42.8, 40.1; raw pixels 41.0, 33.9; SimCLR 62.0, 60.1. With --small_views 4 --boundary
+0.4, 8 passes in 5 minutes (Zen 4) reached 51.9 and 43.7.
 """
 
 from __future__ import annotations
