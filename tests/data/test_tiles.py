@@ -104,3 +104,9 @@ def test_a_flat_tile_is_standardised_to_zeros():
 def test_a_tile_larger_than_its_cell_is_refused():
     with pytest.raises(BadInput, match="--tile_size 12: a tile is larger than its cell of 11 x 11 pixels"):
         tiles.cut(torch.rand(1, 3, 33, 33), KEY[:1], 3, 12)
+
+
+@pytest.mark.parametrize("side, tile", [(64, 16), (96, 24), (255, 64), (9, 2)])
+def test_the_largest_tiles_that_fit_leave_room_for_their_cells(side, tile):
+    assert tiles.fitting(side, 3) == tile
+    assert 3 * tiles.cell(tile) <= side < 3 * tiles.cell(tile + 1)

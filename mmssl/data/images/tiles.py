@@ -27,6 +27,12 @@ def cell(side: int) -> int:
     return round(CELL_OF_TILE * side)
 
 
+def fitting(side: int, grid: int) -> int:
+    """The largest tiles whose cells an image of `side` pixels has `grid` times `grid` of: the network then sees tiles
+    at the scale of whole images."""
+    return max((tile for tile in range(1, side + 1) if grid * cell(tile) <= side), default=1)
+
+
 def cut(pixels: Tensor, key: Tensor, grid: int, side: int) -> Tensor:
     """(batch, grid ** 2, 3, side, side): a tile at a random place of each cell, in rows and columns; with displaced
     channels or grey. pixels: (batch, 3, height, width). key: (batch,) int64, from which everything is drawn.
