@@ -4,9 +4,9 @@ accelerate launch recipes/jigsaw.py                                      # sciki
 accelerate launch recipes/jigsaw.py --dataset my_folder --encoder resnet18 --image_size 96 --decode_size 128
 accelerate launch recipes/jigsaw.py --dataset my_folder --permutations 1000 --hidden_dim 4096      # as in the paper
 
-Tiles are seen at the scale of whole images. With tiles of half an image's side, enlarged twice, features of whole images
-were worse: at 32 pixels, eight passes over CIFAR-10, 6,000 labels, linear 39.6, k-NN 26.7; of the same network and
-images enlarged twice 43.9, 32.0.
+Tiles are seen at the scale of whole images. With tiles of half an image's side, enlarged twice, features of whole
+images were worse: at 32 pixels, eight passes over CIFAR-10, 6,000 labels, linear 39.6, k-NN 26.7; of the same network
+and images enlarged twice 43.9, 32.0.
 """
 
 from __future__ import annotations
