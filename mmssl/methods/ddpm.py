@@ -212,6 +212,7 @@ def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcess
                 down_block_types=tuple(f"{kind}DownBlock2D" for kind in of_levels),
                 up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(of_levels)),
                 norm_num_groups=min(32, channels[0] // 2),
+                attention_head_dim=None,  # one head, as in the authors' code
             ),
             f"--size {args.size}",
         )
