@@ -1,4 +1,4 @@
-"""Jigsaw puzzles: trains on unlabelled images, leaves an encoder of tiles that takes whole images (ResNetModel).
+"""Jigsaw puzzles: trains on unlabelled images, leaves an encoder of an image's tiles (a model of ours with its file).
 
 accelerate launch recipes/jigsaw.py                                      # scikit-learn's digits, built in
 accelerate launch recipes/jigsaw.py --dataset my_folder --encoder resnet18 --image_size 96 --decode_size 128
@@ -17,7 +17,7 @@ from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, tiles, views
 from mmssl.evaluation.neighbours import Neighbours
 from mmssl.methods.jigsaw import GRID, Jigsaw
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, on_patches
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
@@ -53,7 +53,8 @@ def main(args: JigsawArgs) -> None:
     scale = (args.smallest_crop, 1.0)
     view = views.View(GRID * tiles.cell(side), scale, flip=args.flip, jitter=0.0, grey=0.0)
     view = views.Views([view], *decoding.normalisation(processor))
-    method = Jigsaw(encoder, view, side, args.permutations, args.tile_dim, args.hidden_dim)
+    encoder = on_patches.patchwise(encoder, side, "--tile_size")
+    method = Jigsaw(encoder, view, args.permutations, args.tile_dim, args.hidden_dim)
     optimizer = optim.from_args(method, args)
     chance = {"accuracy": 1 / args.permutations}
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=FIGURE, chance=chance)

@@ -1,4 +1,4 @@
-"""Relative patch position: trains on unlabelled images, leaves a patch encoder that takes whole images (ResNetModel).
+"""Relative patch position: trains on unlabelled images, leaves an encoder of patches (a model of ours with its file).
 
 accelerate launch recipes/relative_patch.py                                    # scikit-learn's digits, built in
 accelerate launch recipes/relative_patch.py --dataset my_folder --encoder resnet18 --image_size 128
@@ -19,7 +19,7 @@ from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
 from mmssl.evaluation.neighbours import Neighbours
 from mmssl.methods.relative_patch import AROUND, COLOURS, RelativePatch, fitting
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, on_patches
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
@@ -49,7 +49,8 @@ def main(args: RelativePatchArgs) -> None:
     train, held_out = source.decoded(processor, args)
     view = views.View(scale=(args.smallest_crop, 1.0), jitter=0.0, grey=0.0)
     side = args.crop_size or fitting(min(decoding.shape(processor)), args.gap, args.jitter)
-    method = RelativePatch(encoder, views.made_for(processor, [view]), side, args.gap, args.jitter, args.colour)
+    encoder = on_patches.patchwise(encoder, side)
+    method = RelativePatch(encoder, views.made_for(processor, [view]), args.gap, args.jitter, args.colour)
     optimizer = optim.from_args(method, args)
     caption = (
         "Two patches of held-out images, as the network sees them. Of the eight places around the first (blue), the "

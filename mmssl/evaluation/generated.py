@@ -86,14 +86,15 @@ class Generated(Evaluation):
         processor,
         count: int = 256,
     ) -> None:
-        self.evaluation, self.train, self.held_out, self.processor = evaluation, train, held_out, processor
+        self.evaluation, self.processor = evaluation, processor
         self.count = min(count, len(held_out), len(train))
+        self.train, self.held_out = (_some(images, self.count) for images in (train, held_out))
         if name := args.judge:
             self.judge, of = image_encoders.from_pretrained(name)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                self.judge, of = image_encoders.from_scratch("resnet-micro", max(32, held_out.pixels.shape[-1]))
+                self.judge, of = image_encoders.from_scratch("resnet-micro", max(32, self.held_out.shape[-1]))
             name = "resnet-micro with random weights of seed 0"
         self.judge.eval()
         self.side, (mean, std) = of.size["height"], normalisation(of)
@@ -112,8 +113,7 @@ class Generated(Evaluation):
 
     def baselines(self, method: Method) -> Columns:
         columns = self.evaluation.baselines(method)
-        real = self.train.pixels[self.train.rows[: self.count]].float() / 255
-        columns["real images"] = columns.get("real images", {}) | self.of(real)
+        columns["real images"] = columns.get("real images", {}) | self.of(self.train)
         return columns
 
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
@@ -124,11 +124,10 @@ class Generated(Evaluation):
 
     def of(self, images: Tensor) -> dict[str, float]:
         """images: (count, 3, height, width) in [0, 1]."""
-        held_out = self.held_out.pixels[self.held_out.rows[: self.count]].float() / 255
-        x, y = self._features(images), self._features(held_out)
+        x, y = self._features(images), self._features(self.held_out)
         found = {FRECHET: frechet_distance(x, y), KERNEL: kernel_distance(x, y)}
         if self.classifier is not None:
-            probability = self.classifier.predict_proba(_flat(images, self.small))[:, : self.classes]
+            probability = self.classifier.predict_proba(self._flat(images))[:, : self.classes]
             named = np.bincount(probability.argmax(1), minlength=self.classes)
             found[CONFIDENCE] = 100 * float(probability.max(1).mean())
             found[CLASSES] = float((named >= COVERED * len(images) / self.classes).sum())
@@ -144,17 +143,31 @@ class Generated(Evaluation):
 
     def _fit(self, data: str) -> None:
         """A support vector machine on pixels with calibrated probabilities, and one class more, for images of none: a
-        classifier of real images alone is sure of noise, too."""
+        classifier of real images alone is sure of noise, too. Of grey images it sees one channel, a sixth of the work.
+        """
         from sklearn.calibration import CalibratedClassifierCV
         from sklearn.svm import SVC
 
         train, _ = labelled.load(data, "image", self.processor, max_samples=LABELS)
         pixels, label = train.inputs.pixels[train.inputs.rows].float() / 255, train.label.numpy()
         self.small, self.classes = pixels.shape[-2:], int(label.max()) + 1
+        self.grey = bool((pixels == pixels[:, :1]).all())
         none = unlike(pixels)
         label = np.concatenate([label, np.full(len(none), self.classes)])
-        known = _flat(torch.cat([pixels, none]), self.small)
+        known = self._flat(torch.cat([pixels, none]))
         self.classifier = CalibratedClassifierCV(SVC(), ensemble=False).fit(known, label)
+
+    def _flat(self, images: Tensor) -> np.ndarray:
+        if images.shape[-2:] != self.small:
+            images = torch.nn.functional.interpolate(images, self.small, mode="bilinear", antialias=True)
+        return (images.mean(1) if self.grey else images).flatten(1).numpy()
+
+
+def _some(images: Pictures, count: int) -> Tensor:
+    """(count, 3, height, width) in [0, 1]: a random choice that is always the same. Not the first ones: those are often
+    all of one class."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+    return images.pixels[images.rows[order]].float() / 255
 
 
 def unlike(images: Tensor, seed: int = 0) -> Tensor:
@@ -171,12 +184,6 @@ def unlike(images: Tensor, seed: int = 0) -> Tensor:
     strength = torch.rand(int(hidden.sum()), 1, 1, 1, generator=drawn) + 0.3
     found[hidden] = (images[hidden] / 2 + strength * noise).clamp(0, 1)
     return found
-
-
-def _flat(images: Tensor, size: tuple[int, int]) -> np.ndarray:
-    if images.shape[-2:] != size:
-        images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
-    return images.flatten(1).numpy()
 
 
 def checksum(model: torch.nn.Module) -> str:

@@ -103,6 +103,8 @@ class CPCImage(Method):
         blocks: int = 5,
     ) -> None:
         super().__init__()
+        if (side := encoder.config.patch_size) % 2:
+            raise BadInput(f"--crop_size {side}: patches overlap by half; give an even number")
         self.encoder, self.views, self.steps = encoder, views, steps
         width = image_encoders.width(encoder)
         self.norm = nn.LayerNorm(width)  # encoders differ in the scale of their features

@@ -2,10 +2,10 @@
 
 Noroozi & Favaro 2016, arXiv:1603.09246. The permutations are a fixed set, far from each other in Hamming distance; a
 shared encoder sees one tile at a time, and a classifier sees the features of all nine. The tiles hide shortcuts
-(data.images.tiles). Differs: the encoder ends in a mean over positions, so that it takes whole images, too; the first
-72 permutations are the maps ax + b over the field of nine elements, of which no two agree in more than one place; the
-greedy choice (algorithm 1) continues from there, by the smallest distance before the mean one; and channels are
-standardised one by one.
+(data.images.tiles). Differs: the encoder ends in a mean over positions; the features of an image are the mean over its
+tiles, in rows and columns that overlap by half; the first 72 permutations are the maps ax + b over the field of nine
+elements, of which no two agree in more than one place; the greedy choice (algorithm 1) continues from there, by the
+smallest distance before the mean one; and channels are standardised one by one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mmssl.data import draws
 from mmssl.data.images import tiles
 from mmssl.data.images.views import STREAMS_PER_VIEW, Views
 from mmssl.method import Card, Method, Output
-from mmssl.models import heads, image_encoders, on_patches
+from mmssl.models import heads, image_encoders
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from mmssl.models.patch_encoder import PatchEncoderModel
 
 GRID, TILES = 3, 9
 ORDER = STREAMS_PER_VIEW + tiles.STREAMS * TILES  # stream of the draw of the permutation, after those of the tiles
@@ -66,9 +66,8 @@ def permutation_set(count: int) -> Tensor:
 
 class Jigsaw(Method):
     """
-    encoder:      a convolutional image encoder, see models.image_encoders. It is applied to each tile, and exported.
+    encoder:      a convolutional network that is applied to each tile, see models.on_patches.
     views:        one view of each image, larger than 3 x 3 tiles, see data.images.tiles.
-    tile_size:    side of a tile in pixels.
     permutations: number of permutations; 100 in most of the paper's experiments, up to 1,000.
     dim, hidden:  of the features of a tile, and of the layer above all nine: 512 and 4,096 in the paper.
     """
@@ -76,28 +75,26 @@ class Jigsaw(Method):
     unit = "images"
     card = Card(
         about="Jigsaw: nine tiles of an image in disorder, and the network says which permutation they are in. The "
-        "encoder of the tiles is exported, which takes images of any size; the classifier, to continue from, is in "
-        "`pretraining/`.",
+        "encoder of the tiles is exported: it cuts an image into tiles, encodes each, and gives the mean. The "
+        "classifier, to continue from, is in `pretraining/`.",
         task="image-feature-extraction",
         limits="The encoder was trained on single tiles, each with a mean of zero and a deviation of one, without "
         "labels: evaluate it on your task before you rely on it.",
         trivial="chance: log(permutations)",
-        snippets=image_encoders.SNIPPETS,
+        snippets=image_encoders.SNIPPETS_OF_OWN_CODE,
         tags=("jigsaw",),
     )
 
     def __init__(
         self,
-        encoder: PreTrainedModel,
+        encoder: PatchEncoderModel,
         views: Views,
-        tile_size: int,
         permutations: int = 64,
         dim: int = 128,
         hidden: int = 512,
     ) -> None:
         super().__init__()
-        on_patches.check(encoder)
-        self.encoder, self.views, self.tile_size = encoder, views, tile_size
+        self.encoder, self.views = encoder, views
         self.tile = nn.Sequential(heads.mlp([image_encoders.width(encoder), dim], "none"), nn.ReLU())
         self.classifier = heads.mlp([TILES * dim, hidden, permutations], "none")
         nn.init.zeros_(self.classifier[-1].weight)  # the first prediction is chance
@@ -118,7 +115,7 @@ class Jigsaw(Method):
         """(tiles, order): (batch, 9, 3, side, side), not shuffled; (batch,) the number of the permutation."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
         drawn = draws.uniform(key, torch.tensor(ORDER, device=key.device))
-        return tiles.cut(pixels, key, GRID, self.tile_size), (len(self.permutations) * drawn).long()
+        return tiles.cut(pixels, key, GRID, self.encoder.config.patch_size), (len(self.permutations) * drawn).long()
 
     def shuffled(self, cut: Tensor, order: Tensor) -> Tensor:
         """The tiles with the permutation `order`: at place i is the tile of the cell permutations[order, i]."""
@@ -128,7 +125,7 @@ class Jigsaw(Method):
     def solve(self, cut: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, features): (batch, permutations), and (batch, width), the mean over tiles."""
         shown = tiles.standardised(self.shuffled(cut, order))
-        features = image_encoders.features(self.encoder, shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+        features = image_encoders.features(self.encoder.backbone, shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
         return self.classifier(self.tile(features).flatten(1)), features.mean(1)
 
     @torch.no_grad()
@@ -142,5 +139,5 @@ class Jigsaw(Method):
         image = self.views.to_unit_range(self.views.whole(pixel_values))
         return {"image": image} | {n: self.views.to_unit_range(tiles.together(x)) for n, x in columns.items()}
 
-    def exported(self) -> PreTrainedModel:
+    def exported(self) -> PatchEncoderModel:
         return self.encoder

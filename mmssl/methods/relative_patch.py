@@ -5,7 +5,8 @@ from the pair at which of the eight places around the first the second was; cros
 3.1): a gap, so that no line continues from patch to patch; a jitter of each place; colours are dropped or projected,
 because a lens shifts green against magenta by an amount that tells the place in the image. Differs: all eight
 neighbours of a centre are in the batch, which costs nine patches instead of sixteen; a dropped channel is replaced by
-the one that is kept, not by noise; patches are not blurred.
+the one that is kept, not by noise; patches are not blurred; the features of an image are the mean over its patches, in
+rows and columns that overlap by half.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from mmssl.data.images import patches
 from mmssl.data.images.views import STREAMS_PER_VIEW, Views
 from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
-from mmssl.models import heads, image_encoders, on_patches
+from mmssl.models import heads, image_encoders
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from mmssl.models.patch_encoder import PatchEncoderModel
 
 CENTRE = 4  # of the nine patches, row by row
 AROUND = (0, 1, 2, 3, 5, 6, 7, 8)  # the others: the classes, in this order
@@ -55,43 +56,40 @@ def places(key: Tensor, size: tuple[int, int], patch: int, gap: int, jitter: int
 
 class RelativePatch(Method):
     """
-    encoder:    a convolutional image encoder, see models.image_encoders. It is applied to each patch, and exported; it
-                then takes whole images, too.
-    views:      one view of each image.
-    patch_size: side of a patch in pixels.
-    gap:        between patches, as a fraction of their side: about half (section 3).
-    jitter:     how far a patch is moved at most, either way, as a fraction of its side: 7 of 96 pixels (section 3.1).
-    colour:     of each patch: "drop" two channels at random, "project" green and magenta to grey, or "keep" all.
+    encoder: a convolutional network that is applied to each patch, see models.on_patches.
+    views:   one view of each image.
+    gap:     between patches, as a fraction of their side: about half (section 3).
+    jitter:  how far a patch is moved at most, either way, as a fraction of its side: 7 of 96 pixels (section 3.1).
+    colour:  of each patch: "drop" two channels at random, "project" green and magenta to grey, or "keep" all.
     """
 
     unit = "images"
     card = Card(
         about="Relative patch position: from two patches of an image, tell at which of the eight places around the "
-        "first the second lies. The patch encoder is exported, which takes images of any size; the classifier of "
-        "places, to continue from, is in `pretraining/`.",
+        "first the second lies. The patch encoder is exported: it cuts an image into patches, encodes each, and gives "
+        "the mean. The classifier of places, to continue from, is in `pretraining/`.",
         task="image-feature-extraction",
         limits="The model was trained without labels, on patches: evaluate it on your task before you rely on it.",
         trivial="chance: log(8)",
-        snippets=image_encoders.SNIPPETS,
+        snippets=image_encoders.SNIPPETS_OF_OWN_CODE,
         tags=("relative-patch", "context-prediction"),
     )
 
     def __init__(
         self,
-        encoder: PreTrainedModel,
+        encoder: PatchEncoderModel,
         views: Views,
-        patch_size: int,
         gap: float = 0.5,
         jitter: float = 0.07,
         colour: str = "drop",
     ) -> None:
         super().__init__()
-        on_patches.check(encoder)
-        self.encoder, self.views, self.patch_size, self.colour = encoder, views, patch_size, colour
-        self.gap, self.jitter = _pixels(patch_size, gap, jitter)
+        self.encoder, self.views, self.colour = encoder, views, colour
+        self.patch_size = encoder.config.patch_size
+        self.gap, self.jitter = _pixels(self.patch_size, gap, jitter)
         if self.gap <= 2 * self.jitter:
             raise BadInput(
-                f"--gap {gap}, --jitter {jitter} of patches of {patch_size} pixels: they would touch, and lines "
+                f"--gap {gap}, --jitter {jitter} of patches of {self.patch_size} pixels: they would touch, and lines "
                 "that continue tell their places; raise --gap, or lower --jitter"
             )
         width = image_encoders.width(encoder)
@@ -128,7 +126,7 @@ class RelativePatch(Method):
     def classified(self, nine: Tensor) -> tuple[Tensor, Tensor]:
         """(features of all patches, scores of each of the eight others). (batch, 9, 3, side, side) -> (batch, 9, width)
         and (batch, 8, 8): others, then places."""
-        features = image_encoders.features(self.encoder, nine.flatten(0, 1)).unflatten(0, nine.shape[:2])
+        features = image_encoders.features(self.encoder.backbone, nine.flatten(0, 1)).unflatten(0, nine.shape[:2])
         others = features[:, list(AROUND)]
         return features, self.classifier(torch.cat([features[:, CENTRE, None].expand_as(others), others], 2))
 
@@ -149,7 +147,7 @@ class RelativePatch(Method):
             title: _map(values) for title, values in maps.items()
         }
 
-    def exported(self) -> PreTrainedModel:
+    def exported(self) -> PatchEncoderModel:
         return self.encoder
 
 

@@ -24,18 +24,16 @@ def check(model: PreTrainedModel) -> None:
         )
 
 
-def patchwise(encoder: PreTrainedModel, side: int) -> PatchEncoderModel:
-    """The encoder, not copied, applied to patches of `side` pixels that overlap by half. Raises BadInput if the side is
-    odd, if it takes no patches, or if it is an encoder of other patches already."""
+def patchwise(encoder: PreTrainedModel, side: int, flag: str = "--crop_size") -> PatchEncoderModel:
+    """The encoder, not copied, applied to patches of `side` pixels that overlap by half. flag: the one that chooses the
+    side. Raises BadInput if the encoder takes no patches, or is one of other patches already."""
     from mmssl.models.patch_encoder import PatchEncoderConfig, PatchEncoderModel
 
-    if side % 2:
-        raise BadInput(f"--crop_size {side}: patches overlap by half; give an even number")
     if isinstance(encoder, PatchEncoderModel):
         if encoder.config.patch_size != side:
             raise BadInput(
-                f"--crop_size {side}: the encoder was trained on patches of {encoder.config.patch_size} pixels; set "
-                f"--crop_size {encoder.config.patch_size}"
+                f"{flag} {side}: the encoder was trained on patches of {encoder.config.patch_size} pixels; set "
+                f"{flag} {encoder.config.patch_size}"
             )
         return encoder
     check(encoder)

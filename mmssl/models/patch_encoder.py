@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 class PatchEncoderConfig(PreTrainedConfig):
     """backbone: the config of the network, one of transformers with a map as its last hidden state, such as a ResNet.
-    hidden_size: its last channels. patch_size: side of a patch in pixels, even; patches overlap by half."""
+    hidden_size: its last channels. patch_size: side of a patch in pixels; patches overlap by half of it."""
 
     model_type = "mmssl_patch_encoder"
 
@@ -33,7 +33,8 @@ class PatchEncoderOutput(ModelOutput):
 
 
 class PatchEncoderModel(PreTrainedModel):
-    """The patches do not see each other, as in training (van den Oord et al. 2018, arXiv:1807.03748, section 3.3)."""
+    """The patches do not see each other, as in training. The features of an image are their mean (van den Oord et al.
+    2018, arXiv:1807.03748, section 3.3)."""
 
     config_class = PatchEncoderConfig
     base_model_prefix = "patch_encoder"

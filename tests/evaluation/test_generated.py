@@ -9,6 +9,7 @@ import torch
 from transformers import ViTImageProcessorPil
 
 from mmssl.data.images import pictures
+from mmssl.evaluation import generated
 from mmssl.evaluation.generated import (
     CLASSES,
     CONFIDENCE,
@@ -73,11 +74,23 @@ def test_real_images_are_near_and_named_and_noise_is_far_and_of_no_class(judged)
 
 
 def test_images_of_three_classes_cover_three(judged):
-    train = judged.train
-    images = train.pixels[train.rows].float() / 255
-    predicted = judged.classifier.predict(images.flatten(1).numpy())
-    chosen = images[torch.from_numpy((predicted < 3).nonzero()[0])][:200]
+    predicted = judged.classifier.predict(judged._flat(judged.train))
+    chosen = judged.train[torch.from_numpy((predicted < 3).nonzero()[0])]
     assert judged.of(chosen)[CLASSES] == 3
+
+
+class Sorted:
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.pixels, self.rows = pixels, torch.arange(len(pixels))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def test_images_that_are_sorted_by_class_are_compared_as_any_others():
+    values = (torch.arange(300) // 60).to(torch.uint8)  # five classes, one after the other
+    images = Sorted(values[:, None, None, None].expand(-1, 3, 8, 8))
+    assert len((255 * generated._some(images, 60)).round().unique()) == 5
 
 
 def test_the_card_names_the_encoder_of_the_distances_by_its_checksum(judged):

@@ -7,7 +7,6 @@ import math
 import collapse
 import pytest
 import torch
-import whole_images
 from tiny.cpc_image import bit
 from tiny.deepcluster import one_view
 from tiny.jigsaw import method
@@ -17,6 +16,7 @@ from torch import Tensor
 from mmssl.data.images import tiles
 from mmssl.errors import BadInput
 from mmssl.methods.jigsaw import Jigsaw, affine_maps, permutation_set
+from mmssl.models import on_patches
 
 
 def smallest_distance(permutations: Tensor) -> int:
@@ -59,7 +59,7 @@ def test_a_perfect_prediction_puts_the_image_together():
         def solve(self, cut: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
             return torch.nn.functional.one_hot(order, len(self.permutations)).float(), cut.flatten(1)
 
-    one = Solved(bit(), one_view(), 4, 64, 8, 16).eval()
+    one = Solved(on_patches.patchwise(bit(), 4), one_view(), 64, 8, 16).eval()
     shown = one.shown(**batch())
     assert list(shown) == ["image", "shuffled", "put together"]
     cut, _ = one.puzzle(**batch())
@@ -89,7 +89,7 @@ def test_all_permutations_are_drawn_equally_often_whatever_the_image():
 def test_the_classifier_sees_tiles_with_a_mean_of_zero_and_a_deviation_of_one():
     seen = []
     one = method(resnet).eval()
-    one.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    one.encoder.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     one(**batch())
     assert seen[0].shape == (6 * 9, 3, 4, 4)
     assert seen[0].mean((2, 3)).abs().max() < 1e-4 and (seen[0].std((2, 3), correction=0) - 1).abs().max() < 0.05
@@ -116,11 +116,6 @@ def test_without_objects_the_permutation_stays_at_chance():
     assert abs(found - 1 / 4) < 0.1
 
 
-def test_it_loads_plainly_and_takes_whole_images(tmp_path):
-    one = method(resnet).eval()
-    whole_images.assert_loads_and_takes_them(one, tmp_path)
-
-
 def test_the_heads_hold_the_permutations_and_another_number_of_them_is_refused(tmp_path):
     method(count=6).save_pretrained(tmp_path)
     assert {name.split(".")[0] for name in method()._heads()} == {"tile", "classifier", "permutations"}
@@ -142,7 +137,7 @@ class Blind(Jigsaw):
 
 def test_an_encoder_that_gets_no_image_learns_nothing_and_the_monitor_says_so():
     torch.manual_seed(0)
-    assert "features have collapsed" in collapse.said(Blind(resnet(), one_view(), 4, 6, 8, 16))
+    assert "features have collapsed" in collapse.said(Blind(on_patches.patchwise(resnet(), 4), one_view(), 6, 8, 16))
 
 
 def test_it_does_not_collapse_in_200_steps():

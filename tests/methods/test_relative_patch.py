@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmssl.data.images import patches, views
 from mmssl.errors import BadInput
 from mmssl.methods.relative_patch import AROUND, CENTRE, RelativePatch, fitting, places
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, on_patches
 
 KEYS = torch.arange(2000)
 
@@ -131,7 +131,7 @@ def test_on_noise_a_network_stays_at_chance():
     """What could still tell a place (borders of the image, interpolation, the order in the batch) would show here."""
     torch.manual_seed(0)
     view = views.Views([views.View(scale=(0.5, 1.0), jitter=0.0, grey=0.0)], [0.5] * 3, [0.2] * 3)
-    one, generator = RelativePatch(resnet(), view, 8), torch.Generator().manual_seed(0)
+    one, generator = RelativePatch(on_patches.patchwise(resnet(), 8), view), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(one.parameters(), lr=3e-3)
 
     def drawn() -> dict[str, Tensor]:

@@ -57,8 +57,13 @@ def test_an_encoder_of_patches_is_not_wrapped_again_and_keeps_its_size(encoder):
         on_patches.patchwise(encoder, 6)
 
 
-def test_encoders_and_sides_that_do_not_fit_are_refused():
+def test_encoders_of_whole_images_only_are_refused():
     with pytest.raises(BadInput, match="a ViTModel takes images of one size"):
         on_patches.patchwise(vit(), 8)
-    with pytest.raises(BadInput, match="--crop_size 5: patches overlap by half; give an even number"):
-        on_patches.patchwise(bit(), 5)
+
+
+def test_patches_of_an_odd_side_overlap_by_half_rounded_up():
+    encoder = on_patches.patchwise(bit(), 15).eval()
+    pixels = torch.randn(1, 3, 64, 64)
+    assert encoder(pixels).last_hidden_state.shape[2:] == (8, 8)
+    assert torch.equal(encoder.patches(pixels)[0, 1, 0], pixels[0, :, 7:22, :15])

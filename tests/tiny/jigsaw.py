@@ -6,13 +6,14 @@ import torch
 from transformers import PreTrainedModel
 
 from mmssl.methods.jigsaw import Jigsaw
+from mmssl.models import on_patches
 from tiny import Tiny, cpc_image, simclr
 from tiny.deepcluster import one_view
 
 
 def method(encoder: Callable[[], PreTrainedModel] = cpc_image.bit, tile_size: int = 4, count: int = 6) -> Jigsaw:
     torch.manual_seed(0)
-    return Jigsaw(encoder(), one_view(), tile_size, count, dim=8, hidden=16)
+    return Jigsaw(on_patches.patchwise(encoder(), tile_size), one_view(), count, dim=8, hidden=16)
 
 
 def of_bit() -> Tiny:

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from mmssl.data.images import views
 from mmssl.methods.relative_patch import RelativePatch
-from mmssl.models import image_encoders
+from mmssl.models import image_encoders, on_patches
 from tiny import Tiny, simclr
 from tiny.cpc_image import bit
 
@@ -22,7 +22,7 @@ def method(
     encoder: Callable[[], PreTrainedModel] = bit, kind: type = RelativePatch, patch_size: int = 7, **settings
 ) -> RelativePatch:
     torch.manual_seed(0)
-    return kind(encoder(), enlarged(), patch_size, **settings)
+    return kind(on_patches.patchwise(encoder(), patch_size), enlarged(), **settings)
 
 
 def of_bit() -> Tiny:
