@@ -88,7 +88,10 @@ class Generated(Evaluation):
     ) -> None:
         self.evaluation, self.processor = evaluation, processor
         self.count = min(count, len(held_out), len(train))
-        self.train, self.held_out = (_some(images, self.count) for images in (train, held_out))
+        # not the first ones, which are often all of one class
+        self.train, self.held_out = (
+            images.pixels[images.sample(self.count)].float() / 255 for images in (train, held_out)
+        )
         if name := args.judge:
             self.judge, of = image_encoders.from_pretrained(name)
         else:
@@ -161,13 +164,6 @@ class Generated(Evaluation):
         if images.shape[-2:] != self.small:
             images = torch.nn.functional.interpolate(images, self.small, mode="bilinear", antialias=True)
         return (images.mean(1) if self.grey else images).flatten(1).numpy()
-
-
-def _some(images: Pictures, count: int) -> Tensor:
-    """(count, 3, height, width) in [0, 1]: a random choice that is always the same. Not the first ones: those are often
-    all of one class."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
-    return images.pixels[images.rows[order]].float() / 255
 
 
 def unlike(images: Tensor, seed: int = 0) -> Tensor:

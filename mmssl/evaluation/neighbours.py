@@ -52,7 +52,7 @@ class Neighbours(HeldOut):
     @torch.no_grad()
     def draw(self, method: Method, directory: Path, results: Columns) -> dict[str, str]:
         encoder, pictures = method.exported(), self.pictures
-        rows = pictures.rows[:SEARCHED]
+        rows = pictures.sample(min(SEARCHED, len(pictures)))
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in normalisation(self.processor))
         device, features = next(encoder.parameters()).device, []
         for chunk in rows.split(128):

@@ -211,5 +211,5 @@ def from_args(
     size = decoding.shape(processor)
     method = Autoencoder(encoder, views, size, args.kind, args.code_dim, *sparse, args.corruption, args.noise)
     if args.kind == "linear" and not args.model_name_or_path:
-        method.start_at_mean(views.whole(train.pixels[train.rows[:MEAN_OF]]))
+        method.start_at_mean(views.whole(train.pixels[train.sample(min(MEAN_OF, len(train)))]))
     return method

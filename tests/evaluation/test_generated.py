@@ -9,7 +9,6 @@ import torch
 from transformers import ViTImageProcessorPil
 
 from mmssl.data.images import pictures
-from mmssl.evaluation import generated
 from mmssl.evaluation.generated import (
     CLASSES,
     CONFIDENCE,
@@ -79,18 +78,14 @@ def test_images_of_three_classes_cover_three(judged):
     assert judged.of(chosen)[CLASSES] == 3
 
 
-class Sorted:
-    def __init__(self, pixels: torch.Tensor) -> None:
-        self.pixels, self.rows = pixels, torch.arange(len(pixels))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-def test_images_that_are_sorted_by_class_are_compared_as_any_others():
-    values = (torch.arange(300) // 60).to(torch.uint8)  # five classes, one after the other
-    images = Sorted(values[:, None, None, None].expand(-1, 3, 8, 8))
-    assert len((255 * generated._some(images, 60)).round().unique()) == 5
+def test_images_that_are_sorted_by_class_are_compared_with_all_classes(judged, monkeypatch):
+    order = torch.from_numpy(judged.classifier.predict(judged._flat(judged.train))).argsort()
+    pixels = (255 * judged.train[order]).to(torch.uint8)
+    data = pictures.Undecoded(pixels, torch.arange(len(pixels)))
+    monkeypatch.setattr(Generated, "_fit", lambda self, data: None)
+    args = SimpleNamespace(judge=None, probe_dataset="digits", dataset="digits")
+    one = Generated(Evaluation(), args, data, data, None, count=50)
+    assert len(set(judged.classifier.predict(judged._flat(one.held_out)))) >= 9  # of the first 50, two or three
 
 
 def test_the_card_names_the_encoder_of_the_distances_by_its_checksum(judged):
