@@ -112,6 +112,7 @@ def _record(
     from mmssl.data import built_in
     from mmssl.hub import card as cards
     from mmssl.hub.table import print_table
+    from mmssl.models import remote_code
     from mmssl.training.output_dir import OutputDir
 
     attempt, before = summary.attempt, "before training" if base_model else "untrained"
@@ -134,6 +135,8 @@ def _record(
         heading: attempt(f"the snippet {heading!r}", partial(filled, code, example), "") if card.fill else code
         for heading, code in card.snippets.items()
     }
+    if remote_code.is_ours(method.exported().config.model_type):
+        snippets = {heading: remote_code.trusting(code) for heading, code in snippets.items()}
     judged_on = f"{held_out} held out, {args.dataset}" if held_out else args.dataset
     attempt("the table", lambda: print_table(f"{judged_on}. {evaluation.units}", results), None)
     if text:

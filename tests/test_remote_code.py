@@ -192,3 +192,19 @@ def test_a_pickle_in_a_tar_of_samples_is_not_run(tmp_path):
     with pytest.raises(BadInput):
         sources.load(str(tmp_path / "train.tar"))
     assert not (tmp_path / "it_ran").exists()
+
+
+def test_snippets_of_our_own_architectures_let_their_code_run():
+    code = """
+name = "..."
+model, processor = AutoModel.from_pretrained(name).eval(), AutoImageProcessor.from_pretrained(name)
+model = AutoModelForImageClassification.from_pretrained(name, num_labels=10)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+classify = pipeline("image-classification", model=name)
+"""
+    trusting = remote_code.trusting(code)
+    assert trusting.count("trust_remote_code=True") == 4  # an image processor has no code
+    assert "AutoModel.from_pretrained(name, trust_remote_code=True).eval()" in trusting
+    assert "from_pretrained(name, trust_remote_code=True, num_labels=10)" in trusting
+    assert 'pipeline("image-classification", model=name, trust_remote_code=True)' in trusting
+    assert remote_code.trusting(trusting) == trusting

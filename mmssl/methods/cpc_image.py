@@ -89,7 +89,7 @@ class CPCImage(Method):
         task="image-feature-extraction",
         limits=image_encoders.LIMITS_OF_VIEWS,
         trivial="chance: log(candidates)",
-        snippets=image_encoders.SNIPPETS_OF_OWN_CODE,
+        snippets=image_encoders.SNIPPETS,
         tags=("cpc", "contrastive"),
     )
 

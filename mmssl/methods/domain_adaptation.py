@@ -57,7 +57,7 @@ print(pipeline("text-classification", model=name)("one text"))
 import numpy as np
 from transformers import pipeline
 
-name = "..."  # of an encoder of ours: add trust_remote_code=True
+name = "..."
 print(pipeline("audio-classification", model=name)(np.zeros(16000, dtype=np.float32)))
 """,
 }

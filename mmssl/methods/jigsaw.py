@@ -81,7 +81,7 @@ class Jigsaw(Method):
         limits="The encoder was trained on single tiles, each with a mean of zero and a deviation of one, without "
         "labels: evaluate it on your task before you rely on it.",
         trivial="chance: log(permutations)",
-        snippets=image_encoders.SNIPPETS_OF_OWN_CODE,
+        snippets=image_encoders.SNIPPETS,
         tags=("jigsaw",),
     )
 

@@ -71,7 +71,7 @@ class RelativePatch(Method):
         task="image-feature-extraction",
         limits="The model was trained without labels, on patches: evaluate it on your task before you rely on it.",
         trivial="chance: log(8)",
-        snippets=image_encoders.SNIPPETS_OF_OWN_CODE,
+        snippets=image_encoders.SNIPPETS,
         tags=("relative-patch", "context-prediction"),
     )
 

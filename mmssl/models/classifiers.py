@@ -26,6 +26,8 @@ def around(encoder: PreTrainedModel, modality: str, names: list[str]) -> PreTrai
     such class, or if the encoder has no place in it."""
     import transformers
 
+    from mmssl.models.patch_encoder import exact_on_one_pixel
+
     config = copy.deepcopy(encoder.config)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: i for i, name in enumerate(names)}
@@ -45,7 +47,7 @@ def around(encoder: PreTrainedModel, modality: str, names: list[str]) -> PreTrai
         model
     )
     model = model.to(memory_format=torch.channels_last) if convolutional else model
-    return image_encoders.exact_on_one_pixel(model)
+    return exact_on_one_pixel(model)
 
 
 def head(model: PreTrainedModel) -> nn.Linear:

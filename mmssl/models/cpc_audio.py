@@ -7,7 +7,6 @@ Strictly causal: convolutions are padded on the left only, and normalisation is 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -119,6 +118,8 @@ class CpcAudioModel(CpcAudioPreTrainedModel):
 class CpcAudioForAudioClassification(CpcAudioPreTrainedModel):
     """A linear layer on the mean context; the encoder is trained too."""
 
+    accepts_loss_kwargs = False  # the loss is a mean over the batch, also where transformers' Trainer accumulates
+
     def __init__(self, config: CpcAudioConfig) -> None:
         super().__init__(config)
         self.cpc = CpcAudioModel(config)
@@ -128,6 +129,7 @@ class CpcAudioForAudioClassification(CpcAudioPreTrainedModel):
     def forward(
         self, input_values: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **unused
     ) -> SequenceClassifierOutput:
-        """labels: (batch,) int."""
+        """labels: (batch,) int, or as the config's problem_type asks for."""
         logits = self.classifier(self.cpc(input_values, attention_mask).pooler_output)
-        return SequenceClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,35 +64,29 @@ NAMES = tuple(SIZES)
 VITS = tuple(name for name, size in SIZES.items() if isinstance(size, ViTSize))
 SMALLEST = 32  # px; smaller images are enlarged, because a ResNet halves the side four times
 
-
-def _snippets(trust: str = "") -> dict[str, str]:
-    """trust: a further argument of the model's from_pretrained, after a comma."""
-    return {
-        "Features of a picture": f"""
+SNIPPETS = {
+    "Features of a picture": """
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import cached_file
 
 name = "..."
-model, processor = AutoModel.from_pretrained(name{trust}).eval(), AutoImageProcessor.from_pretrained(name)
+model, processor = AutoModel.from_pretrained(name).eval(), AutoImageProcessor.from_pretrained(name)
 picture = Image.open(cached_file(name, "figures/example.png")).convert("RGB")  # or a picture of your own
 with torch.no_grad():
     features = model(**processor(picture, return_tensors="pt")).pooler_output.flatten(1)
 print(features.shape)
 """,
-        "Fine-tune it": f"""
+    "Fine-tune it": """
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 name = "..."
-model = AutoModelForImageClassification.from_pretrained(name, num_labels=10{trust})
+model = AutoModelForImageClassification.from_pretrained(name, num_labels=10)
 processor = AutoImageProcessor.from_pretrained(name)
 print(model.config.num_labels, processor.size)
 """,
-    }
-
-
-SNIPPETS, SNIPPETS_OF_OWN_CODE = _snippets(), _snippets(", trust_remote_code=True")
+}
 SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
                "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
 LIMITS_OF_VIEWS = (
@@ -158,6 +151,7 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
     from transformers.image_processing_utils import BaseImageProcessor
 
     from mmssl.models import pretrained
+    from mmssl.models.patch_encoder import exact_on_one_pixel
 
     model, processor = pretrained.load(name, trust_remote_code, may_lack="pooler", remove_missing=True)
     processor = getattr(processor, "image_processor", processor)  # part of a processor for images and text
@@ -167,7 +161,7 @@ def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrai
         model = to_vit(model)  # without masks
     model = exact_on_one_pixel(getattr(model, "vision_model", model))  # one tower of an image-text model
     remedy = "use an encoder of whole images, such as a ViT or a ResNet"
-    _check(model, decoding.shape(processor), f"--model_name_or_path {name}: a", remedy)
+    check(model, decoding.shape(processor), f"--model_name_or_path {name}: a", remedy)
     return model, processor
 
 
@@ -176,11 +170,11 @@ def check_views(model: PreTrainedModel, views: Views) -> None:
     or kernels."""
     for size in {view.size for view in views.views if view.size is not None}:
         side = (size, size) if isinstance(size, int) else size
-        _check(model, side, "a", "raise --image_size, lower --patch_size, or set --small_views 0")
+        check(model, side, "a", "raise --image_size, lower --patch_size, or set --small_views 0")
 
 
 @torch.no_grad()
-def _check(model: PreTrainedModel, size: tuple[int, int], start: str, remedy: str) -> None:
+def check(model: PreTrainedModel, size: tuple[int, int], start: str, remedy: str) -> None:
     """Raise BadInput if the model gives no vector of images of (height, width). start, remedy: of the message."""
     pixels, was_training = torch.zeros(1, 3, *size, device=model.device), model.training
     try:
@@ -277,6 +271,8 @@ def freeze_patches(model: PreTrainedModel) -> None:
 def _resnet(size: ResNetSize) -> PreTrainedModel:
     from transformers import ResNetConfig, ResNetModel
 
+    from mmssl.models.patch_encoder import exact_on_one_pixel
+
     config = ResNetConfig(
         embedding_size=size.stem, hidden_sizes=list(size.widths), depths=list(size.blocks), layer_type=size.kind
     )
@@ -287,33 +283,14 @@ def _resnet(size: ResNetSize) -> PreTrainedModel:
 def _bit(size: BiTSize) -> PreTrainedModel:
     from transformers import BitConfig, BitModel
 
+    from mmssl.models.patch_encoder import exact_on_one_pixel
+
     config = BitConfig(
         embedding_size=size.stem, hidden_sizes=list(size.widths), depths=list(size.blocks),
         # of 4 channels at least: of one channel, on a map of one pixel, a norm makes 0
         num_groups=min(32, size.widths[0] // 16),
     )  # fmt: skip
     return exact_on_one_pixel(BitModel(config).to(memory_format=torch.channels_last))
-
-
-def exact_on_one_pixel(model: PreTrainedModel) -> PreTrainedModel:
-    """The model; its convolutions take maps of one pixel, to which small images and patches shrink, without a stride.
-
-    They give the same. With a stride, torch 2.13 on CPUs leaves part of the gradient of a bf16 kernel uninitialised.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and _keeps_size(module):
-            module.register_forward_pre_hook(partial(_stride_for, own=module.stride))
-    return model
-
-
-def _keeps_size(convolution: nn.Conv2d) -> bool:
-    """Whether its output would be as large as its input without the stride."""
-    sides = zip(convolution.padding, convolution.dilation, convolution.kernel_size, strict=True)
-    return all(2 * padding == dilation * (kernel - 1) for padding, dilation, kernel in sides)
-
-
-def _stride_for(convolution: nn.Conv2d, inputs: tuple[Tensor, ...], own: tuple[int, int]) -> None:
-    convolution.stride = (1, 1) if inputs[0].shape[2:] == (1, 1) else own
 
 
 def _vit(size: ViTSize, image_size: int, patch_size: int) -> PreTrainedModel:

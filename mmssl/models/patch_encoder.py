@@ -2,8 +2,8 @@
 torch and transformers."""
 
 from dataclasses import dataclass
+from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -43,14 +43,19 @@ class PatchEncoderModel(PreTrainedModel):
     def __init__(self, config: PatchEncoderConfig, backbone: PreTrainedModel | None = None) -> None:
         """backbone: use it, instead of a new one; it is not copied."""
         super().__init__(config)
-        self.backbone = AutoModel.from_config(AutoConfig.for_model(**config.backbone)) if backbone is None else backbone
-        if backbone is None:
+        if backbone is not None:
+            self.backbone = exact_on_one_pixel(backbone)
+        else:
+            self.backbone = exact_on_one_pixel(AutoModel.from_config(AutoConfig.for_model(**config.backbone)))
             self.post_init()
 
     def patches(self, pixel_values: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, rows, columns, channels, patch_size, patch_size). An edge that is
-        left over, narrower than half a patch, is in none."""
+        left over, narrower than half a patch, is in none. Raises ValueError if the image is smaller than a patch."""
         side = self.config.patch_size
+        if min(pixel_values.shape[2:]) < side:
+            height, width = pixel_values.shape[2:]
+            raise ValueError(f"an image of {height} x {width} pixels is smaller than a patch of {side} pixels")
         return pixel_values.unfold(2, side, side // 2).unfold(3, side, side // 2).permute(0, 2, 3, 1, 4, 5)
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = False, **unused) -> PatchEncoderOutput:
@@ -76,6 +81,7 @@ class PatchEncoderForImageClassification(PreTrainedModel):
     config_class = PatchEncoderConfig
     base_model_prefix = "patch_encoder"
     main_input_name = "pixel_values"
+    accepts_loss_kwargs = False  # the loss is a mean over the batch, also where transformers' Trainer accumulates
 
     def __init__(self, config: PatchEncoderConfig) -> None:
         super().__init__(config)
@@ -83,7 +89,32 @@ class PatchEncoderForImageClassification(PreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **unused) -> ImageClassifierOutput:
-        """labels: (batch,) int."""
-        logits = self.classifier(self.patch_encoder(pixel_values).pooler_output.flatten(1))
-        return ImageClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool = False, **unused
+    ) -> ImageClassifierOutput:
+        """labels: (batch,) int, or as the config's problem_type asks for."""
+        output = self.patch_encoder(pixel_values, output_hidden_states)
+        logits = self.classifier(output.pooler_output.flatten(1))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+
+
+def exact_on_one_pixel(model: nn.Module) -> nn.Module:
+    """The model; its convolutions take maps of one pixel, to which small images and patches shrink, without a stride.
+
+    They give the same. With a stride, torch 2.13 on CPUs leaves part of the gradient of a bf16 kernel uninitialised.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and max(module.stride) > 1 and _keeps_size(module):
+            module.register_forward_pre_hook(partial(_stride_for, own=module.stride))
+    return model
+
+
+def _keeps_size(convolution: nn.Conv2d) -> bool:
+    """Whether its output would be as large as its input without the stride."""
+    sides = zip(convolution.padding, convolution.dilation, convolution.kernel_size, strict=True)
+    return all(2 * padding == dilation * (kernel - 1) for padding, dilation, kernel in sides)
+
+
+def _stride_for(convolution: nn.Conv2d, inputs: tuple[Tensor, ...], own: tuple[int, int]) -> None:
+    convolution.stride = (1, 1) if inputs[0].shape[2:] == (1, 1) else own

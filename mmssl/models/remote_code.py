@@ -8,6 +8,7 @@ architectures load without that code, but the key stays in the object, and `save
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -41,6 +42,12 @@ def add_own(directory: Path) -> None:
             classes = {"AutoConfig": config} | models
             content["auto_map"] = {name: f"{code.stem}.{kind.__name__}" for name, kind in classes.items()}
             file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def trusting(code: str) -> str:
+    """A snippet that loads a model named `name`, with the argument that lets its own code run."""
+    loads = r"(Auto(?:Model\w*|Tokenizer)\.from_pretrained\(name|pipeline\([^()]*model=name)(?!, trust_remote_code)"
+    return re.sub(loads, r"\1, trust_remote_code=True", code)
 
 
 def named(folder: Path) -> list[str]:

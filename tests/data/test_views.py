@@ -318,9 +318,11 @@ def test_blur_begins_where_the_image_is_large_enough():
 
 
 def test_small_views_that_would_be_larger_than_the_large_ones_are_refused_by_flag():
-    args = MultiCropArgs(boundary=0.05, smallest_crop=0.5)
+    args = MultiCropArgs(small_views=2, boundary=0.05, smallest_crop=0.5)
     with pytest.raises(BadInput, match="--smallest_crop 0.5 is more than --boundary 0.05; lower it"):
         multi_crop_from_args(args, ViTImageProcessorPil())
+    args.small_views = 0
+    assert len(multi_crop_from_args(args, ViTImageProcessorPil()).views) == 2
 
 
 def test_multi_crop_gives_large_views_of_most_of_the_image_and_small_ones_of_little():

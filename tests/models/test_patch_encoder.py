@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny.cpc_image import bit
 from tiny.simclr import resnet, vit
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ConvNextConfig, ConvNextModel
 
 from mmssl.errors import BadInput
 from mmssl.models import image_encoders, on_patches, remote_code
+from mmssl.models.linear_image import LinearImageConfig, LinearImageModel
 from mmssl.models.patch_encoder import PatchEncoderForImageClassification, PatchEncoderModel
 
 
@@ -67,3 +68,52 @@ def test_patches_of_an_odd_side_overlap_by_half_rounded_up():
     pixels = torch.randn(1, 3, 64, 64)
     assert encoder(pixels).last_hidden_state.shape[2:] == (8, 8)
     assert torch.equal(encoder.patches(pixels)[0, 1, 0], pixels[0, :, 7:22, :15])
+
+
+def test_an_image_smaller_than_a_patch_is_refused(encoder):
+    with pytest.raises(ValueError, match="an image of 4 x 16 pixels is smaller than a patch of 8 pixels"):
+        encoder(torch.zeros(1, 3, 4, 16))
+
+
+def test_kernels_larger_than_a_patch_and_code_that_transformers_does_not_have_are_refused():
+    convolutions = ConvNextModel(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4))
+    with pytest.raises(BadInput, match="--tile_size 2: a ConvNextModel gives no features of images of 2 x 2 pixels"):
+        on_patches.patchwise(convolutions, 2, "--tile_size")
+    with pytest.raises(BadInput, match="a LinearImageModel cannot be part of an encoder of patches"):
+        on_patches.patchwise(LinearImageModel(LinearImageConfig(image_size=8)), 8)
+
+
+def test_names_of_classes_and_of_the_checkpoint_stay_out_of_its_config():
+    plain = resnet()
+    plain.config.id2label = {i: str(i) for i in range(1000)}
+    backbone = on_patches.patchwise(plain, 8).config.backbone
+    assert backbone["model_type"] == "resnet" and not {"id2label", "architectures", "_name_or_path"} & backbone.keys()
+
+
+def test_losses_are_those_of_the_problem_type(encoder, tmp_path):
+    encoder.save_pretrained(tmp_path)
+    remote_code.add_own(tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(
+        tmp_path, num_labels=3, problem_type="multi_label_classification"
+    ).eval()
+    labels = torch.tensor([[1.0, 0.0, 1.0]])
+    output = model(torch.zeros(1, 3, 16, 16), labels=labels)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(output.logits, labels)
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_in_bf16_a_loaded_one_has_the_gradient_of_fp32(tmp_path):
+    """See test_image_encoders: torch leaves part of the gradient of a strided kernel uninitialised on one pixel."""
+    torch.manual_seed(0)
+    on_patches.patchwise(image_encoders.from_scratch("resnet-micro", 32)[0], 8).save_pretrained(tmp_path)
+    model, found = PatchEncoderModel.from_pretrained(tmp_path), []
+    pixels, weight = torch.randn(64, 3, 8, 8), torch.randn(64, image_encoders.width(model))
+    for enabled in (True, False):
+        model.zero_grad()
+        held = [torch.full_like(p, torch.inf) for p in model.parameters() for _ in range(8)]
+        del held  # what memory holds
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            (model(pixels).pooler_output.flatten(1).float() * weight).sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert found[0].isfinite().all()
+    assert (found[0] - found[1]).norm() < 0.2 * found[1].norm()

@@ -169,9 +169,12 @@ def multi_crop(
 ) -> tuple[View, ...]:
     """The large views, which keep at least `boundary` of the area, then small ones, which keep `smallest` to `boundary`
     of it (SwAV, arXiv:2006.09882, section 3.2; the fractions are those of DINO, arXiv:2104.14294, appendix)."""
+    large = tuple(replace(view, scale=(boundary, 1.0)) for view in large)
+    if not small_views:
+        return large
     blur = 0.5 if small_size >= BLUR_FROM else 0.0
     small = replace(large[0], size=small_size, scale=(smallest, boundary), blur=blur, solarise=0.0)
-    return tuple(replace(view, scale=(boundary, 1.0)) for view in large) + (small,) * small_views
+    return large + (small,) * small_views
 
 
 @dataclass
@@ -187,7 +190,7 @@ class MultiCropArgs(Flags):
 def multi_crop_from_args(args: MultiCropArgs, processor, patch_size: int | None = None) -> Views:
     """Two large views (BYOL's) in the size that `processor` leaves, and small ones of half its side, rounded down to
     whole patches of a ViT."""
-    if args.smallest_crop > args.boundary:
+    if args.small_views and args.smallest_crop > args.boundary:
         raise BadInput(f"--smallest_crop {args.smallest_crop} is more than --boundary {args.boundary}; lower it")
     side, patch = min(decoding.shape(processor)), patch_size or 1
     large = [sized(view, processor) for view in byol(side)]

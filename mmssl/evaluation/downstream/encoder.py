@@ -46,8 +46,11 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, model: nn.Module, processor, modality: str, pooling: str, view: View = WHOLE) -> None:
+        from mmssl.models.patch_encoder import exact_on_one_pixel
+
         super().__init__()
-        self.model, self.processor, self.modality = model, processor, modality
+        self.model = exact_on_one_pixel(model) if modality in VISUAL else model
+        self.processor, self.modality = processor, modality
         self.pooling, self.view = pooling, view
         self.views = Views([view], *normalisation(processor)) if modality in VISUAL else None
 
