@@ -54,7 +54,8 @@ class DDPM(Method):
     unet:         a UNet2DModel of diffusers for square images of `unet.config.sample_size` pixels.
     scheduler:    a DDPMScheduler of diffusers: the noise levels.
     views:        one view of each image, normalised to [-1, 1].
-    momentum:     of the averaged weights, which are exported; 0.9999 in the paper, for 800,000 steps.
+    momentum:     of the averaged weights, which are exported; 0.9999 in the paper, for 800,000 steps. Smaller in the
+                  first steps.
     feature_step: the noise level at which the exported encoder sees images.
     """
 
@@ -85,6 +86,7 @@ class DDPM(Method):
             raise BadInput(f"--feature_step {feature_step}: the steps are 0 to {len(scheduler.alphas_cumprod) - 1}")
         self.register_buffer("signal", scheduler.alphas_cumprod.float().sqrt())
         self.register_buffer("noise", (1 - scheduler.alphas_cumprod.float()).sqrt())
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, pixel_values: Tensor, key: Tensor) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view, the step and the
@@ -107,7 +109,8 @@ class DDPM(Method):
         return self.signal[step, None, None, None] * pixels + self.noise[step, None, None, None] * noise
 
     def after_step(self) -> None:
-        ema.update(self.average, self.unet, self.momentum)
+        ema.update(self.average, self.unet, ema.warmed_up(self.momentum, int(self.updates)))
+        self.updates += 1
 
     @torch.no_grad()
     def denoised(self, noise: Tensor, steps: int = 32) -> list[Tensor]:

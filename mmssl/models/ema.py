@@ -30,6 +30,11 @@ def update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
             mine.copy_(theirs)
 
 
+def warmed_up(momentum: float, steps: int) -> float:
+    """At most (1 + steps) / (10 + steps): so early an average that moves more slowly is still of the first weights."""
+    return min(momentum, (1 + steps) / (10 + steps))
+
+
 def momentum(start: float, progress: float) -> float:
     """From `start` to 1 by a cosine: 1 - (1 - start) (cos(pi progress) + 1) / 2 (BYOL, arXiv:2006.07733, section 3.2).
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmssl.errors import BadInput
 from mmssl.methods import ddpm
+from mmssl.models import ema
 
 NEW = SimpleNamespace(model_name_or_path=None, size="micro", image_size=None, schedule="linear", steps=100)
 
@@ -138,3 +139,17 @@ def test_the_same_images_are_drawn_in_every_run():
     first = one.sampled(3)
     assert first.shape == (3, 3, 16, 16) and first.min() >= 0 and first.max() <= 1
     assert torch.equal(first, one.sampled(3)) and not torch.equal(first[0], first[1])
+
+
+def test_after_few_steps_the_average_has_left_the_first_weights():
+    one = method()
+    one.momentum = 0.9999
+    with torch.no_grad():
+        for parameter in one.average.parameters():
+            parameter.zero_()
+        for parameter in one.unet.parameters():
+            parameter.fill_(1.0)
+    for _ in range(100):
+        one.after_step()
+    assert min(parameter.min().item() for parameter in one.average.parameters()) > 0.99
+    assert ema.warmed_up(0.999, 10**6) == 0.999
