@@ -4,9 +4,10 @@ accelerate launch recipes/colorization.py                                # the p
 accelerate launch recipes/colorization.py --dataset my_folder --encoder resnet18 --image_size 96
 accelerate launch recipes/colorization.py --dataset my_folder --encoder vit-micro --learning_rate 1e-3
 
-20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 7), seed 0, 3 minutes of one core of an EPYC (Zen 4) in
-bf16: held out, loss 3.90, ignoring the input 4.43. Then recipes/transfer.py --mode knn linear --labels 100%, per cent
-of 4,000 test images: linear 47.5, k-NN 44.4; before training 42.8, 40.1; raw pixels 41.0, 33.9.
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 15), seed 0, 4 minutes of one core of an EPYC (Zen 5) in
+bf16: held out, loss 3.88, ignoring the input 4.43. Then recipes/transfer.py --mode knn linear, per cent of 4,000 test
+images with 1, 10 and 100 % of the labels: linear 37.2, 46.1, 49.8, k-NN 34.9, 42.7, 47.5. Before training 25.2, 37.7,
+42.8 and 23.8, 32.1, 40.1; raw pixels 27.4, 35.8, 41.0 and 21.1, 26.9, 33.9.
 """
 
 from __future__ import annotations

@@ -4,9 +4,14 @@ accelerate launch recipes/jigsaw.py                                      # sciki
 accelerate launch recipes/jigsaw.py --dataset my_folder --encoder resnet18 --image_size 96 --decode_size 128
 accelerate launch recipes/jigsaw.py --dataset my_folder --permutations 1000 --hidden_dim 4096      # as in the paper
 
-Tiles are seen at the scale of whole images. With tiles of half an image's side, enlarged twice, features of whole
-images were worse: at 32 pixels, eight passes over CIFAR-10, 6,000 labels, linear 39.6, k-NN 26.7; of the same network
-and images enlarged twice 43.9, 32.0.
+20,000 images of CIFAR-10 (--dataset cifar10), the defaults, seed 0, 11 minutes of one core of an EPYC (Zen 5) in bf16:
+held out, accuracy 64.5, chance 1.6. Then recipes/transfer.py --mode knn linear, per cent of 4,000 test images with 1,
+10 and 100 % of the labels: linear 33.5, 46.4, 53.3, k-NN 25.5, 34.8, 41.0. The same encoder of tiles before training
+25.8, 38.0, 47.7 and 21.3, 28.9, 35.0; raw pixels, of images enlarged to 64, 27.4, 35.9, 41.7 and 21.6, 28.0, 35.6.
+
+Those are means over an image's tiles; applied to whole images, the same network reaches only 47.7 and 35.9 with all
+labels, before training 46.2 and 39.2. Standardised tiles, as in training, are no better. Tiles are seen at the scale of
+whole images; with tiles of half an image's side, enlarged twice, features were worse.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ class JigsawArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     smallest_crop: float = flag(0.4, "smallest fraction of an image's area in a view", above=0, at_most=1)
     flip: float = flag(0.5, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
-    num_train_epochs: float = flag(10, "passes over the data")
+    num_train_epochs: float = flag(20, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate")
     weight_decay: float = flag(1e-3, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")

@@ -3,9 +3,10 @@
 accelerate launch recipes/split_brain.py                                 # the pictures of the emoji, built in
 accelerate launch recipes/split_brain.py --dataset my_folder --encoder resnet18 --image_size 96
 
-20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 7), seed 0, 3 minutes of one core of an EPYC (Zen 4) in
-bf16: held out, colour bins 28.0, most frequent 19.3; lightness 2.7, 1.8. Then recipes/transfer.py --mode knn linear
---labels 100%, per cent of 4,000 test images: linear 51.7, k-NN 48.7; before training 42.8, 40.1; raw pixels 41.0, 33.9.
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 15), seed 0, 6 minutes of one core of an EPYC (Zen 5) in
+bf16: held out, colour bins 28.1, most frequent 19.3; lightness 2.8, 1.8. Then recipes/transfer.py --mode knn linear,
+per cent of 4,000 test images with 1, 10 and 100 % of the labels: linear 36.7, 46.6, 53.2, k-NN 36.0, 44.4, 50.8. Before
+training 25.2, 37.7, 42.8 and 23.8, 32.1, 40.1; raw pixels 27.4, 35.8, 41.0 and 21.1, 26.9, 33.9.
 """
 
 from __future__ import annotations
