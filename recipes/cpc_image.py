@@ -7,7 +7,9 @@ accelerate launch recipes/cpc_image.py --dataset my_folder --encoder bit-micro  
 20,000 images of CIFAR-10 (--dataset cifar10), the defaults, seed 0, 18 minutes of one core of an EPYC (Zen 5) in bf16;
 then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 54.4, k-NN 43.1. Before
 training 47.3, 34.7; raw pixels 41.0, 33.9. Those are means over an image's patches; applied to whole images, whose maps
-are wider than any that it was trained on, the same network reaches 43.7 and 36.8, before training 42.8 and 40.1.
+are wider than any that it was trained on, the same network (kernels that patches never reach set to zero) reaches 43.7
+and 36.8, before training 42.8 and 40.1. A mean loses positions: on the digits, 345 steps, k-NN 85.9, before training
+74.7, raw pixels 97.0.
 """
 
 from __future__ import annotations
