@@ -131,6 +131,8 @@ def accuracy_curves(
         ticks = sorted({x for points in curves.values() for x, _ in points})
         axes.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
         axes.minorticks_off()
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no layer 0.5
     axes.set(xlabel=xlabel, ylabel="accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
