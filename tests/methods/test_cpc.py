@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from mmssl.errors import BadInput
 from mmssl.evaluation.prediction import Prediction
+from mmssl.hub import export
 from mmssl.method import HEADS
 from mmssl.methods.cpc import CPC, EXCLUDED, across, everywhere, within
 from mmssl.models.cpc_audio import CpcAudioConfig, CpcAudioForAudioClassification, CpcAudioModel
@@ -236,8 +237,7 @@ print([classify(wave)[0]["label"] for wave in waves])
 
 def test_fine_tuned_without_mmssl_it_works_in_the_audio_classification_pipeline(tmp_path):
     tiny = VARIANTS["within"]()
-    tiny.method.save_pretrained(tmp_path / "encoder")
-    tiny.processor.save_pretrained(tmp_path / "encoder")
+    export.write(tiny.method, tiny.processor, tmp_path / "encoder")
     done = subprocess.run(
         [sys.executable, "-c", FINE_TUNE_AND_CLASSIFY, tmp_path / "encoder", tmp_path / "tuned"],
         capture_output=True,

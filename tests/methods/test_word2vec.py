@@ -18,6 +18,7 @@ from mmssl.data.loader import Loader
 from mmssl.data.text.skip_grams import Pieces
 from mmssl.distributed import world_size
 from mmssl.errors import BadInput
+from mmssl.hub import export
 from mmssl.kernels import SENTENCE_END
 from mmssl.kernels.simd import LANES
 from mmssl.kernels.word2vec_torch import loss, update_batch, update_window
@@ -158,8 +159,7 @@ def test_a_table_that_a_move_has_packed_is_laid_out_anew():
 
 def test_one_directory_serves_transformers_and_gensim(tmp_path):
     method = Word2Vec(WORDS, COUNTS, 12)
-    method.save_pretrained(tmp_path)
-    word_vectors.tokenizer(WORDS, plain=True).save_pretrained(tmp_path)
+    export.write(method, word_vectors.tokenizer(WORDS, plain=True), tmp_path)
     script = """
 import sys
 sys.modules["mmssl"] = None
