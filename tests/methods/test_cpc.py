@@ -177,8 +177,7 @@ def test_the_vector_of_a_recording_is_the_mean_over_what_is_no_padding():
 def test_the_export_of_sentences_is_a_sentence_transformer(tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     tiny, texts = VARIANTS["text"](), ["A0 b1, unknown.", "c2 " * 600]
-    tiny.method.save_pretrained(tmp_path)
-    tiny.processor.save_pretrained(tmp_path)
+    export.write(tiny.method, tiny.processor, tmp_path)
     loaded = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=True)
     with torch.no_grad():
         expected = tiny.method.model.eval()(**tiny.processor(texts, padding=True, return_tensors="pt")).pooler_output
