@@ -91,7 +91,9 @@ def export(directory, **sizes):
     return network.eval(), tokenizer
 
 
-def test_both_auto_classes_load_the_directory_without_remote_code_where_mmssl_is_imported(tmp_path):
+def test_both_auto_classes_load_the_directory_without_remote_code_where_our_architectures_are_registered(tmp_path):
+    import mmssl.models.own  # noqa: F401
+
     network, tokenizer = export(tmp_path)
     ids = tokenizer("Bo has", return_tensors="pt")["input_ids"]
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
