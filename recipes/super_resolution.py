@@ -3,6 +3,7 @@
 accelerate launch recipes/super_resolution.py                                      # scikit-learn's digits, built in
 accelerate launch recipes/super_resolution.py --dataset my_folder --image_size 64 --flip True
 accelerate launch recipes/super_resolution.py --dataset my_folder --adversarial 0      # squared error alone
+accelerate launch recipes/super_resolution.py --dataset my_folder --perceptual runs/simclr   # and an error on features
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mmssl.data.images import decoding, pictures, views
 from mmssl.evaluation.restoration import Restoration
 from mmssl.methods.super_resolution import MEASURES, SuperResolution
 from mmssl.models import image_encoders
+from mmssl.models.perceptual import Perceptual
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim, steps
 
@@ -27,12 +29,19 @@ class SuperResolutionArgs(image_encoders.EncoderArgs, pictures.PictureArgs, Trai
     encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.NAMES)
     factor: int = flag(4, "by which height and width are divided", at_least=2, at_most=64)
     adversarial: float = flag(1e-3, "weight of the adversarial loss", at_least=0, at_most=1e4)
+    perceptual: str | None = flag(None, "encoder on whose features images are compared, too: an earlier run or Hub id")
+    perceptual_weight: float = flag(0.1, "weight of the error on features", at_least=0, at_most=1e4)
     flip: bool = flag(False, "flip half of the training images: not for digits and letters")
 
     num_train_epochs: float = flag(40, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate of encoder and decoder")
     discriminator_learning_rate: float = flag(2e-4, "peak learning rate of the discriminator", above=0, at_most=1e4)
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.perceptual:
+            self.refuse(("perceptual_weight",), "no --perceptual")
 
 
 def main(args: SuperResolutionArgs) -> None:
@@ -42,11 +51,16 @@ def main(args: SuperResolutionArgs) -> None:
     train, held_out = source.decoded(processor, args)
     side, view = decoding.shape(processor), views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
     judge, _ = image_encoders.from_scratch("bit-micro", max(side))
-    method = SuperResolution(encoder, judge, view, side, args.factor, args.adversarial)
+    perceptual, measures = None, MEASURES
+    if args.perceptual:
+        perceptual = Perceptual(*image_encoders.from_pretrained(args.perceptual, flag="--perceptual"))
+        measures = MEASURES | {"feature_error": perceptual}
+    losses = args.adversarial, perceptual, args.perceptual_weight
+    method = SuperResolution(encoder, judge, view, side, args.factor, *losses)
     slow, fast = args.discriminator_learning_rate, args.learning_rate
     optimizers = [optim.adamw(part, rate) for part, rate in zip(method.players(), (slow, fast), strict=True)]
     evaluation = Restoration(
-        train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, measures=MEASURES
+        train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, measures=measures
     )
     step, data = partial(steps.alternating, reported=1), pictures.described(train, held_out)
     base = args.model_name_or_path

@@ -93,7 +93,7 @@ class Generated(Evaluation):
             images.pixels[images.sample(self.count)].float() / 255 for images in (train, held_out)
         )
         if name := args.judge:
-            self.judge, of = image_encoders.from_pretrained(name)
+            self.judge, of = image_encoders.from_pretrained(name, flag="--judge")
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)

@@ -36,6 +36,7 @@ SIZES = {
     "cifar": ((128, 256, 256, 256), 2, (1,)),  # appendix B of the paper: 35.7 million parameters
 }
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # names in diffusers
+PREDICTIONS = {"noise": "epsilon", "velocity": "v_prediction"}  # names in diffusers
 STAGES, SAMPLES = 6, 6  # columns of the figure
 SNIPPETS = {
     "Draw images": """
@@ -66,7 +67,7 @@ class DDPM(Method):
         task="unconditional-image-generation",
         limits="The model draws images like those that it was trained on, and may repeat some of them. Its features "
         "were trained to tell noise from image: evaluate them on your task before you rely on them.",
-        trivial="a network that predicts no noise",
+        trivial="a network that predicts 0",
         snippets=SNIPPETS,
         tags=("ddpm", "diffusers"),
     )
@@ -82,6 +83,7 @@ class DDPM(Method):
         super().__init__()
         self.unet, self.average = unet, ema.teacher_of(unet)
         self.scheduler, self.views, self.momentum, self.feature_step = scheduler, views, momentum, feature_step
+        self.predicts_velocity = scheduler.config.prediction_type == "v_prediction"
         if not 0 <= feature_step < len(scheduler.alphas_cumprod):
             raise BadInput(f"--feature_step {feature_step}: the steps are 0 to {len(scheduler.alphas_cumprod) - 1}")
         self.register_buffer("signal", scheduler.alphas_cumprod.float().sqrt())
@@ -95,9 +97,10 @@ class DDPM(Method):
         step = (len(self.signal) * draws.uniform(key, torch.tensor(STREAMS_PER_VIEW, device=key.device))).long()
         noise = self.drawn_noise(key, pixels.shape[1:])
         predicted = (self.unet if self.training else self.average)(self.noised(pixels, noise, step), step).sample
+        target = self.velocity(pixels, noise, step) if self.predicts_velocity else noise
         with torch.autocast(pixels.device.type, enabled=False):
-            loss = (predicted.float() - noise).square().mean()
-        return Output(loss, trivial_loss=1.0)  # the variance of the noise
+            loss = (predicted.float() - target).square().mean()
+        return Output(loss, trivial_loss=target.square().mean())
 
     def drawn_noise(self, key: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(batch, *shape) from N(0, 1), a function of the key."""
@@ -107,6 +110,11 @@ class DDPM(Method):
     def noised(self, pixels: Tensor, noise: Tensor, step: Tensor) -> Tensor:
         """Equation 4: what the diffusion leaves of the images at each one's step, (batch,)."""
         return self.signal[step, None, None, None] * pixels + self.noise[step, None, None, None] * noise
+
+    def velocity(self, pixels: Tensor, noise: Tensor, step: Tensor) -> Tensor:
+        """Salimans & Ho 2022, section 4: how the noised image changes while the diffusion goes on. Arguments as in
+        `noised`."""
+        return self.signal[step, None, None, None] * noise - self.noise[step, None, None, None] * pixels
 
     def after_step(self) -> None:
         ema.update(self.average, self.unet, ema.warmed_up(self.momentum, int(self.updates)))
@@ -194,9 +202,10 @@ def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcess
         pretrained.check_finite(unet, f"--model_name_or_path {name}")
         if not isinstance(unet.config.sample_size, int) or unet.config.in_channels != 3:
             raise BadInput(f"--model_name_or_path {name}: its U-Net does not take square colour images")
-        if scheduler.config.prediction_type != "epsilon":
+        if scheduler.config.prediction_type not in PREDICTIONS.values():
             raise BadInput(
-                f"--model_name_or_path {name}: its U-Net predicts {scheduler.config.prediction_type!r}, not the noise"
+                f"--model_name_or_path {name}: its U-Net predicts {scheduler.config.prediction_type!r}, neither noise "
+                "nor velocity"
             )
         side = unet.config.sample_size
     else:
@@ -219,6 +228,8 @@ def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcess
             ),
             f"--size {args.size}",
         )
-        scheduler = DDPMScheduler(args.steps, beta_schedule=SCHEDULES[args.schedule])
+        scheduler = DDPMScheduler(
+            args.steps, beta_schedule=SCHEDULES[args.schedule], prediction_type=PREDICTIONS[args.prediction]
+        )
     sides = {"height": side, "width": side}
     return unet, scheduler, ViTImageProcessorPil(size=sides, image_mean=[0.5] * 3, image_std=[0.5] * 3)

@@ -1,9 +1,9 @@
 """Super-resolution: reconstruct an image from one of a quarter of its height and width.
 
 Ledig et al. 2016, arXiv:1609.04802: squared error and 1e-3 times an adversarial loss (SRGAN-MSE, section 3.3 and table
-1). Differs: the encoder is a standard one and sees the small image enlarged again by bicubic interpolation, as large as
-the images that users give it; the decoder adds to that what is missing; no loss on the features of a network trained
-with labels (VGG).
+1) and, if asked for, an error on the features of another encoder (equation 5), a self-supervised one instead of VGG.
+Differs: the encoder is a standard one and sees the small image enlarged again by bicubic interpolation, as large as the
+images that users give it; the decoder adds to that what is missing; the error on features is added to that on pixels.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from mmssl.models.perceptual import Perceptual
 
 WINDOW, SIGMA = 11, 1.5  # pixels: of SSIM's window (Wang et al. 2004, section III.C)
 SMALLEST = 2  # px: side of the small image
@@ -66,6 +68,7 @@ class SuperResolution(Reconstructing):
     size:          (height, width) of the images.
     factor:        by which height and width are divided.
     adversarial:   weight of the adversarial loss.
+    perceptual:    the error on features, times `weight`; None: none.
     """
 
     unit = "images"
@@ -87,13 +90,15 @@ class SuperResolution(Reconstructing):
         size: tuple[int, int],
         factor: int = 4,
         adversarial: float = 1e-3,
+        perceptual: Perceptual | None = None,
+        weight: float = 0.1,
     ) -> None:
         super().__init__()
         self.small = tuple(side // factor for side in size)
         if min(self.small) < SMALLEST:
             raise BadInput(f"--factor {factor} makes images of {size[0]} x {size[1]} pixels too small; lower it")
         self.encoder, self.discriminator = encoder, Discriminator(discriminator)
-        self.views, self.adversarial = views, adversarial
+        self.views, self.adversarial, self.perceptual, self.weight = views, adversarial, perceptual, weight
         with torch.no_grad():
             cells = tuple(image_encoders.maps(encoder, torch.zeros(1, 3, *size)).shape[2:])
         self.decoder = MapDecoder(image_encoders.width(encoder), cells, size)
@@ -111,16 +116,20 @@ class SuperResolution(Reconstructing):
         if phase == 0:
             loss = discriminator_loss(self.discriminator(pixels), self.discriminator(predicted.detach()))
             return Output(loss, {"adversary_loss": loss.detach()})
-        squared = self.errors(predicted, pixels, key).mean()
+        loss = squared = self.errors(predicted, pixels, key).mean()
         fooling = generator_loss(self.discriminator(predicted)) if self.adversarial else squared.new_zeros(())
+        loss = loss + self.adversarial * fooling
         metrics = {"squared_error": squared, "generator_loss": fooling}
+        unit = self.views.to_unit_range(predicted), self.views.to_unit_range(pixels)
+        if self.perceptual:
+            metrics["feature_error"] = self.perceptual(*unit).mean()
+            loss = loss + self.weight * metrics["feature_error"]
         if not self.training:
-            unit = self.views.to_unit_range(predicted), self.views.to_unit_range(pixels)
             metrics |= {name: measure(*unit).mean() for name, measure in MEASURES.items()}
         metrics = {name: value.detach() for name, value in metrics.items()}
         trivial = self.errors(given, pixels, key).mean()
         features = maps.detach().float().mean((2, 3))
-        return Output(squared + self.adversarial * fooling, metrics, features, trivial)
+        return Output(loss, metrics, features, trivial)
 
     def given(self, pixels: Tensor, key: Tensor) -> Tensor:
         """(batch, 3, height, width): the small image, enlarged. pixels: normalised."""
@@ -137,3 +146,7 @@ class SuperResolution(Reconstructing):
 
     def exported(self) -> PreTrainedModel:
         return self.encoder
+
+    def _heads(self) -> dict[str, Tensor]:
+        """Not the encoder of the error on features, which has a checkpoint of its own."""
+        return {name: value for name, value in super()._heads().items() if not name.startswith("perceptual.")}

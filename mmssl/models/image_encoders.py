@@ -146,22 +146,25 @@ def from_scratch(
     return _bit(size) if isinstance(size, BiTSize) else _resnet(size), processor
 
 
-def from_pretrained(name: str, trust_remote_code: bool = False) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """The image encoder of any checkpoint, and its image processor. Raises BadInput if it has none."""
+def from_pretrained(
+    name: str, trust_remote_code: bool = False, flag: str = "--model_name_or_path"
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """The image encoder of any checkpoint, and its image processor. flag: the flag that named it, for messages. Raises
+    BadInput if it has none."""
     from transformers.image_processing_utils import BaseImageProcessor
 
     from mmssl.models import pretrained
     from mmssl.models.patch_encoder import exact_on_one_pixel
 
-    model, processor = pretrained.load(name, trust_remote_code, may_lack="pooler", remove_missing=True)
+    model, processor = pretrained.load(name, trust_remote_code, may_lack="pooler", remove_missing=True, flag=flag)
     processor = getattr(processor, "image_processor", processor)  # part of a processor for images and text
     if not isinstance(processor, BaseImageProcessor):
-        raise BadInput(f"--model_name_or_path {name}: a {type(model).__name__} does not take images")
+        raise BadInput(f"{flag} {name}: a {type(model).__name__} does not take images")
     if type(model).__name__ == "ViTMAEModel":
         model = to_vit(model)  # without masks
     model = exact_on_one_pixel(getattr(model, "vision_model", model))  # one tower of an image-text model
     remedy = "use an encoder of whole images, such as a ViT or a ResNet"
-    check(model, decoding.shape(processor), f"--model_name_or_path {name}: a", remedy)
+    check(model, decoding.shape(processor), f"{flag} {name}: a", remedy)
     return model, processor
 
 

@@ -15,18 +15,22 @@ from mmssl.errors import BadInput
 from mmssl.methods import ddpm
 from mmssl.models import ema
 
-NEW = SimpleNamespace(model_name_or_path=None, size="micro", image_size=None, schedule="linear", steps=100)
+NEW = SimpleNamespace(
+    model_name_or_path=None, size="micro", image_size=None, schedule="linear", prediction="noise", steps=100
+)
 
 
 class Oracle(nn.Module):
-    """The network that knows the image, and so the noise."""
+    """The network that knows the image, and so the noise and the velocity."""
 
     def __init__(self, one: ddpm.DDPM, image: Tensor) -> None:
         super().__init__()
-        self.signal, self.noise, self.image = one.signal, one.noise, image
+        self.signal, self.noise, self.image, self.of_velocity = one.signal, one.noise, image, one.predicts_velocity
 
     def forward(self, noised: Tensor, step: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=(noised - self.signal[step] * self.image) / self.noise[step])
+        signal, level = self.signal[step], self.noise[step]
+        noise = (noised - signal * self.image) / level
+        return SimpleNamespace(sample=signal * noise - level * self.image if self.of_velocity else noise)
 
 
 def image() -> Tensor:
@@ -56,18 +60,27 @@ def test_with_the_true_noise_a_step_goes_to_the_mean_of_the_posterior():
     torch.testing.assert_close(of_image * image() + of_noised * noised, by_noise, atol=1e-4, rtol=1e-4)
 
 
-def test_a_network_that_knows_the_noise_draws_the_image():
-    one = method()
+@pytest.mark.parametrize("prediction", ddpm.PREDICTIONS.values())
+def test_a_network_that_knows_the_image_draws_it(prediction):
+    one = method(prediction=prediction)
     one.average = Oracle(one, image())
     torch.testing.assert_close(one.denoised(torch.randn(2, 3, 16, 16), steps=10)[-1], image(), atol=1e-3, rtol=0)
 
 
-def test_a_network_that_predicts_no_noise_has_the_trivial_loss():
-    one, given = method(), batch(24)
-    nn.init.zeros_(one.unet.conv_out.weight)
-    nn.init.zeros_(one.unet.conv_out.bias)
-    output = one(**given)
-    assert output.loss.item() == pytest.approx(output.trivial_loss, abs=0.05)
+def test_a_network_that_predicts_0_has_the_trivial_loss_of_noise_about_1():
+    for prediction in ddpm.PREDICTIONS.values():
+        one, given = method(prediction=prediction), batch(24)
+        nn.init.zeros_(one.unet.conv_out.weight)
+        nn.init.zeros_(one.unet.conv_out.bias)
+        output = one(**given)
+        torch.testing.assert_close(output.loss, output.trivial_loss)
+        assert prediction != "epsilon" or output.loss.item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_velocity_is_that_of_the_scheduler():
+    one, noise, step = method(prediction="v_prediction"), torch.randn(2, 3, 16, 16), torch.tensor([3, 800])
+    expected = one.scheduler.get_velocity(image(), noise, step)
+    torch.testing.assert_close(one.velocity(image(), noise, step), expected)
 
 
 def test_steps_are_spread_over_all_noise_levels_and_differ_from_epoch_to_epoch():

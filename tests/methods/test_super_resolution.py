@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from tiny.simclr import batch
-from tiny.super_resolution import method
+from tiny.super_resolution import method, perceptual
 
 from mmssl.errors import BadInput
 from mmssl.methods.super_resolution import psnr, ssim
@@ -88,3 +88,13 @@ def test_the_discriminator_s_loss_gives_encoder_and_decoder_no_gradient():
 def test_a_factor_that_leaves_nothing_is_refused():
     with pytest.raises(BadInput, match="--factor 16 makes images of 16 x 16 pixels too small"):
         method(factor=16)
+
+
+def test_the_error_on_features_is_added_and_its_encoder_is_not_exported():
+    plain, both, given = method(), method(perceptual=perceptual(), weight=0.5), batch(4)
+    both.load_state_dict(plain.state_dict(), strict=False)
+    without, found = plain(**given), both(**given)
+    error = found.metrics["feature_error"]
+    torch.testing.assert_close(found.loss, without.loss + 0.5 * error)
+    assert error > 0 and "feature_error" not in without.metrics
+    assert both._heads().keys() == plain._heads().keys()

@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from mmssl.methods.super_resolution import SuperResolution
+from mmssl.models import image_encoders
+from mmssl.models.perceptual import Perceptual
 from mmssl.training import steps
 from tiny import Tiny, autoencoder, dcgan, simclr
 
@@ -22,4 +24,14 @@ def tiny(encoder: Callable[[], PreTrainedModel] = simclr.vit, **options) -> Tiny
     return replace(simclr.around(method(encoder, **options)), step=step, optimizers=dcgan.adam, plain=dcgan.sgd)
 
 
-VARIANTS = {"vit": tiny, "bit": partial(tiny, autoencoder.bit, adversarial=0.1)}
+def perceptual() -> Perceptual:
+    torch.manual_seed(1)
+    encoder, processor = image_encoders.from_scratch("resnet-micro", 16)
+    return Perceptual(encoder, processor)
+
+
+VARIANTS = {
+    "vit": tiny,
+    "bit": partial(tiny, autoencoder.bit, adversarial=0.1),
+    "perceptual": lambda: tiny(perceptual=perceptual(), weight=0.5),
+}
