@@ -40,23 +40,8 @@ KINDS = ("undercomplete", "linear", "sparse", "denoising")
 PENALTIES = ("kl", "l1")
 CORRUPTIONS = ("mask", "gaussian")
 MEAN_OF = 1000  # training images
+FEATURES = "Features of a picture"  # the only snippet of the linear kind, which has no class to fine-tune
 NOISE = 1 << 16  # first stream of the noise's draws, far after those of the image's view
-SNIPPETS_OF_LINEAR = {
-    "Code of a picture": """
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
-from transformers.utils import cached_file
-
-name = "..."
-model = AutoModel.from_pretrained(name, trust_remote_code=True)  # one linear layer, in linear_image.py
-processor = AutoImageProcessor.from_pretrained(name)
-picture = Image.open(cached_file(name, "figures/example.png")).convert("RGB")  # or a picture of your own
-with torch.no_grad():
-    code = model(**processor(picture, return_tensors="pt")).pooler_output
-print(code.shape)
-""",
-}
 
 
 def bernoulli_kl(rho: float, activation: Tensor) -> Tensor:
@@ -109,7 +94,7 @@ class Autoencoder(Reconstructing):
         # the mean activation of a batch is that of all its micro-batches
         self.couples_samples = kind == "sparse" and penalty == "kl"
         if kind == "linear":
-            self.card = replace(self.card, snippets=SNIPPETS_OF_LINEAR)
+            self.card = replace(self.card, snippets={FEATURES: image_encoders.SNIPPETS[FEATURES]})
             self.code = nn.Identity()
             self.decoder = nn.Sequential(nn.Linear(code_dim, 3 * math.prod(size)), nn.Unflatten(1, (3, *size)))
             return

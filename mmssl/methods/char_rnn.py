@@ -37,7 +37,7 @@ SNIPPETS = {
 from transformers import pipeline
 
 name = "..."
-write = pipeline("text-generation", model=name, trust_remote_code=True)
+write = pipeline("text-generation", model=name)
 print(write({text[0]!r}, max_new_tokens=200, do_sample=True, temperature=0.8)[0]["generated_text"])
 """,
     "The loss on a text, in nats per symbol, and the state after it": """
@@ -45,8 +45,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 name = "..."
-model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained(name)
 inputs = tokenizer({text[1]!r}, return_tensors="pt")
 with torch.no_grad():
     output = model(**inputs, labels=inputs["input_ids"])

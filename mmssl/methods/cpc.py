@@ -40,7 +40,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 
 name = "..."
 extractor = AutoFeatureExtractor.from_pretrained(name)
-model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+model = AutoModel.from_pretrained(name).eval()
 recording = torch.randn(2 * extractor.sampling_rate).numpy()  # two seconds of your own, at that rate
 with torch.no_grad():
     features = model(**extractor(recording, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
@@ -52,7 +52,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 name = "..."
 extractor = AutoFeatureExtractor.from_pretrained(name)
-model = AutoModelForAudioClassification.from_pretrained(name, trust_remote_code=True, num_labels=10)
+model = AutoModelForAudioClassification.from_pretrained(name, num_labels=10)
 classify = pipeline("audio-classification", model=model, feature_extractor=extractor)
 """,
 }
@@ -62,8 +62,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 name = "..."
-model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+model = AutoModel.from_pretrained(name).eval()
+tokenizer = AutoTokenizer.from_pretrained(name)
 with torch.no_grad():
     vectors = model(**tokenizer(["The train was late.", "We waited."], padding=True, return_tensors="pt")).pooler_output
 print(vectors.shape)
@@ -73,8 +73,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 name = "..."
-model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+model = AutoModel.from_pretrained(name).eval()
+tokenizer = AutoTokenizer.from_pretrained(name)
 sentences = tokenizer(["The train was late.", "We waited."], padding=True, return_tensors="pt")
 with torch.no_grad():
     print(model(**{name: value[None] for name, value in sentences.items()}).last_hidden_state.shape)

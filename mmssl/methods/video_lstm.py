@@ -34,7 +34,7 @@ from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import cached_file
 
 name = "..."
-model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()  # defined in video_lstm.py
+model = AutoModel.from_pretrained(name).eval()  # defined in video_lstm.py
 processor = AutoImageProcessor.from_pretrained(name)
 clip = Image.open(cached_file(name, "figures/example.png"))  # animated; or frames of your own
 frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(clip)]

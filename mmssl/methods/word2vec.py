@@ -59,8 +59,8 @@ print(vectors.most_similar({text[0]!r}, topn=5))
 from transformers import AutoModel, AutoTokenizer
 
 name = "..."
-model = AutoModel.from_pretrained(name, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+model = AutoModel.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained(name)
 print(model(**tokenizer([{text[0]!r}], return_tensors="pt")).pooler_output.shape)
 """,
 }
