@@ -34,7 +34,7 @@ class DdpmArgs(GeneratedArgs, pictures.PictureArgs, TrainArgs):
         None, "side in pixels; default: that of the data", at_least=8, at_most=2048, of_new_model=True
     )
     schedule: str = flag("linear", "of the noise levels", ddpm.SCHEDULES, of_new_model=True)
-    prediction: str = flag("noise", "what the U-Net predicts", ddpm.PREDICTIONS, of_new_model=True)
+    prediction: str = flag("velocity", "what the U-Net predicts; the paper: noise", ddpm.PREDICTIONS, of_new_model=True)
     steps: int = flag(1000, "noise levels", at_least=2, at_most=10**5, of_new_model=True)
     momentum: float = flag(0.999, "of the averaged weights, which are exported", at_least=0, at_most=1)
     feature_step: int = flag(100, "noise level of the images that the encoder sees", at_least=0)

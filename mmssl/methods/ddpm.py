@@ -1,11 +1,17 @@
-"""DDPM: learn to undo noise. A network is shown an image with noise from N(0, 1), and predicts the noise.
+"""DDPM: learn to undo noise. A network is shown an image with noise from N(0, 1), and predicts the velocity or the
+noise.
 
 Ho et al. 2020, arXiv:2006.11239: the simplified loss (equation 14) over 1,000 noise levels, and a U-Net whose weights
 are averaged (appendix B). The linear schedule is the paper's; the cosine one is Nichol & Dhariwal 2021
 (arXiv:2102.09672, section 3.2). Images are drawn by DDIM (Song et al. 2020, arXiv:2010.02502, equation 12 with eta =
 0), which gives the same image for the same noise. The features are those of the U-Net's middle block for an image with
 a little noise (Xiang et al. 2023, DDAE, arXiv:2303.09769). U-Net, schedules and samplers are those of diffusers, and
-the export is a DDPMPipeline, too. Differs: step and noise are functions of seed, epoch and image.
+the export is a DDPMPipeline, too.
+
+Differs: by default the network predicts the velocity (Salimans & Ho 2022, arXiv:2202.00512, section 4), which is the
+image itself where there is almost only noise. The paper's noise tells almost nothing of the image there: its errors
+become large ones of the whole image, such as a grey ground, until training has been long. Step and noise are functions
+of seed, epoch and image.
 """
 
 from __future__ import annotations
