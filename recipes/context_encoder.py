@@ -47,12 +47,13 @@ def main(args: ContextEncoderArgs) -> None:
     discriminator, _ = image_encoders.from_scratch(DISCRIMINATOR, max(shape))
     hole = args.region, args.code_dim, args.overlap, args.adversarial
     method = ContextEncoder(encoder, discriminator, view, shape, *hole)
-    rates = args.discriminator_learning_rate, args.learning_rate
-    optimizers = [optim.adamw(part, rate) for part, rate in zip(method.players(), rates, strict=True)]
+    optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
+    step = partial(steps.alternating, reported=1)
+    if not args.adversarial:  # one player
+        optimizers, step = optimizers[1:], steps.standard
     others = {"nearest pixel": nearest_pixel}
     evaluation = Restoration(train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, others=others)
-    settings = {"step": partial(steps.alternating, reported=1), "base_model": args.model_name_or_path}
-    settings |= pictures.described(train, held_out)
+    settings = pictures.described(train, held_out) | {"step": step, "base_model": args.model_name_or_path}
     pretrain(args, method, processor, train, optimizers, evaluation, **settings)
 
 

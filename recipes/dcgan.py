@@ -7,7 +7,6 @@ accelerate launch recipes/dcgan.py --dataset my_folder --image_size 64 --flip Tr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
@@ -44,9 +43,7 @@ def main(args: DcganArgs) -> None:
     train, held_out = source.decoded(processor, args)
     view = views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
     method = DCGAN(trunk, view, decoding.shape(processor), args.noise_dim, args.generator_width, args.translation)
-    optimizer = partial(optim.adamw, weight_decay=args.weight_decay, betas=(args.adam_beta1, args.adam_beta2))
-    rates = args.learning_rate, args.generator_learning_rate
-    optimizers = [optimizer(player, rate) for player, rate in zip(method.players(), rates, strict=True)]
+    optimizers = optim.of_players(method, args, args.learning_rate, args.generator_learning_rate)
     own = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)
     evaluation = Generated(own, args, train, held_out, processor)
     described = pictures.described(train, held_out) | {"base_model": args.model_name_or_path}

@@ -26,7 +26,7 @@ SHOWN = "Held-out images made small, enlarged by bicubic interpolation, restored
 @dataclass
 class SuperResolutionArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/super_resolution", "where the encoder, log, figures and checkpoints go")
-    encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.NAMES)
+    encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.NAMES, of_new_model=True)
     factor: int = flag(4, "by which height and width are divided", at_least=2, at_most=64)
     adversarial: float = flag(1e-3, "weight of the adversarial loss", at_least=0, at_most=1e4)
     perceptual: str | None = flag(None, "encoder on whose features images are compared, too: an earlier run or Hub id")
@@ -57,14 +57,15 @@ def main(args: SuperResolutionArgs) -> None:
         measures = MEASURES | {"feature_error": perceptual}
     losses = args.adversarial, perceptual, args.perceptual_weight
     method = SuperResolution(encoder, judge, view, side, args.factor, *losses)
-    slow, fast = args.discriminator_learning_rate, args.learning_rate
-    optimizers = [optim.adamw(part, rate) for part, rate in zip(method.players(), (slow, fast), strict=True)]
+    optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
+    step = partial(steps.alternating, reported=1)
+    if not args.adversarial:  # one player
+        optimizers, step = optimizers[1:], steps.standard
     evaluation = Restoration(
         train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, measures=measures
     )
-    step, data = partial(steps.alternating, reported=1), pictures.described(train, held_out)
-    base = args.model_name_or_path
-    pretrain(args, method, processor, train, optimizers, evaluation, step=step, base_model=base, **data)
+    settings = pictures.described(train, held_out) | {"step": step, "base_model": args.model_name_or_path}
+    pretrain(args, method, processor, train, optimizers, evaluation, **settings)
 
 
 if __name__ == "__main__":

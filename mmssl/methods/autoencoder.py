@@ -3,7 +3,7 @@
 undercomplete  The code is narrow.
 linear         So is the network: its code spans the subspace of the principal components (Baldi & Hornik 1989).
 sparse         Few numbers of the code are active for an image: a KL divergence to the activation rho (Ng 2011, CS294A
-               lecture notes, section 3), or their absolute size (L1).
+               lecture notes, section 3), or their absolute size relative to the code's length (L1).
 denoising      The clean image from one with hidden pixels (Vincent et al. 2008) or with Gaussian noise (Vincent et al.
                2010, JMLR 11).
 
@@ -27,7 +27,7 @@ from mmssl.distributed import gather
 from mmssl.errors import BadInput
 from mmssl.method import Card, Output
 from mmssl.models import image_encoders
-from mmssl.models.decoder import Decoder
+from mmssl.models.decoder import Decoder, to_code
 from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ def bernoulli_kl(rho: float, activation: Tensor) -> Tensor:
     activation = activation.clamp(1e-6, 1 - 1e-6)
     each = rho * (math.log(rho) - activation.log()) + (1 - rho) * (math.log1p(-rho) - torch.log1p(-activation))
     return each.sum(-1)
+
+
+def sparseness(code: Tensor) -> Tensor:
+    """(batch,): the sum of absolute values relative to the code's length, from 1, one number active, to the square root
+    of the dimension, all equally (Hurley & Rickard 2009, arXiv:0811.4706). The sum alone would shrink with the code's
+    scale, which the norms of the decoder take away. code: (batch, dim)."""
+    return code.abs().sum(1) / code.norm(dim=1).clamp(min=1e-6)
 
 
 class Autoencoder(Reconstructing):
@@ -98,7 +105,7 @@ class Autoencoder(Reconstructing):
             self.code = nn.Identity()
             self.decoder = nn.Sequential(nn.Linear(code_dim, 3 * math.prod(size)), nn.Unflatten(1, (3, *size)))
             return
-        layers = [nn.Linear(image_encoders.width(encoder), code_dim)]
+        layers = [to_code(encoder, size, code_dim)]
         if kind == "sparse":
             layers.append(nn.Sigmoid() if penalty == "kl" else nn.ReLU())
         self.code, self.decoder = nn.Sequential(*layers), Decoder(code_dim, size)
@@ -107,8 +114,8 @@ class Autoencoder(Reconstructing):
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view and the noise of each
         image are drawn."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
-        features = image_encoders.features(self.encoder, self.given(pixels, key))
-        code = self.code(features)
+        whole, features = image_encoders.whole_and_pooled(self.encoder, self.given(pixels, key))
+        code = self.code(whole)
         error = self.errors(self.decoder(code).float(), pixels, key)
         return {"error": error, "code": code.float(), "features": features, "target": pixels}
 
@@ -119,7 +126,7 @@ class Autoencoder(Reconstructing):
             with torch.autocast(code.device.type, enabled=False):
                 everyone = gather(code)
                 kl = self.penalty == "kl"
-                penalty = bernoulli_kl(self.rho, everyone.mean(0)) if kl else code.abs().sum(1).mean()
+                penalty = bernoulli_kl(self.rho, everyone.mean(0)) if kl else sparseness(code).mean()
             loss = loss + self.weight * penalty
             active = everyone.detach() > (2 * self.rho if kl else 0)
             metrics |= {"penalty": penalty.detach(), "active_fraction": active.float().mean()}
@@ -139,7 +146,7 @@ class Autoencoder(Reconstructing):
 
     def reconstructed(self, pixels: Tensor, key: Tensor) -> Tensor:
         """(batch, 3, height, width), normalised."""
-        return self.decoder(self.code(image_encoders.features(self.encoder, self.given(pixels, key)))).float()
+        return self.decoder(self.code(image_encoders.whole(self.encoder, self.given(pixels, key)))).float()
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)

@@ -3,13 +3,12 @@ generator.
 
 Donahue et al. 2016, arXiv:1605.09782, and ALI (Dumoulin et al. 2016, arXiv:1606.00704): a discriminator tells the pair
 (x, E(x)) from (G(z), z); encoder and generator learn as one to make the pairs alike (equation 3), with the labels
-exchanged (section 3.4). At the optimum E inverts G (theorem 2). Differs: networks and shifts are those of
-methods/dcgan.py.
+exchanged (section 3.4). At the optimum E inverts G (theorem 2). Differs: generator, trunk of the discriminator and
+shifts are those of methods/dcgan.py.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from mmssl.data.images.views import Views
 from mmssl.method import Card, Method, Output
 from mmssl.models import heads, image_encoders
-from mmssl.models.adversarial import SHIFT, discriminator_loss, spread, translated
-from mmssl.models.decoder import Generator
+from mmssl.models.adversarial import SHIFT, discriminator_loss, spread, translated, undecided
+from mmssl.models.decoder import Generator, to_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,21 +62,24 @@ class BiGAN(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.trunk, self.views, self.translation = encoder, trunk, views, translation
-        self.code = nn.Linear(image_encoders.width(encoder), noise_dim)
+        self.code = to_code(encoder, size, noise_dim)
         self.generator = Generator(noise_dim, size, generator_width)
-        self.head = heads.mlp([image_encoders.width(trunk) + noise_dim, hidden_dim, hidden_dim, 1], norm="none")
+        self.of_image = to_code(trunk, size, hidden_dim)
+        self.of_code = heads.mlp([noise_dim, hidden_dim, hidden_dim], "layer")
+        self.head = heads.mlp([2 * hidden_dim, hidden_dim, 1], "layer")
 
     def players(self) -> list[nn.Module]:
         """The discriminator, and generator and encoder: each needs an optimizer, in this order."""
-        return [nn.ModuleList([self.trunk, self.head]), nn.ModuleList([self.encoder, self.code, self.generator])]
+        discriminator = nn.ModuleList([self.trunk, self.of_image, self.of_code, self.head])
+        return [discriminator, nn.ModuleList([self.encoder, self.code, self.generator])]
 
     def forward(self, pixel_values: Tensor, key: Tensor, phase: int = 0) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view of each image, and
         the code of a generated one, are drawn; each phase has its own codes."""
         real = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
         noise = self.generator.noise(key, phase)
-        fake, features = self.views.normalised(self.generator(noise)), image_encoders.features(self.encoder, real)
-        code = self.code(features).float()
+        fake = self.views.normalised(self.generator(noise))
+        code, features = self.encode(real)
         if phase == 0:
             fake, code = fake.detach(), code.detach()
         of_real = self.judge(self.shifted(real, key, SHIFT + 4 * phase), code)
@@ -93,21 +95,26 @@ class BiGAN(Method):
             "sample_spread": spread(fake) / spread(real).clamp(min=1e-6),
         }
         if not self.training:  # 1: E inverts G; chance: 0
-            again = self.code(image_encoders.features(self.encoder, fake)).float()
-            metrics["code_recovered"] = F.cosine_similarity(again, noise).mean()
-        return Output(loss, {k: v.detach() for k, v in metrics.items()}, features.detach().float(), math.log(4))
+            metrics["code_recovered"] = F.cosine_similarity(self.encode(fake)[0], noise).mean()
+        metrics = {name: value.detach() for name, value in metrics.items()}
+        return Output(loss, metrics, features.detach().float(), undecided(self.training))
 
     def shifted(self, images: Tensor, key: Tensor, stream: int) -> Tensor:
         return translated(images, key, stream, self.translation) if self.training and self.translation else images
 
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(code (batch, noise_dim), features (batch, width)). images: (batch, 3, height, width), normalised."""
+        whole, features = image_encoders.whole_and_pooled(self.encoder, images)
+        return self.code(whole).float(), features
+
     def judge(self, images: Tensor, codes: Tensor) -> Tensor:
         """(batch,) logits: how much a pair looks like an image and what the encoder makes of it."""
-        features = image_encoders.features(self.trunk, images)
-        return self.head(torch.cat([features, codes.to(features.dtype)], 1)).float()[:, 0]
+        of_image = self.of_image(image_encoders.whole(self.trunk, images))
+        return self.head(torch.cat([of_image, self.of_code(codes)], 1)).float()[:, 0]
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)
-        code = self.code(image_encoders.features(self.encoder, pixels)).float()
+        code, _ = self.encode(pixels)
         columns = {"real": self.views.to_unit_range(pixels), "G(E(x))": self.generator(code)}
         return columns | self.generator.shown(len(pixels))
 

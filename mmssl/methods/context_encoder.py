@@ -21,7 +21,7 @@ from mmssl.errors import BadInput
 from mmssl.method import Card, Output
 from mmssl.models import image_encoders
 from mmssl.models.adversarial import Discriminator, discriminator_loss, generator_loss
-from mmssl.models.decoder import Decoder
+from mmssl.models.decoder import Decoder, to_code
 from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def shrunk(hole: Tensor, by: int) -> Tensor:
 
 class ContextEncoder(Reconstructing):
     """Trained by `steps.alternating` with `reported=1`: phase 0 is the discriminator's, phase 1 that of encoder and
-    decoder.
+    decoder. Without an adversarial loss, by `steps.standard`.
 
     encoder:       an image encoder, see models.image_encoders.
     discriminator: another one, not exported.
@@ -90,7 +90,9 @@ class ContextEncoder(Reconstructing):
             raise BadInput(f"--overlap {overlap}: a hole in {size[0]} x {size[1]} pixels has no room for it; lower it")
         self.encoder, self.discriminator, self.views = encoder, Discriminator(discriminator), views
         self.size, self.region, self.overlap, self.adversarial = size, region, overlap, adversarial
-        self.code = nn.Sequential(nn.Linear(image_encoders.width(encoder), code_dim), nn.ReLU())
+        if not adversarial:
+            self.discriminator.requires_grad_(False)
+        self.code = nn.Sequential(to_code(encoder, size, code_dim), nn.ReLU())
         self.decoder = Decoder(code_dim, size)
 
     def players(self) -> list[nn.Module]:
@@ -102,8 +104,8 @@ class ContextEncoder(Reconstructing):
         image are drawn."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
         hole = self.hole(key)
-        features = image_encoders.features(self.encoder, self._hidden(pixels, hole))
-        predicted = self.decoder(self.code(features)).float()
+        whole, features = image_encoders.whole_and_pooled(self.encoder, self._hidden(pixels, hole))
+        predicted = self.decoder(self.code(whole)).float()
         filled = torch.where(hole, predicted, pixels)
         if phase == 0:
             loss = discriminator_loss(self.discriminator(pixels), self.discriminator(filled.detach()))
@@ -116,7 +118,8 @@ class ContextEncoder(Reconstructing):
         loss = (1 - self.adversarial) * squared + self.adversarial * fooling
         metrics = {"squared_error": self.errors(predicted, pixels, key).mean(), "generator_loss": fooling}
         metrics = {name: value.detach() for name, value in metrics.items()}
-        return Output(loss, metrics, features.detach().float(), (1 - self.adversarial) * trivial)
+        trivial = (1 - self.adversarial) * trivial + self.adversarial * fooling.detach()  # the same term in both
+        return Output(loss, metrics, features.detach().float(), trivial)
 
     def hole(self, key: Tensor) -> Tensor:
         """(batch, 1, height, width) bool, True where the decoder fills."""
@@ -155,7 +158,7 @@ class ContextEncoder(Reconstructing):
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)
         given = self.given(pixels, key)
-        predicted = self.decoder(self.code(image_encoders.features(self.encoder, given))).float()
+        predicted = self.decoder(self.code(image_encoders.whole(self.encoder, given))).float()
         filled = torch.where(self.hole(key), predicted, pixels)
         columns = {"given": given, "filled": filled, "true": pixels}
         return {title: self.views.to_unit_range(images) for title, images in columns.items()}

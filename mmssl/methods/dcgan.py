@@ -10,7 +10,6 @@ generator enlarges its maps before each convolution: with neither, the discrimin
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from mmssl.models.adversarial import (
     generator_loss,
     spread,
     translated,
+    undecided,
 )  # fmt: skip
 from mmssl.models.decoder import Generator
 
@@ -92,7 +92,8 @@ class DCGAN(Method):
             "sample_spread": spread(fake) / spread(real).clamp(min=1e-6),
         }
         # the monitor watches the generated images: they are what collapses
-        return Output(loss, {k: v.detach() for k, v in metrics.items()}, fake.flatten(1), math.log(4))
+        metrics = {name: value.detach() for name, value in metrics.items()}
+        return Output(loss, metrics, fake.flatten(1), undecided(self.training))
 
     def shifted(self, images: Tensor, key: Tensor, stream: int) -> Tensor:
         return translated(images, key, stream, self.translation) if self.training and self.translation else images

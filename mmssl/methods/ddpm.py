@@ -132,7 +132,7 @@ class DDPM(Method):
         width)."""
         from diffusers import DDIMScheduler
 
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler = DDIMScheduler.from_config(self.scheduler.config, timestep_spacing="trailing")  # from pure noise
         scheduler.set_timesteps(min(steps, len(self.signal)), device=noise.device)
         images = [noise]
         for step in scheduler.timesteps:
@@ -234,8 +234,13 @@ def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcess
             ),
             f"--size {args.size}",
         )
+        scale = 1000 / args.steps  # as much noise in the end, in however many steps
         scheduler = DDPMScheduler(
-            args.steps, beta_schedule=SCHEDULES[args.schedule], prediction_type=PREDICTIONS[args.prediction]
+            num_train_timesteps=args.steps,
+            beta_start=min(0.999, 1e-4 * scale),
+            beta_end=min(0.999, 0.02 * scale),
+            beta_schedule=SCHEDULES[args.schedule],
+            prediction_type=PREDICTIONS[args.prediction],
         )
     sides = {"height": side, "width": side}
     return unet, scheduler, ViTImageProcessorPil(size=sides, image_mean=[0.5] * 3, image_std=[0.5] * 3)

@@ -1,4 +1,4 @@
-"""Super-resolution: reconstruct an image from one of a quarter of its height and width.
+"""Super-resolution: reconstruct an image from one of, usually, a quarter of its height and width.
 
 Ledig et al. 2016, arXiv:1609.04802: squared error and 1e-3 times an adversarial loss (SRGAN-MSE, section 3.3 and table
 1) and, if asked for, an error on the features of another encoder (equation 5), a self-supervised one instead of VGG.
@@ -60,7 +60,7 @@ MEASURES = {"psnr": psnr, "ssim": ssim}
 
 class SuperResolution(Reconstructing):
     """Trained by `steps.alternating` with `reported=1`: phase 0 is the discriminator's, phase 1 that of encoder and
-    decoder.
+    decoder. Without an adversarial loss, by `steps.standard`.
 
     encoder:       an image encoder, see models.image_encoders.
     discriminator: another one, not exported.
@@ -73,8 +73,8 @@ class SuperResolution(Reconstructing):
 
     unit = "images"
     card = Card(
-        about="Super-resolution: reconstruct an image from one of a quarter of its height and width. The encoder is "
-        "exported; the decoder and the discriminator, to continue from, are in `pretraining/`.",
+        about="Super-resolution: reconstruct an image from a smaller one. The encoder is exported; the decoder and the "
+        "discriminator, to continue from, are in `pretraining/`.",
         task="image-feature-extraction",
         limits="The model was trained on blurred images: evaluate it on your task before you rely on it.",
         trivial="bicubic interpolation",
@@ -98,9 +98,10 @@ class SuperResolution(Reconstructing):
         if min(self.small) < SMALLEST:
             raise BadInput(f"--factor {factor} makes images of {size[0]} x {size[1]} pixels too small; lower it")
         self.encoder, self.discriminator = encoder, Discriminator(discriminator)
+        if not adversarial:
+            self.discriminator.requires_grad_(False)
         self.views, self.adversarial, self.perceptual, self.weight = views, adversarial, perceptual, weight
-        with torch.no_grad():
-            cells = tuple(image_encoders.maps(encoder, torch.zeros(1, 3, *size)).shape[2:])
+        cells = image_encoders.shape_of(image_encoders.maps, encoder, size)[2:]
         self.decoder = MapDecoder(image_encoders.width(encoder), cells, size)
 
     def players(self) -> list[nn.Module]:
@@ -127,7 +128,10 @@ class SuperResolution(Reconstructing):
         if not self.training:
             metrics |= {name: measure(*unit).mean() for name, measure in MEASURES.items()}
         metrics = {name: value.detach() for name, value in metrics.items()}
-        trivial = self.errors(given, pixels, key).mean()
+        trivial = self.errors(given, pixels, key).mean() + self.adversarial * metrics["generator_loss"]
+        if self.perceptual:  # in training it would cost two passes more
+            enlarged = self.views.to_unit_range(given)
+            trivial = None if self.training else trivial + self.weight * self.perceptual(enlarged, unit[1]).mean()
         features = maps.detach().float().mean((2, 3))
         return Output(loss, metrics, features, trivial)
 

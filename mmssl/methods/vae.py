@@ -20,7 +20,7 @@ from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.method import Card, Output
 from mmssl.models import image_encoders
-from mmssl.models.decoder import Decoder
+from mmssl.models.decoder import Decoder, to_code
 from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
@@ -83,21 +83,21 @@ class VAE(Reconstructing):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.beta, self.likelihood = encoder, views, beta, likelihood
-        self.posterior = nn.Linear(image_encoders.width(encoder), 2 * code_dim)
+        self.posterior = to_code(encoder, size, 2 * code_dim)
         self.decoder = Decoder(code_dim, size)
         if likelihood == "logistic":
-            self.log_scale = nn.Parameter(torch.full((3, 1, 1), math.log(0.1)))
+            self.log_scale = nn.Parameter(torch.full((3,), math.log(0.1)))  # a vector has no weight decay
 
     def forward(self, pixel_values: Tensor, key: Tensor) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view and the sample of
         each image are drawn. The loss is the bound in bits for each value of an image."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
-        features = image_encoders.features(self.encoder, pixels)
-        mean, log_variance = self.encode(features)
+        mean, log_variance = self.encode(pixels)
         with torch.autocast(pixels.device.type, enabled=False):
             noise = draws.normal(key[:, None], NOISE + torch.arange(mean.shape[1], device=key.device))
             code = mean + (0.5 * log_variance).exp() * noise
         logits = self.decoder(code).float()
+        shown = logits if self.training else self.decoder(mean).float()  # without noise, as PCA has none
         with torch.autocast(pixels.device.type, enabled=False):
             values = self.values(pixels)
             negative, kl = -self.log_likelihood(values, logits), kl_to_normal(mean, log_variance)
@@ -107,14 +107,14 @@ class VAE(Reconstructing):
                 "bits_per_dim": (negative + kl).mean() / nats,
                 "kl": kl.mean(),
                 "active_units": (mean.var(0) > ACTIVE).sum().float(),
-                "squared_error": self.errors(self.views.normalised(logits.sigmoid()), pixels, key).mean(),
+                "squared_error": self.errors(self.views.normalised(shown.sigmoid()), pixels, key).mean(),
             }
             trivial = self.of_each_pixel(values)
         return Output(loss, {k: v.detach() for k, v in metrics.items()}, mean.detach(), trivial)
 
-    def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, log variance) of the code, (batch, code_dim) each. features: (batch, width)."""
-        mean, log_variance = self.posterior(features).float().chunk(2, 1)
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, log variance) of the code, (batch, code_dim) each. pixels: (batch, 3, height, width), normalised."""
+        mean, log_variance = self.posterior(image_encoders.whole(self.encoder, pixels)).float().chunk(2, 1)
         return mean, log_variance.clamp(max=LARGEST_LOG_VARIANCE)
 
     def values(self, pixels: Tensor) -> Tensor:
@@ -126,20 +126,22 @@ class VAE(Reconstructing):
         """(batch,), in nats. values, logits: (batch, 3, height, width); the mean is sigmoid(logits)."""
         if self.likelihood == "bernoulli":
             return -F.binary_cross_entropy_with_logits(logits, values, reduction="none").sum((1, 2, 3))
-        return discretised_logistic(values, logits.sigmoid(), self.log_scale.exp()).sum((1, 2, 3))
+        return discretised_logistic(values, logits.sigmoid(), self.log_scale.exp()[:, None, None]).sum((1, 2, 3))
 
     @torch.no_grad()
     def of_each_pixel(self, values: Tensor) -> Tensor:
-        """The loss of a decoder that ignores the code: the best mean of each pixel of the batch, and its spread."""
+        """The loss of a decoder that ignores the code: the mean of each pixel of the batch, and one scale for each
+        channel, as the decoder has."""
         mean = values.mean(0)
         if self.likelihood == "bernoulli":
             return F.binary_cross_entropy(mean.expand_as(values), values) / math.log(2)
-        scale = values.std(0, correction=0) * math.sqrt(3) / math.pi  # of the logistic distribution of this deviation
+        deviation = (values - mean).square().mean((0, 2, 3), keepdim=True).sqrt()
+        scale = deviation * math.sqrt(3) / math.pi  # of the logistic distribution of this deviation
         return -discretised_logistic(values, mean, scale.clamp(min=0.1 / 255)).mean() / math.log(2)
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)
-        mean, _ = self.encode(image_encoders.features(self.encoder, pixels))
+        mean, _ = self.encode(pixels)
         count, dim = mean.shape
         columns = {"image": self.views.to_unit_range(pixels), "reconstructed": self.decoder(mean).float().sigmoid()}
         rows, numbers = torch.arange(count, device=key.device)[:, None], torch.arange(dim, device=key.device)

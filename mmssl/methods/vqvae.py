@@ -80,12 +80,12 @@ class VQVAE(Reconstructing):
         self.encoder, self.views, self.commitment, self.restart = encoder, views, commitment, restart
         memory.refuse_too_large(entries * code_dim, f"--entries {entries}, --code_dim {code_dim}")
         self.code = nn.Conv2d(image_encoders.width(encoder), code_dim, 1)
-        with torch.no_grad():
-            cells = tuple(image_encoders.maps(encoder, torch.zeros(1, 3, *size)).shape[2:])
+        cells = image_encoders.shape_of(image_encoders.maps, encoder, size)[2:]
         self.decoder = MapDecoder(code_dim, cells, size)
         self.register_buffer("codebook", torch.randn(entries, code_dim))
-        self.register_buffer("count", torch.ones(entries))  # moving averages
-        self.register_buffer("total", self.codebook.clone())
+        # moving averages; with 0 the first step moves entries to encoded vectors, those that are used often excepted
+        self.register_buffer("count", torch.zeros(entries) if restart else torch.ones(entries))
+        self.register_buffer("total", self.count[:, None] * self.codebook)
         self.register_buffer("new_count", torch.zeros(entries))  # of the present step
         self.register_buffer("new_total", torch.zeros(entries, code_dim))
         self.register_buffer("candidates", self.codebook.clone())  # random encoded vectors, to move entries to

@@ -3,6 +3,7 @@ arXiv:1406.2661), shifts of the images that it sees (Zhao et al. 2020, arXiv:200
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,12 @@ class Discriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(image_encoders.features(self.encoder, images)).float()[:, 0]
+
+
+def undecided(training: bool) -> float | None:
+    """The loss of a discriminator that always says 1/2, log 4. None in training: perfect samples have it, too, and a
+    run that ends with it has not failed."""
+    return None if training else math.log(4)
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

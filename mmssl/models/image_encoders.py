@@ -8,7 +8,7 @@ small images on a CPU.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from mmssl.models import gradient_checkpointing, memory
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ViTMAEModel, ViTModel
+    from transformers.utils import ModelOutput
 
     from mmssl.data.images.views import Views
 
@@ -177,11 +178,19 @@ def check_views(model: PreTrainedModel, views: Views) -> None:
 
 
 @torch.no_grad()
-def check(model: PreTrainedModel, size: tuple[int, int], start: str, remedy: str) -> None:
-    """Raise BadInput if the model gives no vector of images of (height, width). start, remedy: of the message."""
+def shape_of(what: Callable[[PreTrainedModel, Tensor], Tensor], model: PreTrainedModel, size: tuple[int, int]) -> tuple:
+    """The shape of what(model, one image of (height, width)); the model is left as it was."""
     pixels, was_training = torch.zeros(1, 3, *size, device=model.device), model.training
     try:
-        found = tuple(features(model.eval(), pixels).shape)
+        return tuple(what(model.eval(), pixels).shape)
+    finally:
+        model.train(was_training)
+
+
+def check(model: PreTrainedModel, size: tuple[int, int], start: str, remedy: str) -> None:
+    """Raise BadInput if the model gives no vector of images of (height, width). start, remedy: of the message."""
+    try:
+        found = shape_of(features, model, size)
         if found != (1, width(model)):
             raise BadInput(f"the shape {found} is not that of one vector of {width(model)} numbers")
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
@@ -189,8 +198,6 @@ def check(model: PreTrainedModel, size: tuple[int, int], start: str, remedy: str
             f"{start} {type(model).__name__} gives no features of images of {size[0]} x {size[1]} pixels "
             f"({first_line(error)}); {remedy}"
         ) from error
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()
@@ -225,11 +232,26 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     own = getattr(model.config, "image_size", None)
     fits = own is None or tuple(pixels.shape[2:]) == ((own, own) if isinstance(own, int) else tuple(own))
     interpolated = not fits and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-    output = model(pixels, interpolate_pos_encoding=True) if interpolated else model(pixels)
+    return _pooled(model(pixels, interpolate_pos_encoding=True) if interpolated else model(pixels))
+
+
+def _pooled(output: ModelOutput) -> Tensor:
     pooled = getattr(output, "pooler_output", None)
-    if pooled is None:
-        return output.last_hidden_state.mean(1)
-    return pooled.flatten(1)
+    return output.last_hidden_state.mean(1) if pooled is None else pooled.flatten(1)
+
+
+def whole_and_pooled(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """(all that the encoder ends with (batch, numbers), its `features` (batch, width)) of images of its own size. All,
+    for a convolutional network, is the last map: its mean over positions does not tell where things are. A
+    transformer's features do."""
+    output = model(pixels)
+    hidden, pooled = output.last_hidden_state, _pooled(output)
+    return hidden.flatten(1) if hidden.ndim == 4 else pooled, pooled
+
+
+def whole(model: PreTrainedModel, pixels: Tensor) -> Tensor:
+    """The first of `whole_and_pooled`."""
+    return whole_and_pooled(model, pixels)[0]
 
 
 def maps(model: PreTrainedModel, pixels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 if TYPE_CHECKING:
     from mmssl.arguments import TrainArgs
+    from mmssl.method import Method
 
 
 def adamw(
@@ -31,9 +32,17 @@ def adamw(
     return AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
 
-def from_args(module: nn.Module, args: TrainArgs, constant: nn.Module | None = None) -> AdamW:
-    """AdamW with the settings of the flags. constant: see `adamw`."""
-    return adamw(module, args.learning_rate, args.weight_decay, (args.adam_beta1, args.adam_beta2), constant)
+def from_args(
+    module: nn.Module, args: TrainArgs, constant: nn.Module | None = None, learning_rate: float | None = None
+) -> AdamW:
+    """AdamW with the settings of the flags. constant: see `adamw`. learning_rate: instead of --learning_rate."""
+    rate = args.learning_rate if learning_rate is None else learning_rate
+    return adamw(module, rate, args.weight_decay, (args.adam_beta1, args.adam_beta2), constant)
+
+
+def of_players(method: Method, args: TrainArgs, *rates: float) -> list[AdamW]:
+    """One for each of `method.players()`, with a learning rate of its own and the other settings of the flags."""
+    return [from_args(player, args, learning_rate=rate) for player, rate in zip(method.players(), rates, strict=True)]
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
