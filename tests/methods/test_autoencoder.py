@@ -18,7 +18,7 @@ from mmssl.data.images import pictures
 from mmssl.errors import BadInput
 from mmssl.evaluation.restoration import Restoration, projection
 from mmssl.methods import autoencoder
-from mmssl.methods.autoencoder import Autoencoder, bernoulli_kl
+from mmssl.methods.autoencoder import Autoencoder, bernoulli_kl, sparseness
 from mmssl.models import remote_code
 from mmssl.models.linear_image import LinearImageConfig, LinearImageModel
 
@@ -122,6 +122,12 @@ def test_a_linear_one_is_exported_with_its_code(tmp_path):
     torch.testing.assert_close(code, one.encoder(pixels).pooler_output)
     # linear: the code of a mean is the mean of the codes
     torch.testing.assert_close(again(pixels.mean(0, keepdim=True)).pooler_output[0], code.mean(0))
+
+
+def test_sparseness_is_1_for_one_active_number_and_does_not_change_with_the_scale():
+    codes = torch.tensor([[0.0, 3.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0], [1.0, 2.0, 0.0, -2.0]])
+    torch.testing.assert_close(sparseness(codes), torch.tensor([1.0, 2.0, 5 / 3]))
+    torch.testing.assert_close(sparseness(0.01 * codes), sparseness(codes))
 
 
 def test_a_sparse_code_becomes_sparse():

@@ -83,6 +83,16 @@ def test_the_velocity_is_that_of_the_scheduler():
     torch.testing.assert_close(one.velocity(image(), noise, step), expected)
 
 
+@pytest.mark.parametrize("steps", [20, 100])
+def test_with_fewer_steps_there_is_as_much_noise_in_the_end_and_images_are_drawn_from_it(steps):
+    _, scheduler, _ = ddpm.build(SimpleNamespace(**vars(NEW) | {"steps": steps}), 16)
+    one, seen = ddpm.DDPM(method().unet, scheduler, method().views, feature_step=10), []
+    assert len(one.signal) == steps and one.signal[-1] < 0.02
+    one.average.register_forward_pre_hook(lambda _, given: seen.append(int(given[1])))
+    one.denoised(torch.randn(1, 3, 16, 16), steps=10)
+    assert seen[0] == steps - 1 and len(seen) == 10 and seen == sorted(seen, reverse=True)
+
+
 def test_steps_are_spread_over_all_noise_levels_and_differ_from_epoch_to_epoch():
     one, seen = method(), []
     one.unet.register_forward_pre_hook(lambda _, given: seen.append(given[1]))

@@ -70,6 +70,14 @@ def test_the_sample_is_a_function_of_the_key_and_spreads_with_the_variance():
     assert not torch.equal(one(**given | {"key": given["key"] + 1}).loss, one(**given).loss)
 
 
+def test_the_error_of_evaluation_is_that_of_the_mean_code():
+    one, given = method().eval(), batch(4)
+    pixels = one.views.whole(given["pixel_values"])
+    mean, _ = one.encode(pixels)
+    expected = one.errors(one.views.normalised(one.decoder(mean).sigmoid()), pixels, given["key"]).mean()
+    torch.testing.assert_close(one(**given).metrics["squared_error"], expected)
+
+
 def test_values_are_those_of_the_8_bit_image():
     one, given = method().eval(), batch(6)
     values = one.values(one.views.whole(given["pixel_values"]))

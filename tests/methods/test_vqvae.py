@@ -81,6 +81,13 @@ def test_an_entry_that_is_not_used_is_moved_to_an_encoded_vector():
     assert one.codebook.abs().max() < 10
 
 
+def test_after_one_step_entries_are_encoded_vectors():
+    one, vectors = method(entries=4, restart=0.5), 50 + torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    one.collect(vectors, nearest(vectors, one.codebook), torch.arange(1))
+    one.after_step()
+    assert torch.cdist(one.codebook, vectors).min(1)[0].max() < 0.1
+
+
 def test_the_vectors_that_entries_are_moved_to_do_not_depend_on_micro_batches():
     whole, parts = method(), method()
     vectors, key = torch.randn(24, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6)

@@ -33,5 +33,6 @@ def perceptual() -> Perceptual:
 VARIANTS = {
     "vit": tiny,
     "bit": partial(tiny, autoencoder.bit, adversarial=0.1),
+    "alone": lambda: simclr.around(method(adversarial=0.0)),
     "perceptual": lambda: tiny(perceptual=perceptual(), weight=0.5),
 }
