@@ -27,7 +27,7 @@ from mmssl.distributed import gather
 from mmssl.errors import BadInput
 from mmssl.method import Card, Output
 from mmssl.models import image_encoders
-from mmssl.models.decoder import Decoder, to_code
+from mmssl.models.decoder import Decoder
 from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Autoencoder(Reconstructing):
             self.code = nn.Identity()
             self.decoder = nn.Sequential(nn.Linear(code_dim, 3 * math.prod(size)), nn.Unflatten(1, (3, *size)))
             return
-        layers = [to_code(encoder, size, code_dim)]
+        layers = [nn.Linear(image_encoders.width(encoder), code_dim)]
         if kind == "sparse":
             layers.append(nn.Sigmoid() if penalty == "kl" else nn.ReLU())
         self.code, self.decoder = nn.Sequential(*layers), Decoder(code_dim, size)
@@ -114,8 +114,8 @@ class Autoencoder(Reconstructing):
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view and the noise of each
         image are drawn."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
-        whole, features = image_encoders.whole_and_pooled(self.encoder, self.given(pixels, key))
-        code = self.code(whole)
+        features = image_encoders.features(self.encoder, self.given(pixels, key))
+        code = self.code(features)
         error = self.errors(self.decoder(code).float(), pixels, key)
         return {"error": error, "code": code.float(), "features": features, "target": pixels}
 
@@ -146,7 +146,7 @@ class Autoencoder(Reconstructing):
 
     def reconstructed(self, pixels: Tensor, key: Tensor) -> Tensor:
         """(batch, 3, height, width), normalised."""
-        return self.decoder(self.code(image_encoders.whole(self.encoder, self.given(pixels, key)))).float()
+        return self.decoder(self.code(image_encoders.features(self.encoder, self.given(pixels, key)))).float()
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)

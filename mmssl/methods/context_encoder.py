@@ -21,7 +21,7 @@ from mmssl.errors import BadInput
 from mmssl.method import Card, Output
 from mmssl.models import image_encoders
 from mmssl.models.adversarial import Discriminator, discriminator_loss, generator_loss
-from mmssl.models.decoder import Decoder, to_code
+from mmssl.models.decoder import Decoder
 from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ContextEncoder(Reconstructing):
         self.size, self.region, self.overlap, self.adversarial = size, region, overlap, adversarial
         if not adversarial:
             self.discriminator.requires_grad_(False)
-        self.code = nn.Sequential(to_code(encoder, size, code_dim), nn.ReLU())
+        self.code = nn.Sequential(nn.Linear(image_encoders.width(encoder), code_dim), nn.ReLU())
         self.decoder = Decoder(code_dim, size)
 
     def players(self) -> list[nn.Module]:
@@ -104,8 +104,8 @@ class ContextEncoder(Reconstructing):
         image are drawn."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
         hole = self.hole(key)
-        whole, features = image_encoders.whole_and_pooled(self.encoder, self._hidden(pixels, hole))
-        predicted = self.decoder(self.code(whole)).float()
+        features = image_encoders.features(self.encoder, self._hidden(pixels, hole))
+        predicted = self.decoder(self.code(features)).float()
         filled = torch.where(hole, predicted, pixels)
         if phase == 0:
             loss = discriminator_loss(self.discriminator(pixels), self.discriminator(filled.detach()))
@@ -158,7 +158,7 @@ class ContextEncoder(Reconstructing):
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         pixels = self.views.whole(pixel_values)
         given = self.given(pixels, key)
-        predicted = self.decoder(self.code(image_encoders.whole(self.encoder, given))).float()
+        predicted = self.decoder(self.code(image_encoders.features(self.encoder, given))).float()
         filled = torch.where(self.hole(key), predicted, pixels)
         columns = {"given": given, "filled": filled, "true": pixels}
         return {title: self.views.to_unit_range(images) for title, images in columns.items()}

@@ -20,7 +20,7 @@ from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.method import Card, Output
 from mmssl.models import image_encoders
-from mmssl.models.decoder import Decoder, to_code
+from mmssl.models.decoder import Decoder
 from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class VAE(Reconstructing):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.beta, self.likelihood = encoder, views, beta, likelihood
-        self.posterior = to_code(encoder, size, 2 * code_dim)
+        self.posterior = nn.Linear(image_encoders.width(encoder), 2 * code_dim)
         self.decoder = Decoder(code_dim, size)
         if likelihood == "logistic":
             self.log_scale = nn.Parameter(torch.full((3,), math.log(0.1)))  # a vector has no weight decay
@@ -114,7 +114,7 @@ class VAE(Reconstructing):
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, log variance) of the code, (batch, code_dim) each. pixels: (batch, 3, height, width), normalised."""
-        mean, log_variance = self.posterior(image_encoders.whole(self.encoder, pixels)).float().chunk(2, 1)
+        mean, log_variance = self.posterior(image_encoders.features(self.encoder, pixels)).float().chunk(2, 1)
         return mean, log_variance.clamp(max=LARGEST_LOG_VARIANCE)
 
     def values(self, pixels: Tensor) -> Tensor:
