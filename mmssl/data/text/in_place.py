@@ -1,7 +1,7 @@
 """Documents of Parquet and text files, read where they lie: nothing is converted, and only what is asked for is read.
 
-Text that lies together (a row group of a Parquet file, BLOCK bytes of a text file) is a block. Where the blocks lie is
-known before any text is read, so that reading can begin anywhere.
+Text that lies together (a row group of a Parquet file, BLOCK bytes of a text file) is a block; small ones that follow
+each other are read as one. Where the blocks lie is known before any text is read, so that reading can begin anywhere.
 """
 
 from __future__ import annotations
@@ -75,15 +75,20 @@ class Reader(Protocol):
 
 
 class Texts:
-    """The documents of a reader."""
+    """The documents of a reader, whose blocks that begin within the same BLOCK bytes are one: a sequence lies within a
+    block, and many a file is shorter than a sequence."""
 
     def __init__(self, reader: Reader, left_out: frozenset[bytes] = frozenset()) -> None:
         """left_out: SHA-256 of documents that are treated as if they were not there."""
-        self.reader, self.size, self.left_out = reader, reader.size, left_out
+        self.reader, self.left_out = reader, left_out
+        begins = (reader.size.cumsum() - reader.size) // BLOCK
+        first = np.flatnonzero(np.diff(begins, prepend=-1))
+        self.edges, self.size = [*first.tolist(), len(begins)], np.add.reduceat(reader.size, first)
         self.blocks = windows.Held(self._load, self.size)
 
     def _load(self, block: int) -> Block:
-        letters, spans = self.reader.load(block)
+        parts = [self.reader.load(each) for each in range(*self.edges[block : block + 2])]
+        letters, spans = parts[0] if len(parts) == 1 else _together(parts)
         kept = [self._is_used(letters[start:end]) for start, end in spans.tolist()]
         return Block(letters, spans[np.array(kept, bool)])
 
@@ -235,6 +240,12 @@ def _of_arrow(name: str, texts: pa.ChunkedArray) -> tuple[bytes | memoryview, np
     _, offsets, letters = joined.buffers()
     edges = np.frombuffer(offsets, np.int64)[joined.offset : joined.offset + len(joined) + 1]
     return memoryview(letters or b""), np.stack([edges[:-1], edges[1:]], 1)
+
+
+def _together(parts: list[tuple[bytes | memoryview, np.ndarray]]) -> tuple[bytes, np.ndarray]:
+    letters, spans = zip(*parts, strict=True)
+    begins = np.cumsum([0, *map(len, letters[:-1])])
+    return b"".join(letters), np.concatenate([each + begin for each, begin in zip(spans, begins, strict=True)])
 
 
 def _digest(text: bytes) -> bytes:
