@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from huggingface_hub import HfApi
-from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
 from mmssl.data import contents, file_tables, folders, readers
@@ -17,7 +17,7 @@ from mmssl.data.atomic import home, once
 from mmssl.data.built_in import BUILT_IN, DRAWN, build
 from mmssl.data.file_tables import media
 from mmssl.data.images.decoding import undecoded
-from mmssl.errors import BadInput, first_line
+from mmssl.errors import BadInput, first_line, not_written
 from mmssl.plain_text import say
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 HUB_TIMEOUT = 10  # seconds
+# in what Python, Arrow, `datasets` and the Hub's client say of a disk; only some of it has an errno
+NOT_WRITTEN = ("No space left", "Not enough disk space", "quota exceeded", "Read-only file system", "Permission denied")
 PARQUET_COPY = "refs/convert/parquet"  # the revision that the Hub makes of data in other formats
 
 
@@ -180,11 +182,15 @@ def _not_found(name: str, error: Exception) -> BadInput:
     if "Config name is missing" in str(error):
         which = " ".join(str(error).split())
         return BadInput(f"--dataset {name}: choose a configuration, --dataset {name}:configuration. {which}")
+    cause = error.__cause__ or error
+    if any(words in str(cause) for words in NOT_WRITTEN):
+        return not_written(Path(HF_HOME), cause)
     answered = HF_HUB_OFFLINE or isinstance(error, HfHubHTTPError)
-    offline = "" if answered else ". If it was downloaded before, set HF_HUB_OFFLINE=1"
+    remedy = "" if answered else ". If it was downloaded before, set HF_HUB_OFFLINE=1"
+    remedy = ". Revisions are not supported: leave out @ and what follows" if "@" in name else remedy
     return BadInput(
         f"--dataset {name}: not a file or folder here, not one of the built-in {', '.join(BUILT_IN)}, and the Hub "
-        f"answered: {type(error).__name__}: {first_line(error)}{offline}"
+        f"answered: {type(error).__name__}: {first_line(error)}{remedy}"
     )
 
 

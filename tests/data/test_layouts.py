@@ -1,6 +1,7 @@
 """The layouts that tools and data sets write: each is read without a flag, with the right text beside each image."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from datasets import Dataset, DatasetDict, Image
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image as PILImage
 
 from mmssl.data import sources
@@ -587,3 +589,15 @@ def test_a_missing_configuration_of_the_hub_is_named_with_how_to_give_it():
     said = str(sources._not_found("user/name", error))
     assert said.startswith("--dataset user/name: choose a configuration, --dataset user/name:configuration.")
     assert "['a', 'b']" in said
+
+
+def test_a_full_disk_is_not_taken_for_an_answer_of_the_hub():
+    error = DatasetGenerationError("An error occurred while generating the dataset")
+    error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    said = str(sources._not_found("user/name", error))
+    assert "could not be written ([Errno 28] No space left on device)" in said and "Hub" not in said
+
+
+def test_a_revision_of_the_hub_is_not_supported():
+    with pytest.raises(BadInput, match=r"Revisions are not supported: leave out @ and what follows$"):
+        sources.load("user/name@main")
