@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 SIDECARS = (".caption", ".txt")  # texts about an image of the same name
+SHARDS = (".tar", ".parquet")
 ARCHIVES = (".zip", ".tgz", ".gz", ".7z", ".rar")
 CONVERT = {
     **dict.fromkeys((".m4a", ".aac", ".wma", ".amr", ".mp4"), "ffmpeg -i in.m4a out.flac"),
@@ -36,12 +37,16 @@ def load(path: Path, texts: bool) -> DatasetDict | dict[str, Dataset]:
     files = listed(path)
     for file in files:
         check_text("--dataset: the name", str(file.relative_to(path)))
-    if {"dataset_dict.json", "state.json"} & {file.name for file in files if file.parent == path}:
+    names = {file.name for file in files if file.parent == path}
+    if "dataset_dict.json" in names or {"state.json", "dataset_info.json"} <= names:
         return _saved(path)
     named = [] if texts else [f for f in files if media(f.name)]
-    if found := shards(files, named):
+    if found := shards(path, files, named):
         return readers.read(readers.READERS[contents.suffix(found[0])], by_split(path, found))
     refuse_runs(path, files)
+    if named:
+        others = [f for f in files if contents.suffix(f) in SHARDS and not file_tables.is_about(f, named)]
+        say_left_out(path, others, "a folder of images and recordings, which hold most")
     if parts := _tables(path, files, named) or _captioned(path, files, named):
         return parts
     images, sounds = ([f for f in named if media(f.name) == kind] for kind in ("image", "audio"))
@@ -58,10 +63,15 @@ def load(path: Path, texts: bool) -> DatasetDict | dict[str, Dataset]:
     if not tables:
         lacks = "no text: none of" if texts else "no image, no recording and none of"
         raise BadInput(f"--dataset {path}: {lacks} {', '.join(readers.READERS)} in this folder{_remedy(files)}")
-    suffix = max(tables, key=lambda each: sum(file.stat().st_size for file in tables[each]))
+    suffix = max(tables, key=lambda each: size(tables[each]))
     others = [file for each, found in tables.items() if each != suffix for file in found]
     say_left_out(path, others, f"a folder of {suffix} files, which hold most")
     return readers.read(readers.READERS[suffix], by_split(path, tables[suffix]))
+
+
+def size(files: list[Path]) -> int:
+    """Bytes."""
+    return sum(file.stat().st_size for file in files)
 
 
 def say_left_out(root: Path, files: list[Path], why: str) -> None:
@@ -83,13 +93,16 @@ def _remedy(files: list[Path]) -> str:
     return ""
 
 
-def shards(files: list[Path], named: list[Path]) -> list[Path]:
-    """The tar files of a folder, else its Parquet files, unless they are tables about its images and recordings."""
-    for suffix in (".tar", ".parquet"):  # img2dataset writes a Parquet file about each tar file
-        found = [f for f in files if contents.suffix(f) == suffix and f.stem != "metadata"]
-        if found and not (named and suffix == ".parquet" and file_tables.is_about(found[0], named)):
-            return found
-    return []
+def shards(root: Path, files: list[Path], named: list[Path]) -> list[Path]:
+    """The tar files of a folder or its Parquet files, whichever hold more; none if its images and recordings hold more
+    than these, or if these are tables about them."""
+    tars, tables = ([f for f in files if contents.suffix(f) == kind and f.stem != "metadata"] for kind in SHARDS)
+    found = max(tars, tables, key=size)
+    if not found or size(found) <= size(named) or (named and file_tables.is_about(found[0], named)):
+        return []
+    others = named if found is tars else [*tars, *named]  # img2dataset writes a Parquet file about each tar file
+    say_left_out(root, others, f"a folder of {contents.suffix(found[0])} files, which hold most")
+    return found
 
 
 def listed(root: Path) -> list[Path]:

@@ -78,7 +78,7 @@ def shards(name: str, texts: bool = False) -> dict[str, list[str]] | None:
         return {"train": [str(path)]} if readers.reader(path) in ("parquet", "webdataset") else None
     if path.is_dir():
         files = folders.listed(path)
-        found = folders.shards(files, [] if texts else [f for f in files if media(f.name)])
+        found = folders.shards(path, files, [] if texts else [f for f in files if media(f.name)])
         return named(folders.by_split(path, found)) if found else None
     if _is_a_path(name):
         return None  # `load` says what is wrong

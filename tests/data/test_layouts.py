@@ -591,6 +591,50 @@ def test_a_missing_configuration_of_the_hub_is_named_with_how_to_give_it():
     assert "['a', 'b']" in said
 
 
+def cats_and_dogs(root: Path) -> None:
+    images(root, "cat/{}.jpg")
+    images(root, "dog/{}.jpg")
+
+
+def old_tar(root: Path) -> None:
+    tar(root / "old.tar", [(f"{i}.jpg", pixels(i)) for i in range(2)])
+
+
+def embeddings(root: Path) -> None:
+    pq.write_table(pa.table({"x": [0.1] * N, "y": [0.2] * N}), root / "embeddings.parquet")
+
+
+def state_of_a_trainer(root: Path) -> None:
+    put(root / "state.json", '{"epoch": 3}')
+
+
+@pytest.mark.parametrize(
+    ("stray", "left_out"),
+    [(old_tar, "old.tar"), (embeddings, "embeddings.parquet"), (state_of_a_trainer, None)],
+)
+def test_a_stray_file_does_not_hide_a_folder_of_images(stray, left_out, tmp_path, capsys):
+    cats_and_dogs(tmp_path)
+    stray(tmp_path)
+    assert sources.shards(str(tmp_path)) is None
+    rows = sources.load(str(tmp_path))["train"]
+    assert len(rows) == 2 * N and rows.features["label"].names == ["cat", "dog"]
+    said = f"left out 1 files of {tmp_path}, read as a folder of images and recordings, which hold most: {left_out}\n"
+    assert capsys.readouterr().out == (said if left_out else "")
+
+
+def two_pictures(root: Path) -> None:
+    images(root, "{}.jpg", range(2))
+
+
+@pytest.mark.parametrize(("stray", "left_out"), [(old_tar, "1 files of {}"), (two_pictures, "2 files of {}")])
+def test_stray_files_do_not_hide_images_in_parquet(stray, left_out, tmp_path, capsys):
+    rows_of_images([*range(N)] * 2).to_parquet(tmp_path / "a.parquet")
+    stray(tmp_path)
+    assert len(sources.load(str(tmp_path))["train"]) == 2 * N
+    said = f"left out {left_out.format(tmp_path)}, read as a folder of .parquet files, which hold most: "
+    assert said in capsys.readouterr().out
+
+
 def test_a_full_disk_is_not_taken_for_an_answer_of_the_hub():
     error = DatasetGenerationError("An error occurred while generating the dataset")
     error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
