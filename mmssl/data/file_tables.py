@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 
 from mmssl import bounded_json
 from mmssl.data import columns, contents, regular_files
+from mmssl.distributed import rank
 from mmssl.errors import BadInput
+from mmssl.plain_text import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +39,7 @@ NUMBER = re.compile(r"#\d+$")  # Flickr8k and Flickr30k: "cat.jpg#0" is the firs
 MAX_TABLE = 1 << 30  # bytes; a table is held in memory as Python strings
 LOOKED_AT = 20  # rows
 HEAD = 1 << 20  # bytes: the first rows of a table lie within them
+TRAIN = ("train", "training", "restval")  # in a column "split"; the last one in Karpathy's of COCO
 TITLE = "captions"  # a table of this name must hold captions
 
 
@@ -155,7 +158,7 @@ def read(table: Path, files: Files, read_rows: Callable[[str, Path], Dataset]) -
     if found is None:
         return None
     rows = rows if isinstance(rows, Dataset) else Dataset.from_dict(rows)
-    return _by_split(_with_files(rows, *found, files, folder))
+    return _by_split(table, _with_files(rows, *found, files, folder))
 
 
 def is_about(table: Path, files: Sequence[Path]) -> bool:
@@ -184,13 +187,28 @@ def _with_files(rows: Dataset, name: str, kind: str, files: Files, folder: Path)
     return Dataset.from_dict(taken, features=Features(features))
 
 
-def _by_split(rows: Dataset) -> dict[str, Dataset]:
+def with_lists(rows: Dataset) -> Dataset:
+    """The rows with the caption of each image as a list of one, as beside a table where an image has several."""
+    from datasets import List, Value
+
+    caption = next((c for c in columns.CAPTION if c in rows.column_names), None)
+    if "image" not in rows.column_names or caption is None or rows.features[caption] != Value("string"):
+        return rows
+    lists = [[text] for text in rows[caption][:]]
+    return rows.remove_columns(caption).add_column("captions", lists, feature=List(Value("string")))
+
+
+def _by_split(table: Path, rows: Dataset) -> dict[str, Dataset]:
     words = [str(word).strip().lower() for word in rows["split"]] if "split" in rows.column_names else []
+    words = ["train" if word in TRAIN else word for word in words]
     if "train" not in words:
+        if len(set(words)) > 1 and rank() == 0:
+            values = columns.named(sorted(set(words)))
+            say(f"{table}: its column split is not used, as none of its values ({values}) is train")
         return {"": rows}
     parts: dict[str, list[int]] = {}
-    for row, word in enumerate(words):  # "restval" of Karpathy's split of COCO is trained on
-        parts.setdefault("train" if word == "restval" else word, []).append(row)
+    for row, word in enumerate(words):
+        parts.setdefault(word, []).append(row)
     return {part: rows.select(chosen) for part, chosen in parts.items()}
 
 

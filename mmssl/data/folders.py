@@ -28,7 +28,7 @@ CONVERT = {
     **dict.fromkeys((".doc", ".docx", ".odt", ".rtf"), "soffice --convert-to txt"),
     **dict.fromkeys((".pdf",), "pdftotext"),
 }
-HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev")
+HELD_OUT_NAMES = ("test", "testing", "validation", "valid", "val", "dev", "eval")
 RUN = (".mmssl", "manifest.json")  # in the directory of every run, see training.output_dir
 
 
@@ -252,6 +252,8 @@ def _tables(root: Path, files: list[Path], named: list[Path]) -> dict[str, Datas
             parts.setdefault(part, []).append(rows)
     if parts and (left := [file for file in named if not any(str(file) in paths for paths in seen.values())]):
         say_left_out(root, left, "its tables say: they name the others")
+    if any("captions" in rows.column_names for several in parts.values() for rows in several):
+        parts = {part: list(map(file_tables.with_lists, several)) for part, several in parts.items()}
     together = {}
     for part, several in parts.items():
         common = [c for c in several[0].column_names if all(c in rows.column_names for rows in several)]
@@ -274,5 +276,5 @@ def _by_place(root: Path, rows: Dataset) -> dict[str, Dataset]:
 def _paths(rows: Dataset, kind: str) -> list[str | None]:
     import pyarrow.compute as pc
 
-    column = rows.data.column(kind)
+    column = rows.select_columns(kind).with_format("arrow")[:].column(kind)
     return (column if kind == "audio" else pc.struct_field(column, "path")).to_pylist()

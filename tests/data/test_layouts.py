@@ -635,6 +635,53 @@ def test_stray_files_do_not_hide_images_in_parquet(stray, left_out, tmp_path, ca
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("train", "test"), [("training", "testing"), ("train", "val"), ("Train", "dev"), ("train", "eval")]
+)
+def test_a_column_may_call_the_splits_by_other_usual_names(train, test, tmp_path):
+    images(tmp_path)
+    rows = [{"image": f"images/{i}.jpg", "text": say(i), "split": test if i < 5 else train} for i in range(N)]
+    table(tmp_path / "a.csv", rows, ",")
+    assert check_images(tmp_path) == {"train": N - 5, "test": 5}
+
+
+def test_a_column_of_splits_that_is_not_understood_is_named(tmp_path, capsys):
+    images(tmp_path)
+    rows = [{"image": f"images/{i}.jpg", "text": say(i), "split": "ab"[i % 2]} for i in range(N)]
+    table(tmp_path / "a.csv", rows, ",")
+    assert check_images(tmp_path) == {"train": N}
+    said = f"{tmp_path / 'a.csv'}: its column split is not used, as none of its values (a; b) is train\n"
+    assert capsys.readouterr().out == said
+
+
+def test_folders_called_training_and_testing_are_splits(tmp_path):
+    """As the images of MNIST are packed."""
+    for part, rows in (("training", range(15)), ("testing", range(15, N))):
+        for digit in "01":
+            images(tmp_path / part / digit, "{}.png", rows)
+    data = sources.load(str(tmp_path))
+    assert {part: len(rows) for part, rows in data.items()} == {"train": 30, "test": 10}
+    assert data["train"].features["label"].names == ["0", "1"]
+
+
+def test_a_second_table_of_the_test_images_does_not_double_them(tmp_path):
+    images(tmp_path)
+    rows = [{"image": f"images/{i}.jpg", "text": say(i), "split": "train" if i % 4 else "test"} for i in range(N)]
+    table(tmp_path / "meta.csv", rows, ",")
+    table(tmp_path / "test.csv", rows[::4], ",")
+    assert check_images(tmp_path) == {"train": 15, "test": 5}
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("a", "b")])
+def test_tables_with_several_captions_of_an_image_and_with_one_go_together(parts, tmp_path):
+    images(tmp_path)
+    first, second = (tmp_path / f"{part}_captions.csv" for part in parts)
+    table(first, [{"image": f"images/{i}.jpg", "caption": say(i, k)} for i in range(15) for k in range(2)], ",")
+    table(second, [{"image": f"images/{i}.jpg", "caption": say(i)} for i in range(15, N)], ",")
+    captions = [row for rows in sources.load(str(tmp_path)).values() for row in rows["captions"]]
+    assert captions == [[say(i), say(i, 1)] for i in range(15)] + [[say(i)] for i in range(15, N)]
+
+
 def test_a_full_disk_is_not_taken_for_an_answer_of_the_hub():
     error = DatasetGenerationError("An error occurred while generating the dataset")
     error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
