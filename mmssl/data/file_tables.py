@@ -257,13 +257,14 @@ def _delimited(table: Path, kind_of: Callable[[object], str | None]) -> tuple[di
     first = head.partition("\n")[0].strip()
     folder = Path(first) if Path(first).is_absolute() and not media(first) else None  # wav2vec: the first line
     delimiter = "\t" if "\t" in first or folder else next((c for c in first if c in SEPARATORS), None)
-    rows = _first_rows(head, delimiter)
-    naming = [any(map(kind_of, row)) for row in rows if any(row)]
+    rows = [row for row in _first_rows(head, delimiter) if any(row)]
+    naming = [any(map(kind_of, row)) for row in rows]
     if 2 * sum(naming[1:] or naming) <= len(naming[1:] or naming):
         if titled:
             raise BadInput(f"{table} has no row under its header")
         return None
-    if delimiter is None or (naming[0] and kind_of(rows[0][1])):  # a list of files, a table of pairs of files
+    # a list of files, a table of pairs of files
+    if delimiter is None or (naming[0] and (len(rows[0]) == 1 or kind_of(rows[0][1]))):
         return None
     lines = _checked(table, _fields(text_of(table), delimiter))
     header = None if naming[0] else [name.strip() for name in next(lines)]
@@ -394,16 +395,26 @@ def _json(table: Path) -> list[dict]:
     said: dict[object, list[str]] = {}
     for note in value.get("annotations") or ():
         if isinstance(note, dict) and isinstance(note.get("caption"), str):
-            said.setdefault(note.get("image_id"), []).append(note["caption"])
-    return [_captioned(row, said) for row in rows if not said or row.get("id") in said]
+            said.setdefault(_number(table, note, "image_id"), []).append(note["caption"])
+    if said:
+        numbers = [_number(table, row, "id") for row in rows]
+        return [_captioned(row, said[n]) for row, n in zip(rows, numbers, strict=True) if n in said]
+    return [_captioned(row, []) for row in rows]
 
 
-def _captioned(image: dict, said: dict[object, list[str]]) -> dict:
+def _number(table: Path, of: dict, key: str) -> object:
+    """Raises BadInput if it is a list or an object."""
+    if isinstance(of.get(key), (list, dict)):
+        raise BadInput(f"{table}: the {key} {of[key]} is a list or an object, not a number: repair or remove it")
+    return of.get(key)
+
+
+def _captioned(image: dict, captions: list[str]) -> dict:
     name = next((image[key] for key in ("file_name", "filename") if isinstance(image.get(key), str)), None)
     if name and isinstance(image.get("filepath"), str):  # a folder, in Karpathy's split of COCO
         name = f"{image['filepath']}/{name}"
     sentences = [s.get("raw") for s in image.get("sentences") or () if isinstance(s, dict)]
-    captions = said.get(image.get("id")) or [text for text in sentences if isinstance(text, str)]
+    captions = captions or [text for text in sentences if isinstance(text, str)]
     return (
         {"file": name}
         | ({"captions": captions} if captions else {})

@@ -682,6 +682,29 @@ def test_tables_with_several_captions_of_an_image_and_with_one_go_together(parts
     assert captions == [[say(i), say(i, 1)] for i in range(15)] + [[say(i)] for i in range(15, N)]
 
 
+def test_a_list_of_files_whose_names_hold_commas_is_no_table(tmp_path):
+    images(tmp_path, "a,{}.jpg")
+    put(tmp_path / "list.csv", lines(f'"a,{i}.jpg"' for i in range(N)))
+    assert sources.load(str(tmp_path))["train"].column_names == ["image"]
+
+
+def test_a_short_table_without_a_header_keeps_its_captions(tmp_path):
+    images(tmp_path, rows=range(5))
+    put(tmp_path / "a.tsv", lines(f"images/{i}.jpg\t{say(i)}" for i in range(5)))
+    assert check_images(tmp_path) == {"train": 5}
+
+
+@pytest.mark.parametrize("key", ["image_id", "id"])
+def test_a_list_in_place_of_the_number_of_an_image_is_named(key, tmp_path):
+    coco(tmp_path)
+    file = tmp_path / "annotations" / "captions_train2017.json"
+    about = json.loads(file.read_text())
+    about["annotations" if key == "image_id" else "images"][3][key] = [3]
+    file.write_text(json.dumps(about))
+    with pytest.raises(BadInput, match=rf"captions_train2017\.json: the {key} \[3\] is a list or an object, not a num"):
+        sources.load(str(tmp_path))
+
+
 def test_a_full_disk_is_not_taken_for_an_answer_of_the_hub():
     error = DatasetGenerationError("An error occurred while generating the dataset")
     error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
