@@ -28,6 +28,7 @@ from mmssl.errors import BadInput
 from mmssl.method import Card, Output
 from mmssl.models import image_encoders
 from mmssl.models.decoder import Decoder
+from mmssl.models.image_encoders import FEATURES, SNIPPETS
 from mmssl.models.reconstructing import Reconstructing
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ KINDS = ("undercomplete", "linear", "sparse", "denoising")
 PENALTIES = ("kl", "l1")
 CORRUPTIONS = ("mask", "gaussian")
 MEAN_OF = 1000  # training images
-FEATURES = "Features of a picture"  # the only snippet of the linear kind, which has no class to fine-tune
 NOISE = 1 << 16  # first stream of the noise's draws, far after those of the image's view
 
 
@@ -78,7 +78,7 @@ class Autoencoder(Reconstructing):
         limits="The model was trained to keep what reconstructs pixels, which need not be what tells objects apart: "
         "evaluate it on your task before you rely on it.",
         trivial="the mean image",
-        snippets=image_encoders.SNIPPETS,
+        snippets=SNIPPETS,
         tags=("autoencoder",),
     )
 
@@ -101,7 +101,7 @@ class Autoencoder(Reconstructing):
         # the mean activation of a batch is that of all its micro-batches
         self.couples_samples = kind == "sparse" and penalty == "kl"
         if kind == "linear":
-            self.card = replace(self.card, snippets={FEATURES: image_encoders.SNIPPETS[FEATURES]})
+            self.card = replace(self.card, snippets={FEATURES: SNIPPETS[FEATURES]})  # no class to fine-tune
             self.code = nn.Identity()
             self.decoder = nn.Sequential(nn.Linear(code_dim, 3 * math.prod(size)), nn.Unflatten(1, (3, *size)))
             return

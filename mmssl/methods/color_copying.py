@@ -10,6 +10,7 @@ map.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,7 +86,6 @@ class ColorCopying(Method):
         limits="The encoder does not see colours. It was trained without labels: evaluate it on your task before you "
         "rely on it.",
         trivial="the colours of the reference frames, in equal parts",
-        snippets=image_encoders.SNIPPETS,
         tags=("video", "colorization"),
     )
 
@@ -100,6 +100,7 @@ class ColorCopying(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.references, self.temperature = encoder, views, references, temperature
+        self.card = replace(self.card, snippets=image_encoders.snippets_of_map(encoder))
         grey = colour_directions.projection(colour_directions.GREY, views.std)
         self.register_buffer("sees_grey", grey, persistent=False)
         colour_directions.restrict(encoder, grey)

@@ -52,7 +52,7 @@ name = "..."
 pipeline = DDPMPipeline.from_pretrained(name)
 pipeline(batch_size=1, num_inference_steps=50).images[0].save("drawn.png")
 """,
-    "Features of a picture": image_encoders.SNIPPETS["Features of a picture"],
+    image_encoders.FEATURES: image_encoders.SNIPPETS[image_encoders.FEATURES],
 }
 
 

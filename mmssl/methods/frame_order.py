@@ -17,6 +17,7 @@ are among its inputs, after the pairs of Lee et al. 2017, arXiv:1708.01246.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,7 +84,6 @@ class FrameOrder(Method):
         limits="The encoder was trained on noisy frames of one colour channel, without labels: evaluate it on your "
         "task before you rely on it.",
         trivial="chance: log(2)",
-        snippets=image_encoders.SNIPPETS,
         tags=("video", "frame-order"),
     )
 
@@ -98,6 +98,7 @@ class FrameOrder(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.kind, self.noise = encoder, views, kind, noise
+        self.card = replace(self.card, snippets=image_encoders.snippets_of_map(encoder))
         self.frame = nn.Conv2d(image_encoders.width(encoder), dim, 1)
         self.classifier = heads.mlp([2 * FRAMES * dim * CELLS**2, hidden, hidden, 2], "layer")
         nn.init.zeros_(self.classifier[-1].weight)  # the first prediction is chance

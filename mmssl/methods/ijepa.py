@@ -33,11 +33,6 @@ MASK = 1 << 16  # first stream of the masks' draws, far after those of the image
 TARGETS = 4  # blocks, section 3
 TARGET_SCALE, TARGET_RATIO = (0.15, 0.2), (0.75, 1.5)  # of the image's area; height / width. Section 3
 CONTEXT_SCALE = (0.85, 1.0)  # of the image's area; the block is square. Section 3
-FEATURES = "Features of a picture"
-SNIPPETS = {
-    **image_encoders.SNIPPETS,
-    FEATURES: image_encoders.SNIPPETS[FEATURES].replace("pooler_output.flatten(1)", "last_hidden_state[:, 1:].mean(1)"),
-}
 
 
 def target_blocks(key: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -140,7 +135,7 @@ class IJEPA(Method):
         task="image-feature-extraction",
         limits="The model was trained without labels: evaluate it on your task before you rely on it.",
         trivial="the mean target of the batch",
-        snippets=SNIPPETS,
+        snippets=image_encoders.SNIPPETS_OF_PATCHES,
         tags=("ijepa", "vit"),
     )
 

@@ -8,6 +8,7 @@ images that users give it; the decoder adds to that what is missing; the error o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,7 +79,6 @@ class SuperResolution(Reconstructing):
         task="image-feature-extraction",
         limits="The model was trained on blurred images: evaluate it on your task before you rely on it.",
         trivial="bicubic interpolation",
-        snippets=image_encoders.SNIPPETS,
         tags=("super-resolution",),
     )
 
@@ -98,6 +98,7 @@ class SuperResolution(Reconstructing):
         if min(self.small) < SMALLEST:
             raise BadInput(f"--factor {factor} makes images of {size[0]} x {size[1]} pixels too small; lower it")
         self.encoder, self.discriminator = encoder, Discriminator(discriminator)
+        self.card = replace(self.card, snippets=image_encoders.snippets_of_map(encoder))
         if not adversarial:
             self.discriminator.requires_grad_(False)
         self.views, self.adversarial, self.perceptual, self.weight = views, adversarial, perceptual, weight

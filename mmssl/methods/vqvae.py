@@ -9,6 +9,7 @@ arXiv:2005.00341, section 3.1); counts and sums are those of all processes and m
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,7 +63,6 @@ class VQVAE(Reconstructing):
         limits="The model was trained to keep what reconstructs pixels, which need not be what tells objects apart: "
         "evaluate it on your task before you rely on it.",
         trivial="the mean image",
-        snippets=image_encoders.SNIPPETS,
         tags=("vq-vae",),
     )
 
@@ -78,6 +78,7 @@ class VQVAE(Reconstructing):
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.commitment, self.restart = encoder, views, commitment, restart
+        self.card = replace(self.card, snippets=image_encoders.snippets_of_map(encoder))
         memory.refuse_too_large(entries * code_dim, f"--entries {entries}, --code_dim {code_dim}")
         self.code = nn.Conv2d(image_encoders.width(encoder), code_dim, 1)
         cells = image_encoders.shape_of(image_encoders.maps, encoder, size)[2:]

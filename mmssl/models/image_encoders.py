@@ -65,8 +65,9 @@ NAMES = tuple(SIZES)
 VITS = tuple(name for name, size in SIZES.items() if isinstance(size, ViTSize))
 SMALLEST = 32  # px; smaller images are enlarged, because a ResNet halves the side four times
 
+FEATURES = "Features of a picture"
 SNIPPETS = {
-    "Features of a picture": """
+    FEATURES: """
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
@@ -87,6 +88,10 @@ model = AutoModelForImageClassification.from_pretrained(name, num_labels=10)
 processor = AutoImageProcessor.from_pretrained(name)
 print(model.config.num_labels, processor.size)
 """,
+}
+# of a ViT of which only the patches were trained, not the class token
+SNIPPETS_OF_PATCHES = SNIPPETS | {
+    FEATURES: SNIPPETS[FEATURES].replace("pooler_output.flatten(1)", "last_hidden_state[:, 1:].mean(1)")
 }
 SAME_IN_VIT = ("image_size", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "num_attention_heads",
                "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "initializer_range")  # fmt: skip
@@ -285,6 +290,11 @@ def patch_size(model: PreTrainedModel) -> int | None:
     """The side of a ViT's patches in pixels; None for a convolutional network."""
     size = getattr(model.config, "patch_size", None) if getattr(model.config, "num_attention_heads", None) else None
     return max(size) if isinstance(size, (list, tuple)) else size
+
+
+def snippets_of_map(model: PreTrainedModel) -> dict[str, str]:
+    """Of an encoder that was trained by its `maps` alone."""
+    return SNIPPETS_OF_PATCHES if patch_size(model) else SNIPPETS
 
 
 def freeze_patches(model: PreTrainedModel) -> None:

@@ -268,3 +268,10 @@ def test_only_transformers_have_patches_that_are_frozen():
 def test_settings_of_a_processor_that_do_not_fit_together_are_refused():
     with pytest.raises(BadInput, match="ViTImageProcessorPil cannot be used .*longest_edge.*correct its JSON file"):
         shape(ViTImageProcessorPil(size={"longest_edge": 32}))
+
+
+@pytest.mark.parametrize("name", ["resnet-micro", "vit-micro"])
+def test_the_snippet_of_an_encoder_trained_by_its_map_does_not_read_a_class_token(name):
+    model, _ = image_encoders.from_scratch(name, 32)
+    code = image_encoders.snippets_of_map(model)[image_encoders.FEATURES]
+    assert ("[:, 1:].mean(1)" in code) == (name == "vit-micro") == ("pooler_output" not in code)
