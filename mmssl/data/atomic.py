@@ -31,14 +31,15 @@ def whole(directory: Path) -> Iterator[Path]:
     directory = directory.expanduser()
     if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
         raise BadInput(f"{directory} already exists and is not empty: remove it, or choose another folder")
-    partial = Path(f"{directory.absolute()}{PARTIAL}")
+    directory = directory.resolve()  # nothing can be renamed to a link to a folder
+    partial = Path(f"{directory}{PARTIAL}")
     try:
         _clear(partial)  # left by a run that was killed
         partial.mkdir(parents=True)
         (partial / OURS).touch()
         yield partial
-        (partial / OURS).unlink()
         partial.rename(directory)
+        (directory / OURS).unlink()  # not before: if the rename fails, the mark allows to remove the folder
     except OSError as error:
         if error.errno not in OF_THE_DISK:  # not our disk: an unreadable source, or a network
             raise

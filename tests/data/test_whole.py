@@ -3,6 +3,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,26 @@ def test_what_is_there_stays(tmp_path, mine):
     with pytest.raises(BadInput, match=said), whole(tmp_path / "data"):
         raise AssertionError
     assert (tmp_path / mine).read_text() == "mine"
+
+
+@pytest.mark.parametrize("rename_fails", [False, True])
+def test_a_link_to_an_empty_folder_is_filled_and_a_failed_rename_does_not_block_the_next_try(
+    tmp_path, monkeypatch, rename_fails
+):
+    def failing(*given):
+        raise OSError(18, "Invalid cross-device link")
+
+    (tmp_path / "disk" / "data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "data")
+    if rename_fails:
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="cross-device"), whole(tmp_path / "link"):
+            patched.setattr(Path, "rename", failing)
+        assert not list(tmp_path.rglob("*.mmssl-partial"))
+    with whole(tmp_path / "link") as place:
+        (place / "all").write_text("")
+    assert [path.name for path in (tmp_path / "disk" / "data").iterdir()] == ["all"] and (
+        tmp_path / "link"
+    ).is_symlink()
 
 
 def test_runs_that_begin_at_once_make_it_once(tmp_path):
