@@ -201,7 +201,12 @@ def killed_save(checkpoints: Path) -> Path:
     return partial
 
 
-def test_the_temporary_file_of_a_killed_save_does_not_block_the_next_one(checkpoints):
+@pytest.mark.parametrize("linked", ["", "run", "run/checkpoints"])
+def test_the_temporary_file_of_a_killed_save_does_not_block_the_next_one(tmp_path, checkpoints, linked):
+    if linked:  # to another disk
+        (tmp_path / "disk").mkdir()
+        (tmp_path / linked).parent.mkdir(exist_ok=True)
+        (tmp_path / linked).symlink_to(tmp_path / "disk")
     partial = killed_save(checkpoints)
     save(checkpoints, 2)
     assert not partial.exists() and complete(checkpoints) == ["step_00000001", "step_00000002"]

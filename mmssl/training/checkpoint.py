@@ -299,8 +299,9 @@ def _remove(run: OutputDir, folders: Iterable[Path]) -> None:
     while it writes. Its name is random, so it counts as the run's if the run registered files in that folder."""
     own = {(run.path / name).parent for name in run.files()}
     for folder in folders:
-        if folder.name.startswith("partial_") and folder.resolve() in own:
-            found = [file for file in folder.resolve().glob(TEMPORARY) if file.is_file() and not file.is_symlink()]
+        place = run.path / folder.parent.name / folder.name  # not resolved: the checkpoints may be a link
+        if folder.name.startswith("partial_") and place in own:
+            found = [file for file in place.glob(TEMPORARY) if file.is_file() and not file.is_symlink()]
             if found:
                 run.adopt(found)
     run.remove(folders)
