@@ -23,6 +23,7 @@ from PIL import Image
 from processes import Processes
 from safetensors.torch import load_file
 from small import Numbers, Small, adam, arguments, bits, sgd
+from test_checkpoint import rewritten
 from tiny import bert, causal_lm
 from torch import nn
 
@@ -50,12 +51,13 @@ def lines(output_dir: Path) -> list[dict]:
 
 
 def run(
-    output_dir: Path, step=steps.standard, workers: int = 0, noise: float = 0.5, optimizer=adam, evaluate=None, **flags
-) -> Small:
+    output_dir: Path, step=steps.standard, workers: int = 0, noise: float = 0.5, optimizer=adam, evaluate=None,
+    samples: int = 50, **flags,
+) -> Small:  # fmt: skip
     """Train a new Small; 50 samples are 4 optimizer steps an epoch."""
     args = arguments(output_dir, gradient_accumulation_steps=2, **flags)
     method = Small(dropout=0.3)
-    loader = Loader(Numbers(noise=noise), args.per_device_train_batch_size, num_workers=workers)
+    loader = Loader(Numbers(samples, noise), args.per_device_train_batch_size, num_workers=workers)
     method.summary = train(method, loader, args, [optimizer(method, args.learning_rate)], step, evaluate)
     return method
 
@@ -151,6 +153,15 @@ def test_a_second_resume_says_its_own_changes(tmp_path):
     run(tmp_path, resume_from_checkpoint="auto", max_steps=11, save_steps=11)
     run_again = run(tmp_path, resume_from_checkpoint="auto", max_steps=12)
     assert [("10 -> 11" in w, "11 -> 12" in w) for w in run_again.summary.warnings] == [(True, False), (False, True)]
+
+
+def test_another_number_of_samples_is_said_on_resume_but_not_where_an_earlier_version_kept_none(tmp_path):
+    run(tmp_path, save_steps=5)
+    flags = {"samples": 51, "resume_from_checkpoint": str(tmp_path / "checkpoints" / "step_00000005")}
+    [said] = [w for w in run(tmp_path, **flags).summary.warnings if "resumed" in w]
+    assert said.startswith("resumed on 51 training samples instead of 50: ")
+    rewritten(tmp_path / "checkpoints" / "step_00000005", lambda state: state["progress"].pop("samples"))
+    assert not [w for w in run(tmp_path, **flags).summary.warnings if "resumed" in w]
 
 
 def test_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(tmp_path, capsys):

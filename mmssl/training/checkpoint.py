@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 TEMPORARY = ".tmp??????"  # what safetensors writes before it gives the file its name
 FROM_FLAGS = ("lr", "initial_lr", "weight_decay", "betas")  # optimizer settings that a resumed run may change
-# flags that do not affect the final weights
+# flags that do not affect the final weights (image_cache: if all images can be decoded; else their number differs)
 HARMLESS = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "logging_steps", "eval_steps", "save_steps",
     "save_total_limit", "report_to", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "probe_dataset",
@@ -234,24 +234,31 @@ def damage(path: Path, device: torch.device = CPU, check: Callable[[dict], objec
     return _fault(state, path, device, check)
 
 
-def surroundings(accelerator: Accelerator) -> dict[str, int | str]:
-    """What besides the flags decides the exact weights of a run."""
+def surroundings(accelerator: Accelerator, samples: int) -> dict[str, int | str]:
+    """What besides the flags decides the exact weights of a run. samples: of the training data."""
     kind = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
     software = f"torch {torch.__version__} on {kind}, {accelerator.mixed_precision.replace('no', 'fp32')}"
-    return {"processes": accelerator.num_processes, "software": software + ", sharded" * sharded()}
+    software += ", sharded" * sharded()
+    return {"processes": accelerator.num_processes, "software": software, "samples": samples}
 
 
-def differences(progress: dict, args, accelerator: Accelerator) -> list[str]:
+def differences(progress: dict, args, accelerator: Accelerator, samples: int) -> list[str]:
     """Sentences that say how the resumed run differs from the one that wrote the checkpoint. args: the current
-    TrainArgs."""
+    TrainArgs. samples: of the current training data."""
     before, now = progress["args"], asdict(args)
     changed = [k for k in now if before.get(k) != now[k] and k not in HARMLESS]
     sentences = []
     if changed:
         listed = ", ".join(f"{k} {before.get(k)} -> {now[k]}" for k in changed)
         sentences.append(f"resumed with other flags: {listed}; the result differs from that of an uninterrupted run")
-    here = surroundings(accelerator)
-    saved = here | progress
+    here = surroundings(accelerator, samples)
+    saved = here | progress  # earlier versions kept no number of samples
+    if saved["samples"] != samples:
+        corrupt = ", or corrupt images were left out and are now replaced, or the reverse (see --image_cache)"
+        sentences.append(
+            f"resumed on {samples} training samples instead of {saved['samples']}: the data changed"
+            f"{corrupt * ('image_cache' in now)}; the result differs from that of an uninterrupted run"
+        )
     if saved["software"] != here["software"]:
         sentences.append(
             f"resumed with {here['software']} instead of {saved['software']}: the weights agree only up to rounding"

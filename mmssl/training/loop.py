@@ -88,7 +88,7 @@ def train(
     if found := broadcast_object_list([found])[0]:
         progress = checkpoint.load(found, bare, optimizers, accelerator)
         run = _progress(progress)
-        differences = checkpoint.differences(progress, args, accelerator)
+        differences = checkpoint.differences(progress, args, accelerator, len(loader.dataset))
     if args.max_skipped_steps:
         step = steps.skip_non_finite(step)
 
@@ -144,7 +144,8 @@ def train(
 
     def save() -> None:
         log.flush()  # before saving: raises on a non-finite loss, whose weights must not be saved
-        progress = {"summary": asdict(run), "args": asdict(args)} | checkpoint.surroundings(accelerator)
+        progress = {"summary": asdict(run), "args": asdict(args)}
+        progress |= checkpoint.surroundings(accelerator, len(loader.dataset))
         checkpoint.save(checkpoints, run.step, bare, optimizers, accelerator, progress)
         sharding.collect(whole, bare, torch.device("cpu"))
         if accelerator.is_main_process:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
+from device import accelerator
 from test_pictures import PROCESSOR, rows
 
 from mmssl.data import atomic
 from mmssl.data.images import pictures
 from mmssl.data.images.on_demand import OnDemand, Table
 from mmssl.data.loader import Loader
+from mmssl.training import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +37,16 @@ def test_batches_are_those_of_the_images_decoded_once(workers, tmp_path):
     pairs = zip(Loader(once, 2, seed=3).epoch(4), Loader(now, 2, seed=3, num_workers=workers).epoch(4), strict=True)
     for a, b in pairs:
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_with_a_corrupt_image_the_two_differ_in_length_which_a_resume_says(tmp_path):
+    args, device = pictures.PictureArgs(), accelerator()
+    once, now = (parts(rows(tmp_path, 12, broken=(4,)), streaming=streaming)[0] for streaming in (False, True))
+    assert (len(once), len(now)) == (9, 10)
+    saved = {"args": asdict(args)} | checkpoint.surroundings(device, len(once))
+    assert checkpoint.differences(saved, args, device, len(once)) == []
+    [said] = checkpoint.differences(saved, args, device, len(now))
+    assert said.startswith("resumed on 10 training samples instead of 9: ") and "--image_cache" in said
 
 
 def test_what_does_not_fit_is_decoded_in_each_epoch_and_what_was_chosen_is_said(tmp_path, capsys):

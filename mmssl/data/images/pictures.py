@@ -200,8 +200,8 @@ class Pictures(Dataset):
 
 
 class Undecoded(Pictures):
-    """The same batches, but each image is decoded when it is used. A corrupt image, which is known only then, is
-    replaced by its neighbour, see OnDemand.
+    """The same batches if all images can be decoded, but each is decoded when it is used. A corrupt image, which is
+    known only then, is replaced by its neighbour (see OnDemand), where Pictures leaves it out.
 
     pixels: OnDemand. rows: as in Pictures, or Rows of shards.
     """
