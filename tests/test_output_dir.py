@@ -257,6 +257,29 @@ def test_a_second_run_in_one_directory_is_refused_with_the_process_of_the_first_
     run(tmp_path / "run", resume_from_checkpoint="auto", max_steps=1)
 
 
+def register_many(output_dir: Path, name: str) -> None:
+    for i in range(50):
+        OutputDir(output_dir).register([f"{name}_{i}.png"])
+
+
+def test_processes_that_register_at_once_lose_no_name(tmp_path):
+    both = [Processes(register_many, tmp_path, name, log=tmp_path / f"{name}.txt") for name in ("one", "other")]
+    assert [process.wait() for process in both] == [[0], [0]]
+    assert OutputDir(tmp_path).files() == {f"{name}_{i}.png" for name in ("one", "other") for i in range(50)}
+
+
+def test_a_file_of_another_process_does_not_make_it_the_run(tmp_path):
+    run(tmp_path, max_steps=1)
+    manifest = tmp_path / ".mmssl" / "manifest.json"
+    evaluator = Processes(register_many, tmp_path, "figure", log=tmp_path / "log.txt")
+    assert evaluator.wait() == [0]
+    content = json.loads(manifest.read_text())
+    assert content["process"] == os.getpid() and "figure_0.png" in content["files"]
+    manifest.write_text(json.dumps(content | {"process": 1}))
+    run(tmp_path, max_steps=2, resume_from_checkpoint="auto", overwrite_output_dir=True)
+    assert json.loads(manifest.read_text())["process"] == os.getpid()
+
+
 def test_of_two_runs_started_together_one_trains(tmp_path):
     both = [Processes(slow_job, tmp_path / "run", max_steps=60, log=tmp_path / f"{i}.txt") for i in range(2)]
     codes = sorted(process.wait()[0] for process in both)

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -143,37 +144,39 @@ def add_results(
     body: Markdown. values: name -> result, for the metadata. drawn: file -> caption; the files are copied to the run's
     figures/. task: name of what was judged, for the metadata; default: that of the data.
     """
-    if run := OutputDir.around(directory / CARD):  # otherwise there is no manifest to update
+    run = OutputDir.around(directory / CARD)  # None: there is no manifest to update
+    if run:
         run.register([CARD, *(Path("figures", file.name) for file in drawn)])
     shown = []
     for file, caption in drawn.items():
         _replace(directory / "figures" / file.name, file.read_bytes())
         shown.append(_shown(file.name, caption))
-    model_card = ModelCard.load(directory / CARD)
-    sections = re.split(r"(?m)^(?=## )", model_card.text.rstrip() + "\n\n")
-    heading = markdown(heading)
-    kept = [section for section in sections if not section.startswith(f"## {heading}\n")]
-    text = "".join([*kept, f"## {heading}\n\n{_join([body, *shown])}\n"])
-    name = one_line(f"{task or short(dataset)}, transfer")
-    before = [
-        result
-        for result in model_card.data.eval_results or []
-        if result.dataset_name != name or result.metric_name not in map(one_line, values)
-    ]
-    model_card.data.eval_results = before + [
-        EvalResult(
-            task_type=model_card.data.pipeline_tag or "feature-extraction",
-            dataset_type=hub_id(dataset) or "custom",
-            dataset_name=name,
-            dataset_config=name,  # results of equal type and configuration would be listed under one name
-            metric_type="accuracy",
-            metric_name=one_line(metric),
-            metric_value=round(value, 2),
-        )
-        for metric, value in values.items()
-    ]
-    model_card.data.model_name = model_card.data.model_name or one_line(directory.resolve().name)
-    _replace(directory / CARD, f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}")
+    with run.changing() if run else nullcontext():
+        model_card = ModelCard.load(directory / CARD)
+        sections = re.split(r"(?m)^(?=## )", model_card.text.rstrip() + "\n\n")
+        heading = markdown(heading)
+        kept = [section for section in sections if not section.startswith(f"## {heading}\n")]
+        text = "".join([*kept, f"## {heading}\n\n{_join([body, *shown])}\n"])
+        name = one_line(f"{task or short(dataset)}, transfer")
+        before = [
+            result
+            for result in model_card.data.eval_results or []
+            if result.dataset_name != name or result.metric_name not in map(one_line, values)
+        ]
+        model_card.data.eval_results = before + [
+            EvalResult(
+                task_type=model_card.data.pipeline_tag or "feature-extraction",
+                dataset_type=hub_id(dataset) or "custom",
+                dataset_name=name,
+                dataset_config=name,  # results of equal type and configuration would be listed under one name
+                metric_type="accuracy",
+                metric_name=one_line(metric),
+                metric_value=round(value, 2),
+            )
+            for metric, value in values.items()
+        ]
+        model_card.data.model_name = model_card.data.model_name or one_line(directory.resolve().name)
+        _replace(directory / CARD, f"---\n{model_card.data.to_yaml()}\n---\n\n{text.lstrip()}")
 
 
 def _replace(file: Path, content: str | bytes) -> None:

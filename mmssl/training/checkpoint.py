@@ -122,7 +122,7 @@ def save(
             failure = str(error)
         if failures := [f for f in gather_object([failure]) if f]:
             if accelerator.is_main_process:
-                with suppress(OSError):
+                with suppress(OSError, BadInput):
                     run.remove([partial])
             raise BadInput(
                 f"checkpoint {final} could not be written: {failures[0]}. {last_good(directory)} Mend that, then "

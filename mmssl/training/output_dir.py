@@ -1,7 +1,8 @@
 """The output directory of a run, and the list of the files that the run wrote: only these are ever deleted, overwritten
 or uploaded.
 
-    .mmssl/manifest.json   the files that the run wrote, and the process that wrote them last
+    .mmssl/manifest.json   the files that the run wrote, evaluations of it included, and the process of the run
+    .mmssl/manifest.lock   held by a process while it changes the manifest
     .mmssl/lock            held by the run that is writing
     .mmssl/partial/        files that are being written, before they are moved into place
 
@@ -178,14 +179,15 @@ class OutputDir:
             if not lock.is_locked:
                 self._acquire(lock)
                 atexit.register(lock.release, force=True)  # also keeps the lock from being garbage-collected
-            if self.manifest.exists():
-                self._write(self.files())  # now with this process as the writer
-            if not new:
-                self._refuse_loss(args, continues)
-            if args.overwrite_output_dir and not continues:
-                self.remove(self.files())
-            adopted = self._of_earlier_version() if continues and not self.manifest.exists() else set()
-            self._write(self.files() | adopted)
+            with self.changing():
+                if self.manifest.exists():
+                    self._write(self.files(), begins=True)
+                if not new:
+                    self._refuse_loss(args, continues)
+                if args.overwrite_output_dir and not continues:
+                    self.remove(self.files())
+                adopted = self._of_earlier_version() if continues and not self.manifest.exists() else set()
+                self._write(self.files() | adopted)
         except OSError as error:
             raise not_written(self.path, error) from error
 
@@ -243,40 +245,59 @@ class OutputDir:
                 (files if self._name(path) in own and not path.is_symlink() else others).append(self._name(path))
         return sorted(files), sorted(others)
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Wraps a block that reads a file which several processes change, the manifest or the card, and writes it
+        again: one process or thread at a time is inside. A thread may enter it again."""
+        lock = FileLock(self.manifest.with_suffix(".lock"), is_singleton=True)
+        try:
+            lock.acquire()
+        except OSError as error:
+            raise not_written(self.manifest, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def register(self, files: Iterable[str | Path]) -> None:
         """Add files that are about to be written to the manifest. Raises BadInput if one exists that the run did not
         write."""
-        own = self.files()
-        paths = [self.path / file for file in files]
-        names = {self._name(path) for path in paths if not path.is_relative_to(self.path / OURS)}
-        if foreign := sorted(name for name in names - own if os.path.lexists(self.path / name)):
-            raise BadInput(
-                f"{self.named}: {listed(foreign)} would be overwritten, and the run did not write it. Move it away, "
-                "then run the same command again (a training with --resume_from_checkpoint auto)"
-            )
-        if wrong := sorted(name for name in names if (self.path / name).is_dir()):
-            raise BadInput(f"{self.named}: {listed(wrong)} is a folder, but the run writes a file there; move it away")
-        if not names <= own:
-            self._write(own | names)
+        with self.changing():
+            own = self.files()
+            paths = [self.path / file for file in files]
+            names = {self._name(path) for path in paths if not path.is_relative_to(self.path / OURS)}
+            if foreign := sorted(name for name in names - own if os.path.lexists(self.path / name)):
+                raise BadInput(
+                    f"{self.named}: {listed(foreign)} would be overwritten, and the run did not write it. Move it "
+                    "away, then run the same command again (a training with --resume_from_checkpoint auto)"
+                )
+            if wrong := sorted(name for name in names if (self.path / name).is_dir()):
+                raise BadInput(
+                    f"{self.named}: {listed(wrong)} is a folder, but the run writes a file there; move it away"
+                )
+            if not names <= own:
+                self._write(own | names)
 
     def adopt(self, files: Iterable[Path]) -> None:
         """Add files to the manifest that the run has already written under free names."""
-        self._write(self.files() | {self._name(self.path / file) for file in files})
+        with self.changing():
+            self._write(self.files() | {self._name(self.path / file) for file in files})
 
     def remove(self, files: Iterable[str | Path]) -> None:
         """Delete `files`, and files in those folders, that the run wrote; then delete folders that became empty."""
-        gone, own = [self._name(self.path / file) for file in files], self.files()
-        names = {name for name in own if name in gone or any(str(parent) in gone for parent in Path(name).parents)}
-        for name in names:
-            with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
-                (self.path / name).unlink()
-        parents = {Path(name) for name in gone} | {parent for name in names for parent in Path(name).parents} - {Path()}
-        for parent in sorted(parents, key=lambda path: -len(path.parts)):
-            with suppress(OSError):  # not empty
-                (self.path / parent).rmdir()
-        left = {name for name in names if os.path.lexists(self.path / name)}
-        if names - left:
-            self._write(own - (names - left))
+        with self.changing():
+            gone, own = [self._name(self.path / file) for file in files], self.files()
+            names = {name for name in own if name in gone or any(str(parent) in gone for parent in Path(name).parents)}
+            for name in names:
+                with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+                    (self.path / name).unlink()
+            parents = {parent for name in names for parent in Path(name).parents} - {Path()}
+            for parent in sorted({*map(Path, gone), *parents}, key=lambda path: -len(path.parts)):
+                with suppress(OSError):  # not empty
+                    (self.path / parent).rmdir()
+            left = {name for name in names if os.path.lexists(self.path / name)}
+            if names - left:
+                self._write(own - (names - left))
 
     @contextmanager
     def writing(self, needed: int | None = None) -> Iterator[Path]:
@@ -308,10 +329,16 @@ class OutputDir:
             raise BadInput(f"{first_line(error)}. Until then the new files are in {partial}") from error
         shutil.rmtree(partial, ignore_errors=True)
 
-    def _write(self, files: set[str]) -> None:
-        content = {"process": os.getpid(), "host": socket.gethostname(), "files": sorted(files)}
+    def _write(self, files: set[str], begins: bool = False) -> None:
+        """begins: this process is the run. Otherwise the process that is named in the manifest stays, if there is
+        one."""
+        content = {"process": os.getpid(), "host": socket.gethostname()}
+        if not begins:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                before = bounded_json.read(self.manifest)
+                content = {name: before[name] for name in content}
         try:
-            durable.replace(self.manifest, json.dumps(content, indent=1))
+            durable.replace(self.manifest, json.dumps(content | {"files": sorted(files)}, indent=1))
         except OSError as error:
             raise not_written(self.manifest, error) from error
 
