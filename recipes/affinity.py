@@ -91,14 +91,15 @@ def judged(encoder: str, task: str, args: AffinityArgs, *baselines: str) -> Path
     directory = Path(args.output_dir).expanduser() / "transfer" / plain(encoder) / plain(task)
     flags = {"model_name_or_path": encoder, "dataset": dataset, "label_column": column or None, "mode": ["linear"]}
     flags |= {"labels": [args.labels], "seeds": args.seeds, "max_samples": args.max_samples, "use_cpu": args.use_cpu}
-    flags |= {"baselines": list(baselines), "output_dir": str(directory)}
+    chosen = plain("_".join([args.labels, f"{args.seeds}_seeds", f"{args.max_samples}_samples", *baselines]))
+    flags |= {"baselines": list(baselines), "output_dir": str(directory / chosen)}  # those of other flags are kept
     recipe = runpy.run_path(str(Path(__file__).parent / "transfer.py"), run_name="transfer")
     wanted = recipe["TransferArgs"](**flags)
     known = [Path(each).expanduser() for each in args.results if args.results != ["none"]]
     found = (file.parent for place in (directory, *known) for file in sorted(place.rglob(transfer.RESULTS)))
     if (kept := next((each for each in found if holds(each, wanted)), None)) is None:
         transfer.main(wanted)
-    return kept or directory
+    return kept or directory / chosen
 
 
 def holds(directory: Path, wanted) -> bool:

@@ -41,7 +41,9 @@ OF_FINE_TUNING = ("layer_decay", "freeze_layers")
 class TransferArgs(features.CheckpointArgs):
     model_name_or_path: str = flag("runs/mae", "a directory or a Hub id; it decides the modality")
     dataset: str = flag("digits", "labelled data: a built-in name, file, folder or Hub id")
-    output_dir: str = flag("runs/transfer", "where the figures and the results go")
+    output_dir: str = flag(
+        "runs/transfer", "where the figures and the results go; those of other flags are not replaced"
+    )
     mode: list[str] = flag(
         ["knn", "linear"],
         "evaluations, one or several; layer_transfer copies the lowest layers, one after another",

@@ -50,11 +50,19 @@ def test_every_pair_is_judged_once_and_a_second_call_reads_it(recipe, made, monk
     assert run(recipe, results=[made["output_dir"]], **elsewhere)["affinities"] == found["affinities"]
 
 
+def test_results_of_other_labels_and_of_the_encoders_in_another_order_are_kept_side_by_side(recipe, made):
+    for flags in ({}, {"labels": "6"}, {"encoders": made["encoders"][::-1]}):
+        run(recipe, **made | flags)
+    found = [json.loads(file.read_text()) for file in Path(made["output_dir"]).rglob("*red/*/results.json")]
+    kinds = [(each["args"]["labels"][0], each["args"]["baselines"] != ["none"]) for each in found]
+    assert sorted(kinds) == [("5", False), ("5", True), ("5", True), ("6", False), ("6", True)]
+
+
 def test_results_of_other_flags_or_older_weights_are_not_read(recipe, made):
     run(recipe, **made)
     flags = {"model_name_or_path": made["encoders"][0], "dataset": made["tasks"][0], "mode": ["linear"], "seeds": 2}
     wanted = runpy.run_path(str(RECIPE.parent / "transfer.py"), run_name="transfer")["TransferArgs"]
-    file = next(Path(made["output_dir"]).rglob("*one/*red/results.json"))
+    file = next(Path(made["output_dir"]).rglob("*one/*red/*/results.json"))
     asked = wanted(labels=["5"], baselines=["untrained", "chance"], **flags)
     assert recipe["holds"](file.parent, asked)
     assert not recipe["holds"](file.parent, wanted(labels=["4"], baselines=["none"], **flags))

@@ -1,6 +1,7 @@
 """The transfer recipe end to end for each modality, what it writes down, and what it refuses in one sentence."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import tiny_encoders
 import yaml
 from accelerate import PartialState
 from PIL import Image
+from processes import Processes
 
 from mmssl.arguments import command
 from mmssl.data.labelled import Labelled
@@ -18,6 +20,7 @@ from mmssl.errors import BadInput
 from mmssl.evaluation.downstream import transfer as judging
 from mmssl.evaluation.downstream import transfer_table
 from mmssl.hub import card
+from mmssl.training.output_dir import OutputDir
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "transfer.py"
 DATA = {"vit": "images", "bert": "texts", "wav2vec": "sounds", "clip": "images"}
@@ -87,6 +90,30 @@ def test_a_second_run_replaces_its_section_of_the_card(recipe, tmp_path):
     assert (tmp_path / "model" / "figures" / "layers_data_knn_100.png").exists()
 
 
+def test_results_of_other_flags_are_not_replaced_and_this_is_said_before_anything_is_computed(
+    recipe, tmp_path, monkeypatch
+):
+    directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
+    linear = {"mode": ["linear"], "labels": ["5"], "seeds": 2}
+    judge(recipe, directory, data, tmp_path / "out", *linear.items())
+    kept = {name: (tmp_path / "out" / name).read_bytes() for name in (judging.RESULTS, judging.LOSSES)}
+    for flags, said in (
+        ({"mode": ["knn"]}, "--mode ['linear'], not ['knn']"),
+        ({"labels": ["6"], "layers": "all"}, "--labels ['5'], not ['6']; --layers last, not all"),
+        ({"seeds": 1}, "--seeds 2, not 1"),
+        ({"baselines": ["none"]}, "--baselines ['untrained', 'raw', 'chance'], not ['none']"),
+    ):
+        with (
+            monkeypatch.context() as patched,
+            pytest.raises(BadInput, match=re.escape(f"out holds results with {said}: choose")),
+        ):
+            patched.setattr(judging, "Transfer", None)
+            judge(recipe, directory, data, tmp_path / "out", *(linear | flags).items())
+    assert kept == {name: (tmp_path / "out" / name).read_bytes() for name in kept}
+    more = linear | {"mode": ["knn", "linear"], "labels": ["5", "6"]}  # computes again what is there
+    assert len(judge(recipe, directory, data, tmp_path / "out", *more.items())) == 4
+
+
 def test_fine_tuning_stands_beside_training_from_scratch(recipe, tmp_path):
     directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
     flags = {"mode": ["finetune"], "labels": ["10"], "seeds": 2, "max_steps": 3, "freeze_layers": 1}
@@ -141,12 +168,12 @@ def test_classes_with_fewer_labels_than_asked_for_are_said(recipe, tmp_path, cap
     judge(recipe, directory, data, tmp_path / "out", ("mode", ["knn"]), ("labels", ["2", "50"]), ("seeds", 1))
     [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert said.startswith("warning: --labels 50: 2 of 2 classes have fewer training examples, ")
-    judge(recipe, directory, data, tmp_path / "out", ("mode", ["knn"]), ("labels", ["1%"]), ("seeds", 1))
+    judge(recipe, directory, data, tmp_path / "other", ("mode", ["knn"]), ("labels", ["1%"]), ("seeds", 1))
     [said] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert said.startswith("warning: --labels 1%: 2 of ") and "because every class keeps one" in said
 
 
-def test_results_of_two_label_columns_stand_side_by_side_on_the_card(recipe, tmp_path, capsys):
+def test_results_of_two_label_columns_stand_side_by_side_on_the_card(recipe, tmp_path):
     directory, data = tiny_encoders.vit(tmp_path / "model"), tiny_encoders.images(tmp_path / "data")
     (tmp_path / "model" / "README.md").write_text(CARD)
     for part in ("train", "test"):
@@ -155,12 +182,11 @@ def test_results_of_two_label_columns_stand_side_by_side_on_the_card(recipe, tmp
         rows.to_parquet(f"{data}/{part}.parquet")
     for column in ("label", "half"):
         flags = {"mode": ["knn"], "labels": ["50%", "100%"], "seeds": 1, "label_column": column}
-        judge(recipe, directory, data, tmp_path / "out", *flags.items())
+        judge(recipe, directory, data, tmp_path / column, *flags.items())
     text = (tmp_path / "model" / "README.md").read_text()
     assert all(f"## Transfer to data, label_column {column}: knn" in text for column in ("label", "half"))
     names = [each["dataset"]["name"] for each in yaml.safe_load(text.split("---")[1])["model-index"][0]["results"]]
     assert names == ["data, label_column label, transfer", "data, label_column half, transfer"]
-    assert f"is replaced; it held {directory} on " in capsys.readouterr().out
     drawn = {file.name for file in (tmp_path / "model" / "figures").iterdir()}
     assert drawn == {f"transfer_data_label_column_{column}_knn.png" for column in ("label", "half")}
 
@@ -208,6 +234,19 @@ def test_a_section_is_added_to_a_card_and_what_was_there_stays(tmp_path):
     found = {r["dataset"]["name"]: (r["dataset"]["type"], r["metrics"][0]["value"]) for r in results}
     assert found == {"a, transfer": ("user/a", 52.0), "b, transfer": ("custom", 60.0)}
     assert (tmp_path / "figures" / "drawn.png").exists()
+
+
+def add_many(directory: Path, name: str) -> None:
+    for i in range(15):
+        card.add_results(directory, f"Transfer to {name} {i}", "Text.", {"linear": 50.0}, f"{name}_{i}", {})
+
+
+def test_two_evaluations_that_write_to_one_card_at_once_lose_no_section(tmp_path):
+    OutputDir(tmp_path).register(["README.md"])
+    (tmp_path / "README.md").write_text(CARD)
+    both = [Processes(add_many, tmp_path, name, log=tmp_path / f"{name}.txt") for name in ("one", "other")]
+    assert [process.wait() for process in both] == [[0], [0]], [process.output for process in both]
+    assert (tmp_path / "README.md").read_text().count("\n## Transfer to ") == 30
 
 
 @pytest.mark.parametrize(

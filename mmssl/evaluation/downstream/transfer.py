@@ -61,6 +61,7 @@ OF_OTHERS = {  # flags without effect on an encoder of this modality
 OF_TASK = {"label_column": None, "hold_out": None, "input_column": None, "pooling": "auto", "tower": "vision"}
 
 RESULTS, LOSSES = "results.json", "losses.safetensors"  # in output_dir
+INDIFFERENT = {"output_dir", "use_cpu", "trust_remote_code"}  # flags that do not change the results
 FEWEST_STEPS = 300  # of fine-tuning, however few the labels
 
 
@@ -290,7 +291,9 @@ def main(args) -> None:
 
     if PartialState(cpu=best_device(args.use_cpu).type == "cpu").num_processes > 1:
         raise BadInput("an evaluation runs in one process: start it with python, or with --num_processes 1")
-    transfer, directory = Transfer(args), Path(args.output_dir).expanduser()
+    directory = Path(args.output_dir).expanduser()
+    _refuse_loss(directory, vars(args))
+    transfer = Transfer(args)
     OutputDir(directory).register([RESULTS, LOSSES])
     table = transfer.run()
     columns = transfer.columns()
@@ -314,8 +317,6 @@ def main(args) -> None:
         "args": vars(args),
     }
     found["warnings"] = transfer.warnings
-    if (before := _title(directory)) not in (None, title):
-        say(f"{directory / RESULTS} is replaced; it held {before}. Another --output_dir keeps both")
     try:
         losses = {name: torch.from_numpy(np.stack(of_seeds)) for name, of_seeds in transfer.losses.items()}
         durable.replace(directory / LOSSES, save(losses))
@@ -336,12 +337,20 @@ def main(args) -> None:
     say(f"results and figures: {directory}")
 
 
-def _title(directory: Path) -> str | None:
-    """Of the results that are there."""
+def _refuse_loss(directory: Path, flags: dict) -> None:
+    """Raise BadInput if `directory` holds results of other flags, which may have taken hours. More modes, labels or
+    baselines are allowed: those that are there are computed again."""
     try:
-        return bounded_json.read(directory / RESULTS)["title"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        before = dict(bounded_json.read(directory / RESULTS)["args"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged
+        return
+
+    def lost(was, now) -> bool:
+        return not {*was} - {"none"} <= {*now} if isinstance(now, list) else was != now
+
+    names = [name for name in flags if name in before and name not in INDIFFERENT]
+    if changed := [f"--{name} {before[name]}, not {flags[name]}" for name in names if lost(before[name], flags[name])]:
+        raise BadInput(f"--output_dir {directory} holds results with {'; '.join(changed)}: choose another directory")
 
 
 def chosen(args) -> str:
