@@ -98,10 +98,10 @@ def test_results_of_other_flags_are_not_replaced_and_this_is_said_before_anythin
     judge(recipe, directory, data, tmp_path / "out", *linear.items())
     kept = {name: (tmp_path / "out" / name).read_bytes() for name in (judging.RESULTS, judging.LOSSES)}
     for flags, said in (
-        ({"mode": ["knn"]}, "--mode ['linear'], not ['knn']"),
-        ({"labels": ["6"], "layers": "all"}, "--labels ['5'], not ['6']; --layers last, not all"),
+        ({"mode": ["knn"]}, "--mode linear, not knn"),
+        ({"labels": ["6"], "layers": "all"}, "--labels 5, not 6; --layers last, not all"),
         ({"seeds": 1}, "--seeds 2, not 1"),
-        ({"baselines": ["none"]}, "--baselines ['untrained', 'raw', 'chance'], not ['none']"),
+        ({"baselines": ["none"]}, "--baselines untrained raw chance, not none"),
     ):
         with (
             monkeypatch.context() as patched,

@@ -348,8 +348,11 @@ def _refuse_loss(directory: Path, flags: dict) -> None:
     def lost(was, now) -> bool:
         return not {*was} - {"none"} <= {*now} if isinstance(now, list) else was != now
 
-    names = [name for name in flags if name in before and name not in INDIFFERENT]
-    if changed := [f"--{name} {before[name]}, not {flags[name]}" for name in names if lost(before[name], flags[name])]:
+    def said(value) -> str:
+        return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    both = {name: (before[name], flags[name]) for name in flags if name in before and name not in INDIFFERENT}
+    if changed := [f"--{name} {said(was)}, not {said(now)}" for name, (was, now) in both.items() if lost(was, now)]:
         raise BadInput(f"--output_dir {directory} holds results with {'; '.join(changed)}: choose another directory")
 
 
