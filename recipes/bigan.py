@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
 from mmssl.evaluation.generated import Generated, GeneratedArgs
@@ -26,15 +28,17 @@ SHOWN = (
 @dataclass
 class BiganArgs(GeneratedArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/bigan", "where the encoder, log, figures and checkpoints go")
-    noise_dim: int = flag(64, "numbers in a code", at_least=1, at_most=16384)
+    noise_dim: int = flag(16, "numbers in a code", at_least=1, at_most=16384)
     hidden_dim: int = flag(512, "width of the discriminator's last layers", at_least=1, at_most=16384)
     generator_width: int = flag(32, "channels of the generator at half the side", at_least=1, at_most=1024)
     translation: float = flag(0.04, "largest shift of what the discriminator sees", at_least=0, below=1)
     flip: bool = flag(False, "flip half of the training images: not for digits and letters")
 
+    per_device_train_batch_size: int = flag(64, "images per process in one micro-batch")
     num_train_epochs: float = flag(40, "passes over the data")
-    learning_rate: float = flag(2e-4, "peak learning rate of encoder and generator")
-    discriminator_learning_rate: float = flag(1e-3, "peak learning rate of the discriminator", above=0, at_most=1e4)
+    learning_rate: float = flag(2e-4, "peak learning rate of the encoder")
+    generator_learning_rate: float = flag(1e-3, "peak learning rate of the generator", above=0, at_most=1e4)
+    discriminator_learning_rate: float = flag(2e-4, "peak learning rate of the discriminator", above=0, at_most=1e4)
     adam_beta1: float = flag(0.5, "AdamW's beta1")  # appendix C.1
     lr_scheduler_type: str = flag("constant", "schedule after the warm-up", ("cosine", "linear", "constant"))
 
@@ -48,7 +52,11 @@ def main(args: BiganArgs) -> None:
     trunk, _ = image_encoders.from_scratch(DISCRIMINATOR, max(shape))
     sizes = args.noise_dim, args.generator_width, args.hidden_dim, args.translation
     method = BiGAN(encoder, trunk, views.made_for(processor, [augmented]), shape, *sizes)
-    optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
+    discriminator, _ = method.players()
+    others = optim.from_args(nn.ModuleList([method.encoder, method.code]), args)
+    for group in optim.parameter_groups(method.generator.parameters(), args.weight_decay):
+        others.add_param_group(group | {"lr": args.generator_learning_rate})
+    optimizers = [optim.from_args(discriminator, args, learning_rate=args.discriminator_learning_rate), others]
     batch, unused = args.per_device_train_batch_size, {"code_recovered": 0.0}
     own = Neighbours(held_out, processor, batch, task=SHOWN, chance=unused)
     evaluation = Generated(own, args, train, held_out, processor)

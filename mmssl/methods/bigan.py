@@ -19,10 +19,15 @@ from mmssl.data.images.views import Views
 from mmssl.method import Card, Method, Output
 from mmssl.models import heads, image_encoders
 from mmssl.models.adversarial import SHIFT, discriminator_loss, spread, translated, undecided
-from mmssl.models.decoder import Generator, to_code
+from mmssl.models.decoder import Generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def places(trunk: PreTrainedModel, images: Tensor) -> Tensor:
+    """(batch, numbers): the trunk's last map."""
+    return image_encoders.maps(trunk, images).flatten(1)
 
 
 class BiGAN(Method):
@@ -62,9 +67,11 @@ class BiGAN(Method):
     ) -> None:
         super().__init__()
         self.encoder, self.trunk, self.views, self.translation = encoder, trunk, views, translation
-        self.code = to_code(encoder, size, noise_dim)
+        self.code = nn.Linear(image_encoders.width(encoder), noise_dim)
         self.generator = Generator(noise_dim, size, generator_width)
-        self.of_image = to_code(trunk, size, hidden_dim)
+        # not of the mean over places: whether image and code belong together is told by what lies where
+        _, numbers = image_encoders.shape_of(places, trunk, size)
+        self.of_image = nn.Linear(numbers, hidden_dim)
         self.of_code = heads.mlp([noise_dim, hidden_dim, hidden_dim], "layer")
         self.head = heads.mlp([2 * hidden_dim, hidden_dim, 1], "layer")
 
@@ -104,12 +111,12 @@ class BiGAN(Method):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(code (batch, noise_dim), features (batch, width)). images: (batch, 3, height, width), normalised."""
-        whole, features = image_encoders.whole_and_pooled(self.encoder, images)
-        return self.code(whole).float(), features
+        features = image_encoders.features(self.encoder, images)
+        return self.code(features).float(), features
 
     def judge(self, images: Tensor, codes: Tensor) -> Tensor:
         """(batch,) logits: how much a pair looks like an image and what the encoder makes of it."""
-        of_image = self.of_image(image_encoders.whole(self.trunk, images))
+        of_image = self.of_image(places(self.trunk, images))
         return self.head(torch.cat([of_image, self.of_code(codes)], 1)).float()[:, 0]
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:

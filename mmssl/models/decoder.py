@@ -1,4 +1,4 @@
-"""From an encoder to a code; convolutional decoders, from a code or a map to an image; and a generator, from noise.
+"""Convolutional decoders, from a vector or a map to an image, and a generator, from noise.
 
 The generator of DCGAN (Radford et al. 2015, arXiv:1511.06434, figure 1). Differs: group norms, so that an image does
 not depend on the others of its batch; enlarged pixels and a convolution instead of a transposed convolution, which
@@ -10,31 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssl.data import draws
-from mmssl.models import image_encoders, memory
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from mmssl.models import memory
 
 SMALLEST = 4  # px: side of the map that the vector becomes, as in the paper
 GROUPS = 8
 NOISE = 1 << 16  # first stream of the noise's draws, far after those of an image's view
-
-
-def to_code(encoder: PreTrainedModel, size: tuple[int, int], dim: int) -> nn.Linear:
-    """The layer from all that an encoder of images of (height, width) ends with to a code: see image_encoders.whole.
-
-    Raises BadInput if it does not fit into memory.
-    """
-    _, numbers = image_encoders.shape_of(image_encoders.whole, encoder, size)
-    memory.refuse_too_large(dim * numbers, f"a code of {dim} numbers from {numbers:,} of the encoder")
-    return nn.Linear(numbers, dim)
 
 
 class Decoder(nn.Module):

@@ -22,7 +22,6 @@ from mmssl.models import gradient_checkpointing, memory
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ViTMAEModel, ViTModel
-    from transformers.utils import ModelOutput
 
     from mmssl.data.images.views import Views
 
@@ -237,26 +236,11 @@ def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     own = getattr(model.config, "image_size", None)
     fits = own is None or tuple(pixels.shape[2:]) == ((own, own) if isinstance(own, int) else tuple(own))
     interpolated = not fits and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-    return _pooled(model(pixels, interpolate_pos_encoding=True) if interpolated else model(pixels))
-
-
-def _pooled(output: ModelOutput) -> Tensor:
+    output = model(pixels, interpolate_pos_encoding=True) if interpolated else model(pixels)
     pooled = getattr(output, "pooler_output", None)
-    return output.last_hidden_state.mean(1) if pooled is None else pooled.flatten(1)
-
-
-def whole_and_pooled(model: PreTrainedModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """(all that the encoder ends with (batch, numbers), its `features` (batch, width)) of images of its own size. All,
-    for a convolutional network, is the last map: its mean over positions does not tell where things are. A
-    transformer's features do."""
-    output = model(pixels)
-    hidden, pooled = output.last_hidden_state, _pooled(output)
-    return hidden.flatten(1) if hidden.ndim == 4 else pooled, pooled
-
-
-def whole(model: PreTrainedModel, pixels: Tensor) -> Tensor:
-    """The first of `whole_and_pooled`."""
-    return whole_and_pooled(model, pixels)[0]
+    if pooled is None:
+        return output.last_hidden_state.mean(1)
+    return pooled.flatten(1)
 
 
 def maps(model: PreTrainedModel, pixels: Tensor) -> Tensor:
