@@ -15,7 +15,9 @@ held-out photographs, in per cent:
     whether picture and caption belong together         71.1        49.6                           50.0
     R@10 of 100, image to text; text to image     31.0; 29.0    11.0; 9.0                          10.0
 
-A wrong picture is as good as none: the model uses what it sees, but trusts its words more.
+A wrong picture is as good as none: the model uses what it sees, but trusts its words more. With more words masked in
+more pairs (--mlm_probability 0.6 --compared 0.25, 27 minutes of one core of an EPYC (Zen 5)) the three are 20.4, 17.4
+and 17.5, the difference 2.9 instead of 2.7; R@10 is 33.0 and 34.0, matching 68.4.
 """
 
 from __future__ import annotations
