@@ -11,9 +11,9 @@ the same reviews (recipes/word2vec.py --dimension 256 --num_train_epochs 5 --thr
     recipes/bert.py --dataset unsup15k.parquet --init_vectors runs/word2vec --vocab_size 16384 --mlm_probability 0.4 \
         --max_seq_length 512 --per_device_train_batch_size 8 --max_steps 1200
 
-Held-out text: 38.4 % of the masked tokens are predicted correctly, loss 3.77 (unigram 4.3 %, 6.65). Then
-recipes/transfer.py --mode linear finetune --labels 50 500 --batch_size 16 --max_steps 200 --max_length 512, and the same
-with those word vectors; accuracy in per cent, mean and deviation over three seeds:
+Held-out text: 38.4 % of the masked tokens are predicted correctly, loss 3.77 (unigram 4.3 %, 6.65). Accuracy in per
+cent, mean and deviation over three seeds, of recipes/transfer.py --mode linear finetune --labels 50 500 --batch_size 16
+--max_steps 200 --max_length 512, beside those word vectors:
 
                                   fine-tuned                linear probe
                             pretrained    word2vec    pretrained    word2vec
