@@ -5,11 +5,16 @@ accelerate launch recipes/autoencoder.py --kind linear --num_train_epochs 300   
 accelerate launch recipes/autoencoder.py --kind sparse --code_dim 256
 accelerate launch recipes/autoencoder.py --kind denoising --corruption gaussian --noise 0.5 --dataset my_folder
 
-20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 8), seed 0, two minutes of one core of an EPYC (Zen 5)
-in bf16; then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 44.4, k-NN
-42.8; with --kind denoising 44.1, 42.8: hiding half of the pixels gained nothing in so few passes. Before training 42.8,
-40.1. The held-out squared error of the plain one, .279, is above that of 32 principal components, .240; of the
-denoising one it is .303, of the noisy images projected on those components .497.
+20,000 images of CIFAR-10 (--dataset cifar10 --num_train_epochs 20 --code_dim 256), seed 0, five and a half minutes of
+one core of an EPYC (Zen 5) in bf16; then recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test
+images: linear 46.8, k-NN 47.1; with --kind denoising --corruption gaussian --noise 1 47.8, 47.0; before training 42.8,
+40.1. The held-out squared error is .184, of 256 principal components .047; denoising .200, of the noisy images
+projected on those components .130.
+
+Settings were chosen on 2,000 of the training images, 12 passes, linear and k-NN: 45.3, 45.3 with a code of 32 numbers,
+denoising 45.5, 44.2 (of images with 75 % of the pixels hidden 45.4, 43.1); 47.0, 48.4 with 256, denoising 48.1, 46.8. A
+code of the whole last map instead of its mean over places, 32 numbers: as small an error (.260, .261), worse features
+(43.5, 41.2).
 """
 
 from __future__ import annotations
