@@ -3,6 +3,11 @@
 accelerate launch recipes/context_encoder.py                                       # scikit-learn's digits, built in
 accelerate launch recipes/context_encoder.py --dataset my_folder --image_size 128 --overlap 7     # as in the paper
 accelerate launch recipes/context_encoder.py --dataset my_folder --region random --adversarial 0  # squared error alone
+
+20,000 images of CIFAR-10 (--dataset cifar10 --augmentation crop_flip --num_train_epochs 12), seed 0, nine minutes of
+one core of an EPYC (Zen 5) in bf16. Squared error in the hole of held-out images, in normalised pixels: .50; the
+nearest pixel outside copied .76, the mean image 1.07, the mean colour 1.08. recipes/transfer.py --mode knn linear
+--labels 100%, per cent of 4,000 test images: linear 46.2, untrained 42.8; k-NN 38.8, 40.1.
 """
 
 from __future__ import annotations
