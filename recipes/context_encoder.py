@@ -52,10 +52,11 @@ def main(args: ContextEncoderArgs) -> None:
     discriminator, _ = image_encoders.from_scratch(DISCRIMINATOR, max(shape))
     hole = args.region, args.code_dim, args.overlap, args.adversarial
     method = ContextEncoder(encoder, discriminator, view, shape, *hole)
-    optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
-    step = partial(steps.alternating, reported=1)
-    if not args.adversarial:  # one player
-        optimizers, step = optimizers[1:], steps.standard
+    if args.adversarial:
+        optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
+        step = partial(steps.alternating, reported=1)
+    else:
+        optimizers, step = [optim.from_args(method, args)], steps.standard
     others = {"nearest pixel": nearest_pixel}
     evaluation = Restoration(train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, others=others)
     settings = pictures.described(train, held_out) | {"step": step, "base_model": args.model_name_or_path}

@@ -61,10 +61,11 @@ def main(args: SuperResolutionArgs) -> None:
         measures = MEASURES | {"feature_error": perceptual}
     losses = args.adversarial, perceptual, args.perceptual_weight
     method = SuperResolution(encoder, judge, view, side, args.factor, *losses)
-    optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
-    step = partial(steps.alternating, reported=1)
-    if not args.adversarial:  # one player
-        optimizers, step = optimizers[1:], steps.standard
+    if args.adversarial:
+        optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
+        step = partial(steps.alternating, reported=1)
+    else:
+        optimizers, step = [optim.from_args(method, args)], steps.standard
     evaluation = Restoration(
         train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, measures=measures
     )
