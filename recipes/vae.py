@@ -3,6 +3,15 @@
 accelerate launch recipes/vae.py                                             # scikit-learn's digits, built in
 accelerate launch recipes/vae.py --likelihood bernoulli                      # binarised digits, as in the paper
 accelerate launch recipes/vae.py --dataset my_folder --beta 4 --code_dim 32  # beta-VAE
+
+20,000 images of CIFAR-10 (--dataset cifar10 --flip True --num_train_epochs 15), seed 0, five minutes of one core of an
+EPYC (Zen 5) in bf16; held-out images: 6.86 bits for each value, one distribution for each pixel 7.98, before training
+8.45; all 32 numbers of the code are in use; Frechet distance of 256 drawn images .63, real ones .28; squared error of
+reconstructions .264, of 32 principal components .240. recipes/transfer.py --mode knn linear --labels 100%, per cent of
+4,000 test images: linear 44.7, untrained 42.8; k-NN 44.7, 40.1.
+
+Drawn digits of MNIST (--dataset mnist5k, five minutes, at commit f2c295b) are blurred: a classifier of real digits is
+38.2 % sure of them, of real ones 80.7; with --code_dim 8 48.3 %.
 """
 
 from __future__ import annotations
