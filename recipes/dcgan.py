@@ -2,6 +2,15 @@
 
 accelerate launch recipes/dcgan.py                                        # scikit-learn's digits, built in
 accelerate launch recipes/dcgan.py --dataset my_folder --image_size 64 --flip True
+
+The first command, two minutes of one core of an EPYC (Zen 5) in bf16, seed 0; 256 drawn digits beside as many held-out
+ones (before training; real training images): Frechet distance .56 (14.6; .11), 10 of 10 classes covered (2; 10),
+confidence of a classifier of real digits 42.9 % (4.1; 88.5).
+
+20,000 images of CIFAR-10 (--dataset cifar10 --flip True --num_train_epochs 8), seven minutes: Frechet distance .98
+(11.0; .28). recipes/transfer.py --mode knn linear --labels 100%, per cent of 4,000 test images: linear 43.1, before
+training 35.8; k-NN 37.3, 33.0. With batches of 256 and a discriminator at 1e-4, a quarter of the steps: Frechet
+distance 9.8; linear 38.0, k-NN 35.0.
 """
 
 from __future__ import annotations
@@ -29,8 +38,9 @@ class DcganArgs(GeneratedArgs, image_encoders.EncoderArgs, pictures.PictureArgs,
     translation: float = flag(0.125, "largest shift of what the discriminator sees", at_least=0, below=1)
     flip: bool = flag(False, "flip half of the training images: not for digits and letters")
 
+    per_device_train_batch_size: int = flag(64, "images per process in one micro-batch")
     num_train_epochs: float = flag(40, "passes over the data")
-    learning_rate: float = flag(1e-4, "peak learning rate of the discriminator")
+    learning_rate: float = flag(2e-4, "peak learning rate of the discriminator")
     generator_learning_rate: float = flag(1e-3, "peak learning rate of the generator", above=0, at_most=1e4)
     adam_beta1: float = flag(0.5, "AdamW's beta1")  # section 4 of the paper
     lr_scheduler_type: str = flag("constant", "schedule after the warm-up", ("cosine", "linear", "constant"))
