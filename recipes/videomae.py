@@ -8,8 +8,7 @@ accelerate launch recipes/videomae.py --dataset my_folder --model_name_or_path M
 --beginning 0.66 --augmentation crop_flip --per_device_train_batch_size 16), two minutes of one core of an EPYC (Zen 5)
 in bf16, seed 0; then recipes/transfer.py --label_column which_video --labels 100%, 122 clips of the last third, per
 cent: k-NN 87.7, untrained 83.6, raw pixels 82.8; linear 78.7, 78.7, 77.0; chance 20.5. A standard error is 3. After 300
-steps k-NN 82.0, linear 75.4.
-With --norm_pix_loss False --mask_ratio 0.75, whole frames, 150 steps: k-NN 83.6, linear 73.8.
+steps k-NN 82.0, linear 75.4; with --norm_pix_loss False --mask_ratio 0.75, whole frames, 150 steps, 83.6, 73.8.
 """
 
 from __future__ import annotations
