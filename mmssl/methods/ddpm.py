@@ -9,9 +9,9 @@ a little noise (Xiang et al. 2023, DDAE, arXiv:2303.09769). U-Net, schedules and
 the export is a DDPMPipeline, too.
 
 Differs: by default the network predicts the velocity (Salimans & Ho 2022, arXiv:2202.00512, section 4), which is the
-image itself where there is almost only noise. The paper's noise tells almost nothing of the image there: its errors
-become large ones of the whole image, such as a grey ground, until training has been long. Step and noise are functions
-of seed, epoch and image.
+image, with its sign turned, where there is almost only noise. The paper's noise tells almost nothing of the image
+there: its errors become large ones of the whole image, such as a grey ground, until training has been long. Step and
+noise are functions of seed, epoch and image.
 """
 
 from __future__ import annotations
