@@ -9,8 +9,8 @@ images beside as many held-out ones (before training; real training images): Fre
 covered 10 of 10 (8; 10), confidence of a classifier of real digits 81.5 % (5.0; 90.2). k-NN on the features 95.7,
 before training 91.4, on pixels 97.4. Held-out loss .204, predicting 0: .799.
 
-Short runs on 4,160 digits of MNIST (--dataset mnist5k), 28 pixels, one core, at commit 28e9807 (the first earlier), where
-the sampler did not start at the last noise level yet; real images have .27 and 81.0 %:
+Short runs on 4,160 digits of MNIST (--dataset mnist5k), 28 pixels, one core, at commit 28e9807 (the first earlier),
+where the sampler did not start at the last noise level yet; real images have .27 and 81.0 %:
 
                                                         minutes   Frechet distance   confidence   classes covered
     --max_steps 910 --prediction noise                        9               4.41         17.8                 5
