@@ -2,13 +2,14 @@
 
     python benchmarks/causal_lm.py                                         # speed on the built-in Wikipedia articles
     python benchmarks/causal_lm.py --size tiny --quality_steps 300         # and the held-out loss after as many tokens
+    python benchmarks/causal_lm.py --bf16 no --quality_steps 400 --fewer 4   # in fp32, and after a quarter of the steps
 
 Same architecture, initial weights, tokens and batch. Ours runs in bf16 if the machine computes it fast; Trainer in
 fp32, its default, and, as a second side, in bf16. Trainer has run_clm's defaults: texts joined and cut into full
 sequences without regard to documents, labels equal to the inputs, the config's dropout (0.1 in GPT-2, none in Llama),
-fused AdamW; for the held-out loss also our learning rate, warm-up, betas and weight decay. Another side, ours across
-documents, shows what keeping them apart costs. The sides take turns, a few steps each; results are medians over turns
-of ratios within a turn.
+fused AdamW. For the held-out loss Trainer runs twice: with our learning rate, schedule, betas and weight decay, and
+with run_clm's (5e-5, linear, no warm-up). Another side, ours across documents, shows what keeping them apart costs. The
+sides take turns, a few steps each; results are medians over turns of ratios within a turn.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class BenchmarkArgs(Flags):
     batch_size: int = flag(8, "sequences in a step; run_clm's default", at_least=1)
     turns: int = flag(5, "of every side", at_least=1)
     steps: int = flag(4, "in a turn", at_least=1)
-    quality_steps: int = flag(0, "train ours and Trainer so long, and print the held-out results of both", at_least=0)
+    bf16: str = flag("auto", "of our loop; auto: if the machine computes it fast", ("auto", "yes", "no"))
+    quality_steps: int = flag(0, "train Trainer so long, and print the held-out results beside ours", at_least=0)
+    fewer: int = flag(1, "ours trains so many times fewer steps there", at_least=1)
     threads: int = flag(torch.get_num_threads(), "of torch, for every side", at_least=1)
     use_cpu: bool = flag(False, "use the CPU even if there is a GPU")
 
@@ -85,22 +88,27 @@ def main(args: BenchmarkArgs) -> None:
             "Trainer, bf16": Theirs(*given, bf16=True),
         }
         seconds = turns.take_turns(sides, args.turns, args.steps, warm_up=1)
+        precision = {"yes": "bf16", "no": "fp32"}.get(args.bf16) or turns.precision(args.use_cpu)
         print(
             f"{args.turns} turns of {args.steps} steps of {args.batch_size} x {args.max_seq_length} tokens, "
             f"{args.architecture} {args.size}, vocabulary {len(tokenizer):,}, {args.threads} threads; mmssl in "
-            f"{turns.precision(args.use_cpu)}"
+            f"{precision}"
         )
         turns.report(seconds, args.steps * args.batch_size * args.max_seq_length, "tokens")
         if args.quality_steps:
             evaluation = perplexity.Perplexity(
                 tokens, held_out, perplexity.size(test_rows["text"]), args.max_seq_length, len(tokenizer)
             )
-            ours, theirs = Ours(*given), Theirs(*given)
-            for name, side in (("mmssl loop", ours), ("Trainer", theirs)):
-                took, result = side(args.quality_steps), evaluation(side.judged())
-                print(f"{name:<24}{took:.0f} s, bits per byte {result['bits_per_byte']:.3f}")
+            ours = Ours(*given)
+            for name, side, steps in (
+                (turns.OURS, ours, args.quality_steps // args.fewer),
+                ("Trainer, our learning rate", Theirs(*given), args.quality_steps),
+                ("Trainer, run_clm's", Theirs(*given, own_rate=True), args.quality_steps),
+            ):
+                took, result = side(steps), evaluation(side.judged())
+                print(f"{name:<32}{steps} steps, {took:.0f} s, bits per byte {result['bits_per_byte']:.3f}")
             for name, result in evaluation.baselines(ours.method).items():
-                print(f"{name:<24}bits per byte {result['bits_per_byte']:.3f}")
+                print(f"{name:<32}bits per byte {result['bits_per_byte']:.3f}")
 
 
 class Ours:
@@ -113,7 +121,7 @@ class Ours:
         model = causal_lm.from_scratch(tokenizer, args.architecture, args.size)
         self.method = causal_lm.CausalLM(model, tokenizer, cross_documents)
         self.loader = Loader(sequences, args.batch_size)
-        self.settings = {"output_dir": f"{place}/ours", "use_cpu": args.use_cpu, **turns.RUN}
+        self.settings = {"output_dir": f"{place}/ours", "use_cpu": args.use_cpu, "bf16": args.bf16, **turns.RUN}
 
     def __call__(self, steps: int) -> float:
         recipe = CausalLMArgs(**self.settings, max_steps=steps)
@@ -127,26 +135,29 @@ class Theirs:
     """Trainer, see above. Called with a number of steps; returns seconds."""
 
     def __init__(
-        self, args: BenchmarkArgs, tokenizer, sequences: packed.NextTokens, place: str, bf16: bool = False
+        self,
+        args: BenchmarkArgs,
+        tokenizer,
+        sequences: packed.NextTokens,
+        place: str,
+        bf16: bool = False,
+        own_rate: bool = False,
     ) -> None:
         torch.manual_seed(0)
         self.model = causal_lm.from_scratch(tokenizer, args.architecture, args.size)
         self.args, self.tokenizer, self.data, self.bf16 = args, tokenizer, Joined(sequences), bf16
-        self.place = f"{place}/theirs"
+        self.place, self.own_rate = f"{place}/theirs", own_rate
 
     def __call__(self, steps: int) -> float:
         recipe = CausalLMArgs(save_steps=0, max_steps=steps)
+        learning = ("learning_rate", "warmup_steps", "weight_decay", "adam_beta2", "lr_scheduler_type")
         settings = turns.trainer_settings(
             self.args.use_cpu,
             output_dir=self.place,
             max_steps=steps,
             per_device_train_batch_size=self.args.batch_size,
-            learning_rate=recipe.learning_rate,
-            warmup_steps=recipe.warmup_steps,
-            weight_decay=recipe.weight_decay,
-            adam_beta2=recipe.adam_beta2,
-            lr_scheduler_type=recipe.lr_scheduler_type,
             bf16=self.bf16,
+            **{} if self.own_rate else {name: getattr(recipe, name) for name in learning},
         )
         trainer = Trainer(self.model, settings, train_dataset=self.data, data_collator=default_data_collator)
         return trainer.train().metrics["train_runtime"]

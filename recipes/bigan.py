@@ -19,8 +19,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
 from mmssl.evaluation.generated import Generated, GeneratedArgs
@@ -63,11 +61,11 @@ def main(args: BiganArgs) -> None:
     trunk, _ = image_encoders.from_scratch(DISCRIMINATOR, max(shape))
     sizes = args.noise_dim, args.generator_width, args.hidden_dim, args.translation
     method = BiGAN(encoder, trunk, views.made_for(processor, [augmented]), shape, *sizes)
-    discriminator, _ = method.players()
-    others = optim.from_args(nn.ModuleList([method.encoder, method.code]), args)
-    for group in optim.parameter_groups(method.generator.parameters(), args.weight_decay):
-        others.add_param_group(group | {"lr": args.generator_learning_rate})
-    optimizers = [optim.from_args(discriminator, args, learning_rate=args.discriminator_learning_rate), others]
+    discriminator, others = method.players()
+    optimizers = [
+        optim.from_args(discriminator, args, learning_rate=args.discriminator_learning_rate),
+        optim.from_args(others, args, rates={method.generator: args.generator_learning_rate}),
+    ]
     batch, unused = args.per_device_train_batch_size, {"code_recovered": 0.0}
     own = Neighbours(held_out, processor, batch, task=SHOWN, chance=unused)
     evaluation = Generated(own, args, train, held_out, processor)

@@ -13,7 +13,6 @@ nearest pixel outside copied .76, the mean image 1.07, the mean colour 1.08. rec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
@@ -21,7 +20,7 @@ from mmssl.evaluation.restoration import Restoration, nearest_pixel
 from mmssl.methods.context_encoder import REGIONS, ContextEncoder
 from mmssl.models import image_encoders
 from mmssl.pretrain import pretrain, start
-from mmssl.training import optim, steps
+from mmssl.training import steps
 
 DISCRIMINATOR = "bit-micro"
 AUGMENTATIONS = {"crop_flip": views.CROP_FLIP, "flip": views.FLIP, "crop": views.CROP, "none": views.WHOLE}
@@ -52,11 +51,7 @@ def main(args: ContextEncoderArgs) -> None:
     discriminator, _ = image_encoders.from_scratch(DISCRIMINATOR, max(shape))
     hole = args.region, args.code_dim, args.overlap, args.adversarial
     method = ContextEncoder(encoder, discriminator, view, shape, *hole)
-    if args.adversarial:
-        optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
-        step = partial(steps.alternating, reported=1)
-    else:
-        optimizers, step = [optim.from_args(method, args)], steps.standard
+    optimizers, step = steps.with_adversary(method, args)
     others = {"nearest pixel": nearest_pixel}
     evaluation = Restoration(train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, others=others)
     settings = pictures.described(train, held_out) | {"step": step, "base_model": args.model_name_or_path}

@@ -13,7 +13,6 @@ similarity .625 and .636. --perceptual was not measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.images import decoding, pictures, views
@@ -22,7 +21,7 @@ from mmssl.methods.super_resolution import MEASURES, SuperResolution
 from mmssl.models import image_encoders
 from mmssl.models.perceptual import Perceptual
 from mmssl.pretrain import pretrain, start
-from mmssl.training import optim, steps
+from mmssl.training import steps
 
 SHOWN = "Held-out images made small, enlarged by bicubic interpolation, restored, and as they are."
 
@@ -61,11 +60,7 @@ def main(args: SuperResolutionArgs) -> None:
         measures = MEASURES | {"feature_error": perceptual}
     losses = args.adversarial, perceptual, args.perceptual_weight
     method = SuperResolution(encoder, judge, view, side, args.factor, *losses)
-    if args.adversarial:
-        optimizers = optim.of_players(method, args, args.discriminator_learning_rate, args.learning_rate)
-        step = partial(steps.alternating, reported=1)
-    else:
-        optimizers, step = [optim.from_args(method, args)], steps.standard
+    optimizers, step = steps.with_adversary(method, args)
     evaluation = Restoration(
         train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, measures=measures
     )

@@ -70,7 +70,7 @@ class BiGAN(Method):
         self.code = nn.Linear(image_encoders.width(encoder), noise_dim)
         self.generator = Generator(noise_dim, size, generator_width)
         # not of the mean over places: whether image and code belong together is told by what lies where
-        _, numbers = image_encoders.shape_of(places, trunk, size)
+        _, numbers = image_encoders.on_one(places, trunk, size).shape
         self.of_image = nn.Linear(numbers, hidden_dim)
         self.of_code = heads.mlp([noise_dim, hidden_dim, hidden_dim], "layer")
         self.head = heads.mlp([2 * hidden_dim, hidden_dim, 1], "layer")

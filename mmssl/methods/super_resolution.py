@@ -102,7 +102,7 @@ class SuperResolution(Reconstructing):
         if not adversarial:
             self.discriminator.requires_grad_(False)
         self.views, self.adversarial, self.perceptual, self.weight = views, adversarial, perceptual, weight
-        cells = image_encoders.shape_of(image_encoders.maps, encoder, size)[2:]
+        cells = image_encoders.on_one(image_encoders.maps, encoder, size).shape[2:]
         self.decoder = MapDecoder(image_encoders.width(encoder), cells, size)
 
     def players(self) -> list[nn.Module]:

@@ -81,7 +81,7 @@ class VQVAE(Reconstructing):
         self.card = replace(self.card, snippets=image_encoders.snippets_of_map(encoder))
         memory.refuse_too_large(entries * code_dim, f"--entries {entries}, --code_dim {code_dim}")
         self.code = nn.Conv2d(image_encoders.width(encoder), code_dim, 1)
-        cells = image_encoders.shape_of(image_encoders.maps, encoder, size)[2:]
+        cells = image_encoders.on_one(image_encoders.maps, encoder, size).shape[2:]
         self.decoder = MapDecoder(code_dim, cells, size)
         self.register_buffer("codebook", torch.randn(entries, code_dim))
         # moving averages; with 0 the first step moves entries to encoded vectors, those that are used often excepted

@@ -34,14 +34,11 @@ def maps(encoder: PreTrainedModel, pixels: Tensor) -> list[Tensor]:
     return [*before, last, pooled.flatten(1)[:, :, None, None]]
 
 
-@torch.no_grad()
 def channels(encoder: PreTrainedModel) -> list[int]:
     """The channels of each of `maps`."""
-    was_training, side = encoder.training, getattr(encoder.config, "image_size", None) or 64
+    side = getattr(encoder.config, "image_size", None) or 64
     size = (side, side) if isinstance(side, int) else tuple(side)
-    found = [each.shape[1] for each in maps(encoder.eval(), torch.zeros(1, 3, *size))]
-    encoder.train(was_training)
-    return found
+    return [each.shape[1] for each in image_encoders.on_one(maps, encoder, size)]
 
 
 class Hypercolumns(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, ViTMAEModel, ViTModel
 
     from mmssl.data.images.views import Views
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,11 @@ def check_views(model: PreTrainedModel, views: Views) -> None:
 
 
 @torch.no_grad()
-def shape_of(what: Callable[[PreTrainedModel, Tensor], Tensor], model: PreTrainedModel, size: tuple[int, int]) -> tuple:
-    """The shape of what(model, one image of (height, width)); the model is left as it was."""
+def on_one(what: Callable[[PreTrainedModel, Tensor], T], model: PreTrainedModel, size: tuple[int, int]) -> T:
+    """what(model, one image of (height, width)), to read shapes from; the model is left as it was."""
     pixels, was_training = torch.zeros(1, 3, *size, device=model.device), model.training
     try:
-        return tuple(what(model.eval(), pixels).shape)
+        return what(model.eval(), pixels)
     finally:
         model.train(was_training)
 
@@ -194,7 +196,7 @@ def shape_of(what: Callable[[PreTrainedModel, Tensor], Tensor], model: PreTraine
 def check(model: PreTrainedModel, size: tuple[int, int], start: str, remedy: str) -> None:
     """Raise BadInput if the model gives no vector of images of (height, width). start, remedy: of the message."""
     try:
-        found = shape_of(features, model, size)
+        found = tuple(on_one(features, model, size).shape)
         if found != (1, width(model)):
             raise BadInput(f"the shape {found} is not that of one vector of {width(model)} numbers")
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -20,24 +20,34 @@ def adamw(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     constant: nn.Module | None = None,
+    rates: Mapping[nn.Module, float] | None = None,
 ) -> AdamW:
     """AdamW over the trainable parameters, fused if the device supports it (CPU and CUDA do).
 
     constant: a part of the module whose learning rate no schedule changes.
+    rates:    peak learning rates of parts that have another one.
     """
     fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
-    held = dict.fromkeys(constant.parameters()) if constant else {}  # a set that keeps the order
-    groups = parameter_groups([p for p in module.parameters() if p not in held], weight_decay)
-    groups += [group | {"constant": True} for group in parameter_groups(held, weight_decay)]
+    apart = [(part, {"lr": rate}) for part, rate in (rates or {}).items()]
+    if constant:
+        apart.append((constant, {"constant": True}))
+    taken = {p for part, _ in apart for p in part.parameters()}
+    groups = parameter_groups([p for p in module.parameters() if p not in taken], weight_decay)
+    for part, settings in apart:
+        groups += [group | settings for group in parameter_groups(part.parameters(), weight_decay)]
     return AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
 
 def from_args(
-    module: nn.Module, args: TrainArgs, constant: nn.Module | None = None, learning_rate: float | None = None
+    module: nn.Module,
+    args: TrainArgs,
+    constant: nn.Module | None = None,
+    learning_rate: float | None = None,
+    rates: Mapping[nn.Module, float] | None = None,
 ) -> AdamW:
-    """AdamW with the settings of the flags. constant: see `adamw`. learning_rate: instead of --learning_rate."""
+    """AdamW with the settings of the flags. constant, rates: see `adamw`. learning_rate: instead of --learning_rate."""
     rate = args.learning_rate if learning_rate is None else learning_rate
-    return adamw(module, rate, args.weight_decay, (args.adam_beta1, args.adam_beta2), constant)
+    return adamw(module, rate, args.weight_decay, (args.adam_beta1, args.adam_beta2), constant, rates)
 
 
 def of_players(method: Method, args: TrainArgs, *rates: float) -> list[AdamW]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,11 +18,12 @@ from torch.optim import Optimizer
 from mmssl.distributed import has_batch_norm, unwrap, whole_tensor
 from mmssl.errors import BadInput
 from mmssl.method import Method, Output
-from mmssl.training import random_state
+from mmssl.training import optim, random_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from mmssl.arguments import TrainArgs
 
 Batch = dict[str, Tensor]
 
@@ -255,6 +257,15 @@ def _move(
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return norm, skip
+
+
+def with_adversary(method: Method, args: TrainArgs) -> tuple[list[Optimizer], Callable]:
+    """The optimizers and the step of a method whose adversarial loss has the weight `args.adversarial`: against a
+    discriminator, or alone where the weight is 0."""
+    if not args.adversarial:
+        return [optim.from_args(method, args)], standard
+    rates = args.discriminator_learning_rate, args.learning_rate
+    return optim.of_players(method, args, *rates), partial(alternating, reported=1)
 
 
 def _refuse_batch_norm(method: Method, micro_batches: int) -> None:

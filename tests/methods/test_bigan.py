@@ -10,6 +10,7 @@ from tiny.bigan import method
 from tiny.simclr import batch
 
 from mmssl.models.adversarial import discriminator_loss
+from mmssl.training import optim
 
 
 def test_at_one_half_both_players_have_log_4():
@@ -59,6 +60,16 @@ class Constant(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.value
+
+
+def test_the_generator_has_a_learning_rate_of_its_own():
+    one = method()
+    optimizer = optim.adamw(one.players()[1], 2e-4, weight_decay=0.01, rates={one.generator: 1e-3})
+    optim.set_learning_rate([optimizer], 0.5)
+    rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert set(rates) == set(one.players()[1].parameters())
+    assert {rates[p] for p in one.generator.parameters()} == {5e-4}
+    assert {rates[p] for p in (*one.encoder.parameters(), *one.code.parameters())} == {1e-4}
 
 
 def test_the_figure_shows_images_and_what_is_made_of_their_codes():
