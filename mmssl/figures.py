@@ -336,7 +336,7 @@ def _write(figure: Figure, file: Path) -> None:
 
 def _save(content: bytes, file: Path) -> None:
     if run := OutputDir.around(file):
-        run.register([file])
+        run.register([file.absolute()])  # it takes a relative path as one inside the run
     try:
         durable.replace(file, content)
     except OSError as error:

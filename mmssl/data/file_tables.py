@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from mmssl import bounded_json
 from mmssl.data import columns, contents, regular_files
 from mmssl.distributed import rank
-from mmssl.errors import BadInput
+from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import say
 
 if TYPE_CHECKING:
@@ -157,8 +157,18 @@ def read(table: Path, files: Files, read_rows: Callable[[str, Path], Dataset]) -
         rows, found = _columns(objects), column(objects[:LOOKED_AT], files.kind)
     if found is None:
         return None
-    rows = rows if isinstance(rows, Dataset) else Dataset.from_dict(rows)
+    rows = rows if isinstance(rows, Dataset) else _table(table, rows)
     return _by_split(table, _with_files(rows, *found, files, folder))
+
+
+def _table(table: Path, rows: dict[str, list]) -> Dataset:
+    from datasets import Dataset
+    from pyarrow import ArrowException
+
+    try:
+        return Dataset.from_dict(rows)
+    except (OverflowError, UnicodeError, ArrowException) as error:  # half an emoji, a huge number, a column of kinds
+        raise BadInput(f"{table}: {type(error).__name__}: {first_line(error)}; repair or remove that value") from error
 
 
 def is_about(table: Path, files: Sequence[Path]) -> bool:
@@ -174,12 +184,13 @@ def _with_files(rows: Dataset, name: str, kind: str, files: Files, folder: Path)
     paths = files.paths(rows[name][:], folder)
     caption = next((c for c in columns.CAPTION if c in rows.column_names), None)
     if kind == "image" and caption and rows.features[caption] == Value("string") and len(set(paths)) < len(paths):
-        together: dict[str | None, int] = {}  # the first row of each image
-        captions: dict[str | None, list[str]] = {}
-        for row, (path, text) in enumerate(zip(paths, rows[caption][:], strict=True)):
-            together.setdefault(path, row)
-            captions.setdefault(path, []).append(text)
-        rows, paths = rows.select(list(together.values())).remove_columns(caption), list(together)
+        split = rows["split"][:] if "split" in rows.column_names else [None] * len(paths)
+        together: dict[tuple, int] = {}  # the first row of each image; in another split it is another one
+        captions: dict[tuple, list[str]] = {}
+        for row, (path, part, text) in enumerate(zip(paths, split, rows[caption][:], strict=True)):
+            together.setdefault((path, part), row)
+            captions.setdefault((path, part), []).append(text)
+        rows, paths = rows.select(list(together.values())).remove_columns(caption), [path for path, _ in together]
         rows = rows.add_column("captions", list(captions.values()), feature=List(Value("string")))
     others = rows.remove_columns([c for c in rows.column_names if c in (name, kind)])
     taken = {kind: paths} | {other: others[other][:] for other in others.column_names}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import quote
@@ -302,6 +303,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
+@cache
 def _commit() -> dict[str, str]:
     """{"commit": ...} if mmssl runs from its repository, with "-dirty" if files were changed since that commit."""
     root = Path(__file__).parents[2]

@@ -130,7 +130,7 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
         )
     if left:
         say(f"not uploaded, because the run did not write it: {listed(left)}")
-    retry = ["python", "-m", "mmssl.hub.export", "push", str(directory), repository] + ["--public"] * (not private)
+    retry = _again(directory, repository, private)
     try:
         repository = _create(repository, private)
         readme = directory / card.CARD
@@ -143,9 +143,10 @@ def push(directory: Path, repository: str, private: bool = True) -> str:
             Path(place, card.CARD).write_text(named, encoding="utf-8")
             address = _upload(Path(place), repository, "Upload the finished run")
     except _Refused as error:
-        raise BadInput(f"{error}. Everything is still in {directory}; retry with: {shlex.join(retry)}") from error
+        raise BadInput(f"{error}. Everything is still in {directory}; retry with: {retry}") from error
     try:
-        durable.replace(readme, named)
+        with OutputDir(directory).changing():  # an evaluation may have added to the card during the upload
+            durable.replace(readme, card.name_the_model(readme.read_text(encoding="utf-8"), repository))
     except OSError as error:
         raise not_written(readme, error, len(named)) from error
     return address
@@ -165,13 +166,20 @@ def push_space(directory: Path, repository: str, private: bool = True) -> str:
             for name in files:
                 copy = Path(place, name)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.symlink_to(run.path / name)
-            Path(place, app).unlink()
-            Path(place, app).write_text(named, encoding="utf-8")
+                if name == app.as_posix():
+                    copy.write_text(named, encoding="utf-8")
+                else:
+                    copy.symlink_to((run.path / name).absolute())
             return _upload(Path(place, SPACE), repository, "Upload the page of the model", "space")
     except _Refused as error:
-        retry = f"python -m mmssl.hub.export push {shlex.quote(str(directory))} {repository} --space"
+        retry = _again(directory, repository, private, "--space")
         raise BadInput(f"{error}. The page is still in {run.path / SPACE}; retry with: {retry}") from error
+
+
+def _again(directory: Path, repository: str, private: bool, *others: str) -> str:
+    """The command that pushes once more."""
+    public = [] if private else ["--public"]
+    return shlex.join(["python", "-m", "mmssl.hub.export", "push", str(directory), repository, *public, *others])
 
 
 class Uploads:
@@ -182,12 +190,13 @@ class Uploads:
         """Raises BadInput if the Hub refuses."""
         from accelerate import PartialState
 
-        self.args, self.method, self.processor = args, method, processor
+        self.args, self.method, self.processor, self.repository = args, method, processor, args.hub_model_id
+        card.software()  # now: the repository of mmssl may have another commit when the run ends
         self.worker, self.running = ThreadPoolExecutor(max_workers=1), Future()
         self.running.set_result(None)
         if args.push_to_hub and PartialState().is_main_process:
             try:
-                _create(args.hub_model_id, args.hub_private_repo)
+                self.repository = _create(args.hub_model_id, args.hub_private_repo)
             except _Refused as error:
                 raise BadInput(f"{error}. The training has not started") from error
 
@@ -211,7 +220,7 @@ class Uploads:
 
     def _send(self, place: Path, step: int) -> None:
         try:
-            _upload(place, self.args.hub_model_id, f"Step {step}")
+            _upload(place, self.repository, f"Step {step}")
         except _Refused as error:
             self._say(step, str(error))
         finally:

@@ -103,7 +103,7 @@ def main(args: OnnxArgs) -> None:
     for kind, encoder in encoders(model).items():
         file = directory / f"{kind}.onnx"
         if run := OutputDir.around(file):
-            run.register([file])
+            run.register([file.absolute()])  # it takes a relative path as one inside the run
         convert(encoder, _example(processor, kind, 2), AXES[kind], file)
         check(encoder, _example(processor, kind, 3), file)  # another size than the one it was converted with
         say(file)

@@ -225,8 +225,11 @@ def damage(path: Path, device: torch.device = CPU, check: Callable[[dict], objec
     for name in sorted({"state.json", "method.safetensors"} | present | recorded.keys()):
         if not (path / name).is_file():
             return f"{name} is missing"
-        if durable.sha256(path / name) != recorded.get(name):
-            return f"{name} does not have the checksum recorded for it"
+        try:
+            if durable.sha256(path / name) != recorded.get(name):
+                return f"{name} does not have the checksum recorded for it"
+        except OSError as error:
+            return f"{name} cannot be read: {first_line(error)}"
     try:
         state = bounded_json.read(path / "state.json")
     except ValueError as error:

@@ -249,11 +249,17 @@ class OutputDir:
     def changing(self) -> Iterator[None]:
         """Wraps a block that reads a file which several processes change, the manifest or the card, and writes it
         again: one process or thread at a time is inside. A thread may enter it again."""
-        lock = FileLock(self.manifest.with_suffix(".lock"), is_singleton=True)
+        with self._alone(self.manifest):
+            yield
+
+    @contextmanager
+    def _alone(self, file: Path) -> Iterator[None]:
+        """One process or thread at a time has the lock of this file of ours."""
+        lock = FileLock(file.with_suffix(".lock"), is_singleton=True)
         try:
             lock.acquire()
         except OSError as error:
-            raise not_written(self.manifest, error) from error
+            raise not_written(file, error) from error
         try:
             yield
         finally:
@@ -308,10 +314,15 @@ class OutputDir:
         the folder.
         """
         partial = self.path / OURS / "partial"
+        with self._alone(partial), self._moved(partial, needed):
+            yield partial
+
+    @contextmanager
+    def _moved(self, partial: Path, needed: int | None) -> Iterator[None]:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            yield partial
+            yield
         except (OSError, SafetensorError) as error:  # a full disk raises either
             shutil.rmtree(partial, ignore_errors=True)
             raise not_written(self.named, error, needed) from error

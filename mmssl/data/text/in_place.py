@@ -48,7 +48,8 @@ class Block(NamedTuple):
         document = int(np.searchsorted(ends, byte, side="right"))
         start, end = self.spans[document].tolist()
         inside = byte - int(ends[document]) + end - start
-        return document, _word_after(self.letters, start + inside, end) - start if inside else 0
+        word = _word_after(self.letters, start + inside, end) if inside else start
+        return (document, word - start) if word < end else ((document + 1) % len(self.spans), 0)
 
     def from_(self, place: tuple[int, int], size: int) -> list[str]:
         """At least `size` bytes of documents, the first one from `place` on, the last one cut behind a word. After the

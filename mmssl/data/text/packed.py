@@ -228,6 +228,8 @@ def number(
     BadInput if the tokenizer gives no tokens.
     """
     around = around or separated(tokenizer)
+    tokenizer.backend_tokenizer.no_truncation()  # both are part of the key
+    tokenizer.backend_tokenizer.no_padding()
     key = json.dumps([data._fingerprint, tokenizer.backend_tokenizer.to_str(), around, FORMAT])
 
     def write(directory: Path) -> None:
