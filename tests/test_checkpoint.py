@@ -110,6 +110,16 @@ def test_damage_is_found(checkpoints, file, harm):
     assert fault is not None and (file in fault or file == "SHA256SUMS")  # whose fault looks like another file's
 
 
+def test_a_file_that_cannot_be_read_is_damage(checkpoints, monkeypatch):
+    path = save(checkpoints)
+
+    def fail(file: Path) -> str:
+        raise OSError(5, "Input/output error", str(file))
+
+    monkeypatch.setattr(checkpoint.durable, "sha256", fail)
+    assert "cannot be read" in checkpoint.damage(path)
+
+
 def test_prune_keeps_the_newest_and_nothing_from_after_them(checkpoints):
     for step in (1, 2, 3, 9):
         save(checkpoints, step)

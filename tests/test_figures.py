@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import torch
 from PIL import Image
 
 from mmssl import figures
+from mmssl.errors import BadInput
+from mmssl.training.output_dir import OutputDir
 
 GREEN = (44, 160, 44)  # matplotlib's tab:green
 
@@ -129,3 +132,16 @@ def test_strips_and_animations_hold_every_version_of_every_clip(tmp_path):
 def test_an_error_curve_of_one_step_is_drawn(tmp_path):
     figures.curves({"trained": [1.0], "last": [2.0]}, "frames ahead", "error", ["last"], tmp_path / "error.png")
     assert (tmp_path / "error.png").exists()
+
+
+def test_a_figure_in_a_relative_directory_of_a_run_replaces_its_own_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = OutputDir("runs/one")
+    run.register(["own.png"])
+    for _ in range(2):
+        figures._save(b"drawn", Path("runs/one/own.png"))
+    assert run.files() == {"own.png"}
+    Path("runs/one/mine.png").write_bytes(b"mine")
+    with pytest.raises(BadInput, match=r"mine.png would be overwritten"):
+        figures._save(b"drawn", Path("runs/one/mine.png"))
+    assert Path("runs/one/mine.png").read_bytes() == b"mine"

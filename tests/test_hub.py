@@ -325,6 +325,30 @@ def test_each_save_uploads_the_encoder_as_it_stands_and_leaves_the_last_to_the_e
     assert uploads.running.done() and repository.commits == 1
 
 
+def test_an_evaluation_during_an_upload_stays_on_the_card(hub, finished, monkeypatch):
+    upload = export._upload
+
+    def meanwhile(*given) -> str:
+        readme = finished / "README.md"
+        readme.write_text(readme.read_text() + "\n## An evaluation\n")
+        return upload(*given)
+
+    monkeypatch.setattr(export, "_upload", meanwhile)
+    export.push(finished, "user/name")
+    said = (finished / "README.md").read_text()
+    assert "## An evaluation" in said and 'name = "user/name"' in said
+
+
+def test_each_save_uploads_to_the_full_name_that_the_hub_gave(hub, tmp_path, monkeypatch):
+    args = TrainArgs(output_dir=str(tmp_path), push_to_hub=True, hub_model_id="name", hub_strategy="every_save")
+    monkeypatch.setattr(export, "_create", lambda *given: "user/name")
+    uploads, sent = export.Uploads(args, *tiny_clip.build()), []
+    monkeypatch.setattr(export, "_upload", lambda place, repository, message: sent.append(repository))
+    uploads(1, 3)
+    uploads.running.result()
+    assert sent == ["user/name"]
+
+
 def test_a_disk_too_full_for_the_copy_to_upload_is_said_and_training_goes_on(hub, tmp_path, monkeypatch, capsys):
     full = tmp_path / "full"
     full.mkdir()

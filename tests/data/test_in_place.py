@@ -153,6 +153,12 @@ def test_next_tokens_are_a_run_of_the_tokens_of_their_block(kind, tmp_path):
     assert begun < len(data) / 7 / 2  # most begin within a document
 
 
+def test_a_place_in_the_last_word_of_a_document_is_the_beginning_of_the_next():
+    block = in_place.Block(b"one two\nsix ten\n", np.array([[0, 8], [8, 16]]))
+    found = [block.at((byte + 0.5) / 16) for byte in (0, 2, 5, 7, 9, 13)]
+    assert found == [(0, 0), (0, 4), (1, 0), (1, 0), (1, 4), (0, 0)]
+
+
 def test_a_text_file_is_one_document_where_it_is_not_cut_at_blank_lines(tmp_path):
     data = next_tokens(write(tmp_path / "data", "text", texts()), whole=True)
     assert all(len(data.texts.blocks[number].spans) <= 1 for number in range(len(data.count)))

@@ -645,6 +645,24 @@ def test_a_column_may_call_the_splits_by_other_usual_names(train, test, tmp_path
     assert check_images(tmp_path) == {"train": N - 5, "test": 5}
 
 
+def test_captions_of_an_image_in_two_splits_are_not_joined(tmp_path):
+    images(tmp_path)
+    rows = [{"image": f"images/{i}.jpg", "text": say(i, j), "split": "test" if j == 2 and i < 3 else "train"}
+            for i in range(N) for j in range(3)]  # fmt: skip
+    table(tmp_path / "a.csv", rows, ",")
+    found = sources.load(str(tmp_path))
+    assert found["test"]["captions"][:] == [[say(i, 2)] for i in range(3)]
+    assert found["train"]["captions"][:] == [[say(i, j) for j in range(2 if i < 3 else 3)] for i in range(N)]
+
+
+@pytest.mark.parametrize("value", ["x\ud83d", 2**63])
+def test_a_value_that_no_table_holds_is_said_with_the_file(value, tmp_path):
+    images(tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps([{"image": "images/0.jpg", "text": "a", "more": value}] * 2))
+    with pytest.raises(BadInput, match=r"a\.json: .*; repair or remove that value"):
+        sources.load(str(tmp_path))
+
+
 def test_a_column_of_splits_that_is_not_understood_is_named(tmp_path, capsys):
     images(tmp_path)
     rows = [{"image": f"images/{i}.jpg", "text": say(i), "split": "ab"[i % 2]} for i in range(N)]

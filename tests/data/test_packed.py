@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -51,6 +53,18 @@ def test_a_text_is_numbered_once(monkeypatch):
     first = packed.number(data(), tokenizer())[0]
     monkeypatch.setattr(packed, "_numbered", None)  # not called
     assert (packed.number(data(), tokenizer())[0] == first).all() and isinstance(first, np.memmap)
+
+
+def test_a_tokenizer_that_cuts_and_pads_finds_the_same_tokens_again(monkeypatch):
+    def cutting():
+        one = copy.deepcopy(tokenizer())
+        one.backend_tokenizer.enable_truncation(8)
+        one.backend_tokenizer.enable_padding(length=8)
+        return one
+
+    first = packed.number(data(), cutting())[0]
+    monkeypatch.setattr(packed, "_numbered", None)  # not called
+    assert (packed.number(data(), cutting())[0] == first).all()
 
 
 def test_chance_is_new_in_each_epoch_and_equal_in_each_run():
