@@ -32,7 +32,7 @@ from mmssl.data.text import documents, packed
 from mmssl.evaluation.masked_lm import MaskedTokens
 from mmssl.evaluation.replaced_tokens import ReplacedTokens
 from mmssl.methods import bert, electra
-from mmssl.models import text_encoders
+from mmssl.models import pretrained, text_encoders
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
@@ -40,10 +40,16 @@ from mmssl.training import optim
 @dataclass
 class ElectraArgs(bert.MaskedTextArgs):
     output_dir: str = flag("runs/electra", "where the encoder, log, figures and checkpoints go")
-    model_name_or_path: str | None = flag(None, "an ELECTRA discriminator to continue from; default: from scratch")
+    model_name_or_path: str | None = flag(
+        None, "an ELECTRA discriminator or a ModernBERT to continue from; default: from scratch"
+    )
+    architecture: str = flag("modernbert", "architecture of a new model", electra.ARCHITECTURES, of_new_model=True)
     learning_rate: float = flag(5e-4, "peak learning rate")  # of the small model, appendix B
     generator_size: float = flag(
-        electra.GENERATOR_SIZE, "width of the generator, as a fraction of the discriminator's", above=0, at_most=1
+        electra.GENERATOR_SIZE,
+        "width (electra) or layers (modernbert) of the generator, as a fraction of the other's",
+        above=0,
+        at_most=1,
     )
     discriminator_weight: float = flag(electra.WEIGHT, "weight of the discriminator's loss", above=0, at_most=10**4)
 
@@ -51,7 +57,9 @@ class ElectraArgs(bert.MaskedTextArgs):
 def main(args: ElectraArgs) -> None:
     start(args)
     train, test = documents.load(args.dataset, args.text_column, held_out=args.held_out, streaming=args.streaming)
-    model, tokenizer = text_encoders.build(args, documents.some(train)["text"], "electra", "AutoModelForPreTraining")
+    name, kind = args.model_name_or_path, args.architecture
+    auto_class = electra.auto_class(pretrained.model_type(name) if name else kind)
+    model, tokenizer = text_encoders.build(args, documents.some(train)["text"], kind, auto_class)
     training, held_out, counts = packed.train_and_held_out(train, test, tokenizer, args.max_seq_length, args.seed)
     packed.refuse_unknown(counts, tokenizer, args.model_name_or_path or args.tokenizer_name or args.tokenizer)
     method = electra.ELECTRA(

@@ -2,7 +2,9 @@
 
 Replaced-token detection, Clark et al. 2020, arXiv:2003.10555. The generator is a masked language model; its samples at
 the masked tokens are the discriminator's input, and no gradient passes through them. A sample that equals the original
-counts as original. Differs: masks and samples are drawn from a number per sequence and epoch; no dropout by default.
+counts as original. The paper's networks are BERTs. Differs: a ModernBERT, too, whose generator has as wide but fewer
+layers, as in DeBERTaV3 (He et al. 2021, arXiv:2111.09543); masks and samples are drawn from a number per sequence and
+epoch; no dropout by default.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from mmssl.methods.bert import BERT, apart, logits_at, sequence_mean
 from mmssl.models import text_encoders
 
 if TYPE_CHECKING:
-    from transformers import ElectraForMaskedLM, ElectraForPreTraining, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHT = 50.0  # of the discriminator's loss, section 3.2 and appendix A
-GENERATOR_SIZE = 0.25  # of the discriminator's width, section 3.2: between a quarter and a half
+GENERATOR_SIZE = 0.25  # of the discriminator, section 3.2: between a quarter and a half
+ARCHITECTURES = ("modernbert", "electra")
+REPLACED = "Which words of a text do not belong there"
 
 SNIPPETS = {
-    "Which words of a text do not belong there": """
+    REPLACED: """
 import torch
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
@@ -39,6 +43,29 @@ model, tokenizer = AutoModelForPreTraining.from_pretrained(name).eval(), AutoTok
 inputs = tokenizer({text[0]!r}, truncation=True, return_tensors="pt")
 with torch.no_grad():
     replaced = model(**inputs).logits[0].sigmoid()
+for token, probability in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), replaced):
+    print(f"{{probability:.2f}} {{token}}")
+""",
+    **text_encoders.SNIPPETS,
+}
+SNIPPETS_OF_A_BARE_ENCODER = {
+    REPLACED: """
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import cached_file
+
+name = "..."
+model, tokenizer = AutoModel.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+head = torch.nn.Sequential(
+    torch.nn.Linear(model.config.hidden_size, model.config.hidden_size), torch.nn.GELU(),
+    torch.nn.Linear(model.config.hidden_size, 1),
+)
+heads = load_file(cached_file(name, "pretraining/heads.safetensors"))
+head.load_state_dict({{key[5:]: value for key, value in heads.items() if key.startswith("head.")}})
+inputs = tokenizer({text[0]!r}, truncation=True, return_tensors="pt")
+with torch.no_grad():
+    replaced = head(model(**inputs).last_hidden_state)[0, :, 0].sigmoid()
 for token, probability in zip(tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), replaced):
     print(f"{{probability:.2f}} {{token}}")
 """,
@@ -63,15 +90,15 @@ def entropy(share: Tensor) -> Tensor:
 class ELECTRA(BERT):
     """The BERT in it is the generator, `model`.
 
-    discriminator: an ElectraForPreTraining, which is exported.
-    generator_size: the generator's width, as a fraction of the discriminator's; both have the same embeddings.
+    discriminator: an ElectraForPreTraining or a ModernBertModel, which is exported.
+    generator_size: see `smaller`.
     weight: of the discriminator's loss.
     The other arguments are those of BERT, for both networks.
     """
 
     def __init__(
         self,
-        discriminator: ElectraForPreTraining,
+        discriminator: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         share: float = 0.15,
         unit: str = "tokens",
@@ -83,7 +110,9 @@ class ELECTRA(BERT):
     ) -> None:
         generator = smaller(discriminator, generator_size)
         super().__init__(generator, tokenizer, share, unit, cross_documents, dropout, unigram_loss)
-        self.discriminator, self.weight = discriminator, weight
+        self.discriminator, self.weight, width = discriminator, weight, discriminator.config.hidden_size
+        if discriminator.base_model is discriminator:  # an ElectraForPreTraining has a head of its own
+            self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         for module in discriminator.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
@@ -125,6 +154,8 @@ class ELECTRA(BERT):
         """(logits that a token is replaced, hidden states): (batch, length) and (batch, length, width)."""
         encoder = self.discriminator.base_model
         hidden = encoder(input_ids=input_ids, attention_mask=self.attention(input_ids)).last_hidden_state
+        if self.discriminator is encoder:
+            return self.head(hidden)[..., 0], hidden
         return self.discriminator.discriminator_predictions(hidden), hidden
 
     def attention(self, input_ids: Tensor) -> Tensor | None:
@@ -132,48 +163,59 @@ class ELECTRA(BERT):
 
     @property
     def card(self) -> Card:
+        bare = self.discriminator.base_model is self.discriminator
         return Card(
             about="ELECTRA: a small generator replaces some words of a text with plausible ones, and the discriminator "
-            "tells which were replaced. The discriminator, an `ElectraForPreTraining`, is exported; the generator, to "
-            "continue from, is in `pretraining/`.",
+            f"tells which were replaced. The discriminator, a `{type(self.discriminator).__name__}`, is exported; what "
+            "else training needs, to continue from, is in `pretraining/`.",
             task="feature-extraction",
             limits="It reproduces the content, style and prejudices of its training text. It was not trained on texts "
             f"longer than {self.max_length} tokens.",
             trivial="a model that knows only how often each token occurs, and how many are replaced",
-            snippets=SNIPPETS,
+            snippets=SNIPPETS_OF_A_BARE_ENCODER if bare else SNIPPETS,
             fill=True,
             tags=("electra", "sentence-transformers"),
-            auto_class="AutoModelForPreTraining",
+            auto_class=auto_class("modernbert" if bare else "electra"),
         )
 
     def exported(self) -> PreTrainedModel:
         return self.discriminator
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write the discriminator with its head, the files that let SentenceTransformer load it, and in a separate file
-        the generator."""
+        """Write the discriminator, the files that let SentenceTransformer load it, and in a separate file the generator
+        and the head of a bare encoder."""
         self.discriminator.save_pretrained(directory)
         width = self.discriminator.config.hidden_size
         sentence_transformers.write_mean_pooling(Path(directory), width, self.max_length)
         self.save_heads(directory)
 
 
-def smaller(discriminator: ElectraForPreTraining, size: float) -> ElectraForMaskedLM:
-    """A generator as deep as the discriminator, of `size` times its width, with the discriminator's embeddings. Raises
-    BadInput if the model is not an ElectraForPreTraining."""
-    from transformers import ElectraForMaskedLM, ElectraForPreTraining
+def auto_class(architecture: str) -> str:
+    """The class of transformers that loads a discriminator of this model type."""
+    return "AutoModelForPreTraining" if architecture == "electra" else "AutoModel"
 
-    if not isinstance(discriminator, ElectraForPreTraining):
+
+def smaller(discriminator: PreTrainedModel, size: float) -> PreTrainedModel:
+    """A masked language model with the discriminator's embeddings. Of an ElectraForPreTraining: as deep, and of `size`
+    times its width. Of a ModernBertModel: as wide, and of `size` times its layers. Raises BadInput for other models."""
+    from transformers import ElectraForMaskedLM, ElectraForPreTraining, ModernBertForMaskedLM, ModernBertModel
+
+    config = copy.deepcopy(discriminator.config)
+    config.tie_word_embeddings = True
+    if isinstance(discriminator, ElectraForPreTraining):
+        config.num_attention_heads = heads = max(1, round(size * config.num_attention_heads))
+        config.hidden_size = max(1, round(size * config.hidden_size / heads)) * heads
+        config.intermediate_size = max(1, round(size * config.intermediate_size))
+        generator = ElectraForMaskedLM(config)
+    elif isinstance(discriminator, ModernBertModel):
+        config.num_hidden_layers = max(1, round(size * config.num_hidden_layers))
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+        generator = ModernBertForMaskedLM(config)
+    else:
         raise BadInput(
             f"--model_name_or_path: a {type(discriminator).__name__}, not an ELECTRA discriminator; give an "
-            "ElectraForPreTraining, or leave out the flag to train a new one"
+            "ElectraForPreTraining or a ModernBERT, or leave out the flag to train a new one"
         )
-    config = copy.deepcopy(discriminator.config)
-    config.num_attention_heads = heads = max(1, round(size * config.num_attention_heads))
-    config.hidden_size = max(1, round(size * config.hidden_size / heads)) * heads
-    config.intermediate_size = max(1, round(size * config.intermediate_size))
-    config.tie_word_embeddings = True
-    generator = ElectraForMaskedLM(config)
-    generator.electra.embeddings = discriminator.electra.embeddings
+    generator.base_model.embeddings = discriminator.base_model.embeddings
     generator.tie_weights()
     return generator

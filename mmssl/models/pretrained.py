@@ -192,6 +192,13 @@ def read_configs(name: str, flag: str, trust_remote_code: bool = False) -> Path:
     return folder
 
 
+def model_type(name: str) -> str | None:
+    """Of a checkpoint, as its config says. Raises what `read_configs` does."""
+    folder = read_configs(name, f"--model_name_or_path {name}", trust_remote_code=True)  # `load` warns of code
+    config = folder / "config.json"
+    return bounded_json.read(config).get("model_type") if config.is_file() else None
+
+
 def ask_hub(name: str) -> list[str]:
     """The files of a repository; [] with HF_HUB_OFFLINE. Call it before a download: if the Hub does not answer, this
     raises after HUB_TIMEOUT seconds, while a download retries silently for minutes."""

@@ -15,7 +15,7 @@ from mmssl.errors import BadInput
 from mmssl.evaluation.masked_lm import MaskedTokens
 from mmssl.evaluation.replaced_tokens import ReplacedTokens
 from mmssl.methods import electra
-from mmssl.models import text_encoders
+from mmssl.models import pretrained, text_encoders
 
 VOCABULARY = len(tiny_bert.VOCABULARY)
 
@@ -142,6 +142,24 @@ def test_training_continues_with_the_generator_of_the_run(exported):
     further.continue_from(str(directory))
     before = trained.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in further.state_dict().items())
+
+
+def test_a_modernbert_is_a_discriminator_with_a_head_of_its_own_and_a_generator_of_fewer_layers(tmp_path):
+    discriminator = tiny_bert.model("modernbert").model
+    model = electra.ELECTRA(discriminator, tiny_bert.tokenizer(), generator_size=0.5)
+    assert (model.model.config.num_hidden_layers, discriminator.config.num_hidden_layers) == (1, 2)
+    assert model.model.get_input_embeddings() is discriminator.get_input_embeddings()
+    assert model.model.get_output_embeddings().weight is discriminator.get_input_embeddings().weight
+    model(**batch()).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.eval().save_pretrained(tmp_path)
+    tiny_bert.tokenizer().save_pretrained(tmp_path)
+    assert electra.auto_class(pretrained.model_type(str(tmp_path))) == "AutoModel"
+    further = electra.ELECTRA(*text_encoders.from_pretrained(str(tmp_path), 16, auto_class="AutoModel"), 0.15,
+                              generator_size=0.5).eval()  # fmt: skip
+    further.continue_from(str(tmp_path))
+    with torch.no_grad():
+        assert torch.equal(further(**batch()).loss, model(**batch()).loss)
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):

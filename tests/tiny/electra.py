@@ -6,7 +6,7 @@ import torch
 from transformers import ElectraConfig, ElectraForPreTraining
 
 from mmssl.methods.electra import ELECTRA
-from tiny import Tiny
+from tiny import Tiny, bert
 from tiny.bert import LENGTH, VOCABULARY, packed, tokenizer
 
 
@@ -24,7 +24,14 @@ def tiny(embedding_size: int = 32, **options) -> Tiny:
     return Tiny(method, packed(), 8, processor=tokenizer(), example=example, auto_class="AutoModelForPreTraining")
 
 
+def bare() -> Tiny:
+    method = ELECTRA(bert.model("modernbert").model, tokenizer(), unigram_loss=3.0, generator_size=0.5)
+    example = {"text": ["the cat sat on a mat", "a dog"]}
+    return Tiny(method, packed(), 8, processor=tokenizer(), example=example)
+
+
 VARIANTS = {
     "electra": tiny,
+    "modernbert": bare,
     "words": partial(tiny, 8, share=0.3, unit="words", cross_documents=False, generator_size=0.5),
 }
