@@ -41,6 +41,12 @@ class BiganArgs(GeneratedArgs, image_encoders.EncoderArgs, pictures.PictureArgs,
     hidden_dim: int = flag(512, "width of the discriminator's last layers", at_least=1, at_most=16384)
     generator_width: int = flag(32, "channels of the generator at half the side", at_least=1, at_most=1024)
     translation: float = flag(0.04, "largest shift of what the discriminator sees", at_least=0, below=1)
+    code_error: float = flag(
+        1.0, "weight of the error of codes of generated images; 0: as in the paper", at_least=0, at_most=10**4
+    )
+    image_error: float = flag(
+        1.0, "weight of the error of images made of codes; 0: as in the paper", at_least=0, at_most=10**4
+    )
     flip: bool = flag(False, "flip half of the training images: not for digits and letters")
 
     per_device_train_batch_size: int = flag(64, "images per process in one micro-batch")
@@ -60,7 +66,8 @@ def main(args: BiganArgs) -> None:
     shape, augmented = decoding.shape(processor), views.FLIP if args.flip else views.WHOLE
     trunk, _ = image_encoders.from_scratch(DISCRIMINATOR, max(shape))
     sizes = args.noise_dim, args.generator_width, args.hidden_dim, args.translation
-    method = BiGAN(encoder, trunk, views.made_for(processor, [augmented]), shape, *sizes)
+    errors = args.code_error, args.image_error
+    method = BiGAN(encoder, trunk, views.made_for(processor, [augmented]), shape, *sizes, *errors)
     discriminator, others = method.players()
     optimizers = [
         optim.from_args(discriminator, args, learning_rate=args.discriminator_learning_rate),

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mmssl.data import draws
 from mmssl.models import memory
@@ -90,6 +91,10 @@ class Generator(Decoder):
 
     def forward(self, noise: Tensor) -> Tensor:
         return super().forward(noise).float().sigmoid()
+
+    def fixed(self, noise: Tensor) -> Tensor:
+        """What `forward` makes of it; the gradient reaches the noise, not the weights."""
+        return functional_call(self, {name: value.detach() for name, value in self.named_parameters()}, (noise,))
 
     def sampled(self, count: int) -> Tensor:
         """(count, 3, height, width): images from the same noise in every run."""

@@ -14,7 +14,7 @@ from mmssl.training import optim
 
 
 def test_at_one_half_both_players_have_log_4():
-    one = method()
+    one = method(code_error=0.0, image_error=0.0)
     torch.nn.init.zeros_(one.head[-1].weight)
     torch.nn.init.zeros_(one.head[-1].bias)
     for phase in (0, 1):
@@ -35,6 +35,32 @@ def test_each_player_s_loss_reaches_its_own_parameters_through_both_pairs():
     assert all(p.grad is not None for p in discriminator.parameters())
     one(**batch(), phase=1).loss.backward()
     assert all(p.grad.abs().sum() > 0 for p in (one.code.weight, one.generator.project.weight))
+
+
+def test_the_encoder_s_two_errors_move_the_encoder_and_not_the_generator():
+    given, gradients = batch(), {}
+    for weights in ((0.0, 0.0), (3.0, 0.0), (0.0, 3.0)):
+        one = method(code_error=weights[0], image_error=weights[1])
+        output = one(**given, phase=1)
+        output.loss.backward()
+        gradients[weights] = one.generator.project.weight.grad, one.code.weight.grad
+        added = sum(3 * output.metrics[name] for name in ("code_error", "image_error") if name in output.metrics)
+        torch.testing.assert_close(output.loss.detach(), output.metrics["generator_loss"] + added)
+    paper = gradients.pop((0.0, 0.0))
+    for generator, code in gradients.values():
+        torch.testing.assert_close(generator, paper[0])
+        assert not torch.allclose(code, paper[1])
+
+
+def test_the_errors_are_those_of_the_codes_of_generated_and_of_the_images_of_encoded_ones():
+    one, given = method(translation=0.0).eval(), batch(4)
+    with torch.no_grad():
+        found = one(**given, phase=1).metrics
+        noise, real = one.generator.noise(given["key"], 1), one.views.whole(given["pixel_values"])
+        code = one.encode(one.views.normalised(one.generator(noise)))[0]
+        made = one.views.normalised(one.generator(one.encode(real)[0]))
+    torch.testing.assert_close(found["code_error"], (code - noise).square().mean())
+    torch.testing.assert_close(found["image_error"], (made - real).square().mean())
 
 
 def test_the_discriminator_sees_the_code():

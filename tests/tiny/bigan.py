@@ -12,9 +12,9 @@ from mmssl.training import steps
 from tiny import Tiny, autoencoder, dcgan, simclr
 
 
-def method(encoder: Callable[[], PreTrainedModel] = autoencoder.bit) -> BiGAN:
+def method(encoder: Callable[[], PreTrainedModel] = autoencoder.bit, **options) -> BiGAN:
     torch.manual_seed(0)
-    return BiGAN(encoder(), autoencoder.bit(), autoencoder.whole(), (16, 16), 8, 16, 32)
+    return BiGAN(encoder(), autoencoder.bit(), autoencoder.whole(), (16, 16), 8, 16, 32, **options)
 
 
 def tiny(encoder: Callable[[], PreTrainedModel] = autoencoder.bit) -> Tiny:
