@@ -114,7 +114,7 @@ def whole(options, file: Path, place: Path) -> dict:
     """Seconds from process start to process end, ours and gensim's."""
     recipe = Path(__file__).parent.parent / "recipes" / "word2vec.py"
     settings = {
-        "dataset": file, "plain": "no", "output_dir": place / "run", "dimension": options.dimension, "window": WINDOW,
+        "dataset": file, "plain": False, "output_dir": place / "run", "dimension": options.dimension, "window": WINDOW,
         "negative": NEGATIVE, "sample": SAMPLE, "min_count": MIN_COUNT, "learning_rate": RATE,
         "threads": options.threads, "num_train_epochs": WHOLE_EPOCHS,
     }  # fmt: skip

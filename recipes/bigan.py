@@ -1,7 +1,7 @@
 """BiGAN: trains on unlabelled images, leaves an encoder that inverts a generator (ResNetModel or ViTModel).
 
 accelerate launch recipes/bigan.py                                        # scikit-learn's digits, built in
-accelerate launch recipes/bigan.py --dataset my_folder --image_size 64 --flip True
+accelerate launch recipes/bigan.py --dataset my_folder --image_size 64 --flip 0.5
 
 The first command with --max_steps 930 (10 more), seed 0, three and a half minutes of one core of an EPYC (Zen 5) in
 bf16; held-out digits, after training, before, real images: cosine of a code and of what the encoder makes of its image
@@ -9,7 +9,7 @@ bf16; held-out digits, after training, before, real images: cosine of a code and
 covered. With encoder and generator at 1e-3 and the discriminator at 1e-4 the encoder outruns what the discriminator
 knows of codes: on CIFAR-10 the cosine was .00 after 936 steps, and the reconstructions of all images were alike.
 
-20,000 images of CIFAR-10 (--dataset cifar10 --flip True --num_train_epochs 12), 14 minutes: cosine .16, Frechet
+20,000 images of CIFAR-10 (--dataset cifar10 --flip 0.5 --num_train_epochs 12), 14 minutes: cosine .16, Frechet
 distance 1.08 (11.4 before, real images .28). The encoder is not better than before training: recipes/transfer.py --mode
 knn linear --labels 100%: linear 42.1, untrained 42.8; k-NN 34.8, 40.1. With codes of 64 numbers (--noise_dim 64): .01,
 .77; 41.8, 35.6. Longer runs were not tried; the paper's has about 100,000 steps.
@@ -47,7 +47,7 @@ class BiganArgs(GeneratedArgs, image_encoders.EncoderArgs, pictures.PictureArgs,
     image_error: float = flag(
         1.0, "weight of the error of images made of codes; 0: as in the paper", at_least=0, at_most=10**4
     )
-    flip: bool = flag(False, "flip half of the training images: not for digits and letters")
+    flip: float = flag(0.0, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
     per_device_train_batch_size: int = flag(64, "images per process in one micro-batch")
     num_train_epochs: float = flag(40, "passes over the data")
@@ -63,11 +63,11 @@ def main(args: BiganArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    shape, augmented = decoding.shape(processor), views.FLIP if args.flip else views.WHOLE
+    shape, view = decoding.shape(processor), views.made_for(processor, [views.whole(args.flip)])
     trunk, _ = image_encoders.from_scratch(DISCRIMINATOR, max(shape))
     sizes = args.noise_dim, args.generator_width, args.hidden_dim, args.translation
     errors = args.code_error, args.image_error
-    method = BiGAN(encoder, trunk, views.made_for(processor, [augmented]), shape, *sizes, *errors)
+    method = BiGAN(encoder, trunk, view, shape, *sizes, *errors)
     discriminator, others = method.players()
     optimizers = [
         optim.from_args(discriminator, args, learning_rate=args.discriminator_learning_rate),

@@ -27,12 +27,15 @@ from mmssl.training import optim
 @dataclass
 class CausalLMArgs(documents.StreamingArgs, documents.DocumentArgs, TrainArgs):
     output_dir: str = flag("runs/causal_lm", "where the model, log, figures and checkpoints go")
-    blank_lines: bool = flag(False, "cut text files into documents at blank lines; default: a file is one document")
+    dataset: str = flag("wikipedia", f"{documents.SOURCES}. A document is a row of a table, or a whole text file")
+    blank_lines: bool = flag(False, "cut text files into documents at blank lines")
     model_name_or_path: str | None = flag(None, "a causal language model to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     architecture: str = flag("llama", "architecture of a new model", causal_lm.ARCHITECTURES, of_new_model=True)
     size: str = flag(
-        "micro", "size of a new model: layers x width 2x128 4x256 6x384 12x768 24x1024 36x1280 48x1600",
+        "micro",
+        "size of a new model, layers x width: "
+        + ", ".join(f"{name} {layers}x{width}" for name, (layers, width) in causal_lm.SIZES.items()),
         causal_lm.SIZES, of_new_model=True,
     )  # fmt: skip
     vocab_size: int = flag(

@@ -28,6 +28,7 @@ from mmssl.training import optim
 @dataclass
 class CharRNNArgs(documents.DocumentArgs, TrainArgs):
     output_dir: str = flag("runs/char_rnn", "where the model, log, figures and checkpoints go")
+    dataset: str = flag("wikipedia", f"{documents.SOURCES}. A document is a row of a table, or a whole text file")
     model_name_or_path: str | None = flag(None, "a character RNN to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     vocabulary: str = flag(

@@ -35,8 +35,8 @@ from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
 AUGMENTATIONS = {
-    "affine": views.EMOJI,
-    "crop": views.PHOTO,  # CLIP's augmentation, section 2.5
+    "emoji": views.EMOJI,
+    "photo": views.PHOTO,  # CLIP's augmentation, section 2.5
     "none": views.WHOLE,
 }
 
@@ -62,7 +62,10 @@ class ClipArgs(towers.TowerArgs, TrainArgs):
         None, "initial temperature; default: 0.07 (info_nce), 0.1 (sigmoid), or the checkpoint's", at_least=0.01,
         at_most=100,
     )  # fmt: skip
-    augmentation: str = flag("affine", "augmentation of training images", AUGMENTATIONS)
+    augmentation: str = flag(
+        "emoji", "training images: moved and recoloured drawings (emoji), crops and flips (photo), or whole (none)",
+        AUGMENTATIONS,
+    )  # fmt: skip
     image_views: int | None = flag(
         None, "augmented views of each image in a step; default: 2 from scratch, else 1", at_least=1, at_most=64
     )

@@ -37,7 +37,7 @@ class ColorCopyingArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     frames: int = flag(12, "frames in a clip, of which four are used")
     position_dim: int = flag(64, "size of the embedding of a position", at_least=1, at_most=4096)
     temperature: float = flag(0.1, "of the softmax over positions", above=0, at_most=100)
-    flip: float = flag(0.0, "probability of a horizontal flip of a clip", at_least=0, at_most=1)
+    flip: float = flag(0.0, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
     num_train_epochs: float = flag(2, "passes over the data")
     per_device_train_batch_size: int = flag(16, "clips per process")
@@ -55,8 +55,7 @@ def main(args: ColorCopyingArgs) -> None:
     source = clips.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor)
-    view = views.View(scale=None, flip=args.flip, jitter=0.0, grey=0.0)
-    made = views.made_for(processor, [view])
+    made = views.made_for(processor, [views.whole(args.flip)])
     centres = color_copying.cluster_colours(train, made, args.seed)
     sizes = args.references, args.position_dim, args.temperature
     method = color_copying.ColorCopying(encoder, made, centres, *sizes)

@@ -38,7 +38,9 @@ class ContextEncoderArgs(image_encoders.EncoderArgs, pictures.PictureArgs, Train
 
     num_train_epochs: float = flag(40, "passes over the data")
     learning_rate: float = flag(2e-3, "peak learning rate of encoder and decoder")
-    discriminator_learning_rate: float = flag(2e-4, "a tenth, as in the paper", above=0, at_most=1e4)
+    discriminator_learning_rate: float = flag(
+        2e-4, "peak learning rate of the discriminator; a tenth of the other, as in the paper", above=0, at_most=1e4
+    )
     warmup_steps: float = flag(0.05, "linear warm-up steps; below 1, a fraction of the run")
 
 

@@ -49,7 +49,7 @@ class CpcTextArgs(documents.DocumentArgs, cpc.CpcArgs):
         3, "largest number of sentences to predict ahead", at_least=1, at_most=1000
     )  # section 3.3
     sentences: int = flag(12, "largest number of sentences of a document in a batch", at_least=2, at_most=10**4)
-    max_words: int = flag(50, "largest number of words of a sentence", at_least=1, at_most=10**4)
+    sentence_words: int = flag(50, "words of a sentence that are read; others are cut off", at_least=1, at_most=10**4)
     vocab_size: int = flag(
         20000, "largest vocabulary; the most frequent words are kept", at_least=1, at_most=10**7, of_new_model=True
     )
@@ -78,7 +78,7 @@ def main(args: CpcTextArgs) -> None:
     start(args)
     train_rows, test_rows = documents.load(args.dataset, args.text_column, held_out=args.held_out)
     model, tokenizer = cpc.build_text(args, train_rows["text"])
-    size = {"sentences": args.sentences, "fewest": args.prediction_steps + 1, "max_words": args.max_words}
+    size = {"sentences": args.sentences, "fewest": args.prediction_steps + 1, "max_words": args.sentence_words}
     training = sentences.Documents(train_rows["text"], tokenizer, **size, seed=args.seed)
     held_out = sentences.Documents(test_rows["text"], tokenizer, **size)
 

@@ -1,7 +1,7 @@
 """DDPM: trains on unlabelled images, leaves a diffusers DDPMPipeline that draws images, and an image encoder.
 
 accelerate launch recipes/ddpm.py                                             # scikit-learn's digits, built in
-accelerate launch recipes/ddpm.py --dataset my_folder --size cifar --image_size 32 --flip True     # on a GPU
+accelerate launch recipes/ddpm.py --dataset my_folder --size cifar --image_size 32 --flip 0.5     # on a GPU
 accelerate launch recipes/ddpm.py --model_name_or_path runs/ddpm --dataset my_folder               # continue
 
 The first command sees 300,000 digits in under six minutes of one core of an EPYC (Zen 5) in bf16, seed 0. Of 256 drawn
@@ -41,16 +41,27 @@ SHOWN = "Images drawn from the same noise in every run: six stages of one in eac
 class DdpmArgs(GeneratedArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/ddpm", "where the pipeline, encoder, log, figures and checkpoints go")
     model_name_or_path: str | None = flag(None, "continue from this DDPMPipeline: an earlier run or a Hub id")
-    size: str = flag("micro", "size of a new U-Net", ddpm.SIZES, of_new_model=True)
+    size: str = flag(
+        "micro",
+        "size of a new U-Net, channels of its levels: "
+        + ", ".join(f"{name} {'-'.join(map(str, channels))}" for name, (channels, *_) in ddpm.SIZES.items()),
+        ddpm.SIZES, of_new_model=True,
+    )  # fmt: skip
     image_size: int | None = flag(
-        None, "side in pixels; default: that of the data", at_least=8, at_most=2048, of_new_model=True
+        None, "side in pixels; default: that of the data, at most 224", at_least=8, at_most=2048, of_new_model=True
     )
     schedule: str = flag("linear", "of the noise levels", ddpm.SCHEDULES, of_new_model=True)
     prediction: str = flag("velocity", "what the U-Net predicts; the paper: noise", ddpm.PREDICTIONS, of_new_model=True)
-    steps: int = flag(1000, "noise levels", at_least=2, at_most=10**5, of_new_model=True)
-    momentum: float = flag(0.999, "of the averaged weights, which are exported", at_least=0, at_most=1)
-    feature_step: int = flag(100, "noise level of the images that the encoder sees", at_least=0)
-    flip: bool = flag(False, "flip half of the training images: not for digits and letters")
+    noise_levels: int = flag(
+        1000, "number of noise levels, from the image to noise alone", at_least=2, at_most=10**5, of_new_model=True
+    )
+    momentum: float = flag(
+        0.999, "momentum of the moving average of the weights, which is what is exported", at_least=0, at_most=1
+    )
+    feature_step: int = flag(
+        100, "noise level of the images that the encoder sees, below --noise_levels; 0: the least noise", at_least=0
+    )
+    flip: float = flag(0.0, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
     per_device_train_batch_size: int = flag(64, "images per process in one micro-batch")
     num_train_epochs: float = flag(200, "passes over the data; 20,000 images of 32 pixels take a hundredth of that")
@@ -63,7 +74,7 @@ def main(args: DdpmArgs) -> None:
     source = pictures.find(args)
     unet, scheduler, processor = ddpm.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    view = views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
+    view = views.made_for(processor, [views.whole(args.flip)])
     method = ddpm.DDPM(unet, scheduler, view, args.momentum, args.feature_step)
     optimizer = optim.from_args(method.unet, args)
     own = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)

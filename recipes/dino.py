@@ -34,8 +34,12 @@ class DinoArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Picture
     hidden_dim: int = flag(512, "width of the head's hidden layers", at_least=1, at_most=16384)
     bottleneck_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)
     momentum: float = flag(0.95, "momentum of the teacher at the first step; grows to 1", at_least=0, at_most=1)
-    teacher_temperature: float = flag(0.04, "of the teacher, after a warm-up from 0.04", above=0, at_most=10)
-    freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)
+    teacher_temperature: float = flag(
+        0.04, "temperature of the teacher's softmax, grown from 0.04 in the first 30 % of the run", above=0, at_most=10
+    )
+    freeze_prototypes_fraction: float = flag(
+        0.02, "fraction of the run, its beginning, in which the prototypes are not trained", at_least=0, below=1
+    )
     norm: str = flag("batch", "norm of the head", tuple(heads.NORMS))
 
     num_train_epochs: float = flag(32, "passes over the data")
@@ -52,7 +56,8 @@ def main(args: DinoArgs) -> None:
     crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = {"prototypes": args.prototypes, "hidden_dim": args.hidden_dim, "bottleneck_dim": args.bottleneck_dim}
     teacher = {"momentum": args.momentum, "teacher_temperature": args.teacher_temperature}
-    method = DINO(encoder, crops, **head, **teacher, freeze=args.freeze, norm=args.norm)
+    head |= {"freeze_prototypes_fraction": args.freeze_prototypes_fraction, "norm": args.norm}
+    method = DINO(encoder, crops, **head, **teacher)
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
     data = pictures.described(train, held_out)

@@ -60,7 +60,11 @@ class AdaptationArgs(image_encoders.EncoderArgs, TrainArgs):
     dataset: str = flag("digits", "the source, with labels: a built-in name, a file, a folder or a Hub id")
     target_dataset: str = flag("mnist5k", "the target, with labels only in its test part")
     alignment: str = flag("coral", "how the domains are aligned; none: the source alone", adaptation.ALIGNMENTS)
-    alignment_weight: float | None = flag(None, "weight of the alignment; default: see the recipe", at_least=0)
+    alignment_weight: float | None = flag(
+        None,
+        f"weight of the alignment; default: {', '.join(f'{name} {w:g}' for name, w in WEIGHTS.items())}",
+        at_least=0,
+    )
     deepjdot_loss_weight: float = flag(1.0, "DeepJDOT's weight of the target's classification", at_least=0)
     smallest_crop: float = flag(0.5, "smallest fraction of an image's area in a crop", above=0, at_most=1)
     input_column: str | None = flag(None, "column of inputs; default: the first column with a usual name")

@@ -32,14 +32,20 @@ from mmssl.training import optim
 @dataclass
 class IbotArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/ibot", "where the encoder, log, figures and checkpoints go")
-    encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.VITS, of_new_model=True)
+    encoder: str = flag(
+        "vit-micro", image_encoders.described(image_encoders.VITS), image_encoders.VITS, of_new_model=True
+    )
     prototypes: int = flag(1024, "outputs of the head", at_least=2, at_most=262144)
     hidden_dim: int = flag(512, "width of the head's hidden layers", at_least=1, at_most=16384)
     bottleneck_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)
     momentum: float = flag(0.95, "momentum of the teacher at the first step; grows to 1", at_least=0, at_most=1)
-    teacher_temperature: float = flag(0.04, "of the teacher, after a warm-up from 0.04", above=0, at_most=100)
+    teacher_temperature: float = flag(
+        0.04, "temperature of the teacher's softmax, grown from 0.04 in the first 30 % of the run", above=0, at_most=100
+    )
     patch_weight: float = flag(1.0, "weight of the loss on masked patches", at_least=0, at_most=1000)
-    freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)
+    freeze_prototypes_fraction: float = flag(
+        0.02, "fraction of the run, its beginning, in which the prototypes are not trained", at_least=0, below=1
+    )
 
     num_train_epochs: float = flag(20, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate")
@@ -54,7 +60,8 @@ def main(args: IbotArgs) -> None:
     train, held_out = source.decoded(processor, args)
     crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = args.prototypes, args.hidden_dim, args.bottleneck_dim
-    method = IBOT(encoder, crops, 2, *head, args.momentum, args.patch_weight, args.teacher_temperature, args.freeze)
+    settings = args.momentum, args.patch_weight, args.teacher_temperature, args.freeze_prototypes_fraction
+    method = IBOT(encoder, crops, 2, *head, *settings)
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
     data = pictures.described(train, held_out)

@@ -33,7 +33,7 @@ FIGURE = "Held-out images, their tiles as the network gets them, and the tiles i
 @dataclass
 class JigsawArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/jigsaw", "where the encoder, log, figures and checkpoints go")
-    image_size: int | None = flag(None, "side in pixels; default: that of the data, at least 64", of_new_model=True)
+    image_size: int | None = flag(None, "side in pixels; default: that of the data, from 64 to 224", of_new_model=True)
     tile_size: int | None = flag(
         None, "side of a tile in pixels; default: the largest of which the image has nine", at_least=2, at_most=1024
     )

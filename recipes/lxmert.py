@@ -59,13 +59,20 @@ class LxmertArgs(TrainArgs):
     max_length: int = flag(40, "largest number of tokens of a caption", at_least=3, at_most=8192)
     mlm_probability: float = flag(0.4, "fraction of the tokens that is masked, in whole words", above=0, below=1)
     rarity: float = flag(
-        0.5, "mask words in proportion to their count to the power of minus this; 0: all alike", at_least=0, at_most=1
+        0.5,
+        "how strongly rare words are preferred in masking: a word's chance is in proportion to 1 / its count to this "
+        "power; 0: all words alike",
+        at_least=0,
+        at_most=1,
     )
     masked_patches: float = flag(0.15, "fraction of the patches that is masked; 1: no picture", above=0, at_most=1)
     compared: float = flag(
         0.5, "fraction of the pairs shown whole for matching, half of them with another's picture", above=0, below=1
     )
-    augmentation: str = flag("emoji", "augmentation of training images", AUGMENTATIONS)
+    augmentation: str = flag(
+        "emoji", "training images: moved and recoloured drawings (emoji), crops and flips (photo), or whole (none)",
+        AUGMENTATIONS,
+    )  # fmt: skip
     streaming: bool = flag(False, "read and decode pairs where they lie, during training, for data beyond the disk")
 
     num_train_epochs: float = flag(60, "passes over the data")

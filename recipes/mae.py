@@ -43,9 +43,14 @@ AUGMENTATIONS = {"crop_flip": views.CROP_FLIP, "crop": views.CROP, "none": views
 class MaeArgs(pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/mae", "where the encoder, log, figures and checkpoints go")
     model_name_or_path: str | None = flag(None, "continue from this MAE: an earlier run, a directory or a Hub id")
-    size: str = flag("micro", "size of encoder and decoder", mae.SIZES, of_new_model=True)
+    size: str = flag(
+        "micro",
+        "size of encoder and decoder; the encoder's layers x width: "
+        + ", ".join(f"{name} {of.layers}x{of.width}" for name, of in mae.SIZES.items()),
+        mae.SIZES, of_new_model=True,
+    )  # fmt: skip
     image_size: int | None = flag(
-        None, "side in pixels; default: that of the data", at_least=2, at_most=2048, of_new_model=True
+        None, "side in pixels; default: that of the data, at most 224", at_least=2, at_most=2048, of_new_model=True
     )
     patch_size: int | None = flag(
         None, "side in pixels; default: an eighth of the image", at_least=1, at_most=2048, of_new_model=True

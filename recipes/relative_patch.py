@@ -32,11 +32,16 @@ SMALLEST = 64  # px: patches of 15
 @dataclass
 class RelativePatchArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/relative_patch", "where the encoder, log, figures and checkpoints go")
-    image_size: int | None = flag(None, "side in pixels; default: that of the data, at least 64", of_new_model=True)
+    image_size: int | None = flag(None, "side in pixels; default: that of the data, from 64 to 224", of_new_model=True)
     crop_size: int | None = flag(None, "side in pixels of the patches; default: the largest that fit", at_least=1)
     gap: float = flag(0.5, "gap between patches, as a fraction of their side", above=0, at_most=10)
     jitter: float = flag(0.07, "largest move of a patch, as a fraction of its side", at_least=0, at_most=10)
-    colour: str = flag("drop", "two channels of each patch, project it on fewer colours, or keep them", COLOURS)
+    colour: str = flag(
+        "drop",
+        "colours of a patch, which can tell its place: drop all but one channel, drawn at random (drop); remove the "
+        "difference between green and magenta (project); keep all (keep)",
+        COLOURS,
+    )
     smallest_crop: float = flag(0.5, "smallest fraction of an image's area in a view", above=0, at_most=1)
 
     num_train_epochs: float = flag(60, "passes over the data; each sees all eight neighbours of a patch of every image")

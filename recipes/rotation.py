@@ -30,7 +30,7 @@ from mmssl.training import optim
 class RotationArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/rotation", "where the encoder, log, figures and checkpoints go")
     smallest_crop: float = flag(0.5, "smallest fraction of an image's area in a crop", above=0, at_most=1)
-    flip: float = flag(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
+    flip: float = flag(0.5, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
     num_train_epochs: float = flag(30, "passes over the data; each sees all four rotations of every image")
     learning_rate: float = flag(2e-3, "peak learning rate")

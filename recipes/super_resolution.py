@@ -1,11 +1,11 @@
 """Super-resolution: trains on unlabelled images made small, leaves an image encoder (ViTModel or ResNetModel).
 
 accelerate launch recipes/super_resolution.py                                      # scikit-learn's digits, built in
-accelerate launch recipes/super_resolution.py --dataset my_folder --image_size 64 --flip True
+accelerate launch recipes/super_resolution.py --dataset my_folder --image_size 64 --flip 0.5
 accelerate launch recipes/super_resolution.py --dataset my_folder --adversarial 0      # squared error alone
 accelerate launch recipes/super_resolution.py --dataset my_folder --perceptual runs/simclr   # and an error on features
 
-6,000 photographs of Flickr8k (--dataset flickr8k --image_size 64 --flip True --num_train_epochs 20), seed 0, 19 minutes
+6,000 photographs of Flickr8k (--dataset flickr8k --image_size 64 --flip 0.5 --num_train_epochs 20), seed 0, 19 minutes
 of one core of an EPYC (Zen 5) in bf16; 1,000 held-out ones: PSNR 23.22 dB, bicubic interpolation 22.71; structural
 similarity .625 and .636. --perceptual was not measured.
 """
@@ -29,12 +29,16 @@ SHOWN = "Held-out images made small, enlarged by bicubic interpolation, restored
 @dataclass
 class SuperResolutionArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/super_resolution", "where the encoder, log, figures and checkpoints go")
-    encoder: str = flag("vit-micro", "architecture of a new encoder", image_encoders.NAMES, of_new_model=True)
-    factor: int = flag(4, "by which height and width are divided", at_least=2, at_most=64)
+    encoder: str = flag(
+        "vit-micro", image_encoders.described(image_encoders.NAMES), image_encoders.NAMES, of_new_model=True
+    )
+    factor: int = flag(
+        4, "height and width of the small image are those of the image divided by this", at_least=2, at_most=64
+    )
     adversarial: float = flag(1e-3, "weight of the adversarial loss", at_least=0, at_most=1e4)
     perceptual: str | None = flag(None, "encoder on whose features images are compared, too: an earlier run or Hub id")
     perceptual_weight: float = flag(0.1, "weight of the error on features", at_least=0, at_most=1e4)
-    flip: bool = flag(False, "flip half of the training images: not for digits and letters")
+    flip: float = flag(0.0, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
     num_train_epochs: float = flag(40, "passes over the data")
     learning_rate: float = flag(1e-3, "peak learning rate of encoder and decoder")
@@ -52,7 +56,7 @@ def main(args: SuperResolutionArgs) -> None:
     source = pictures.find(args)
     encoder, processor = image_encoders.build(args, source.side)
     train, held_out = source.decoded(processor, args)
-    side, view = decoding.shape(processor), views.made_for(processor, [views.FLIP if args.flip else views.WHOLE])
+    side, view = decoding.shape(processor), views.made_for(processor, [views.whole(args.flip)])
     judge, _ = image_encoders.from_scratch("bit-micro", max(side))
     perceptual, measures = None, MEASURES
     if args.perceptual:

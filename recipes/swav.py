@@ -32,7 +32,9 @@ class SwavArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.Picture
     projection_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)
     temperature: float = flag(0.1, "softmax temperature of the predictions", above=0, at_most=100)
     epsilon: float = flag(0.05, "softness of the assignments, at least 0.01", at_least=0.01, at_most=100)
-    freeze: float = flag(0.02, "fraction of the run in which the prototypes are not trained", at_least=0, below=1)
+    freeze_prototypes_fraction: float = flag(
+        0.02, "fraction of the run, its beginning, in which the prototypes are not trained", at_least=0, below=1
+    )
     queue_size: int = flag(0, "earlier images assigned together with a batch", at_least=0, at_most=2**22)
 
     num_train_epochs: float = flag(50, "passes over the data")
@@ -48,8 +50,8 @@ def main(args: SwavArgs) -> None:
     train, held_out = source.decoded(processor, args)
     crops = views.multi_crop_from_args(args, processor, image_encoders.patch_size(encoder))
     head = {"prototypes": args.prototypes, "hidden_dim": args.hidden_dim, "projection_dim": args.projection_dim}
-    task = {"temperature": args.temperature, "epsilon": args.epsilon, "freeze": args.freeze}
-    method = SwAV(encoder, crops, **head, **task, queue_size=args.queue_size)
+    task = {"temperature": args.temperature, "epsilon": args.epsilon, "queue_size": args.queue_size}
+    method = SwAV(encoder, crops, **head, **task, freeze_prototypes_fraction=args.freeze_prototypes_fraction)
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
     data = pictures.described(train, held_out)

@@ -44,12 +44,17 @@ class TrackingArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     )
     reach: int = flag(6, "farthest that a patch is looked for from frame to frame, in pixels", at_least=1, at_most=64)
     projection_dim: int = flag(64, "size of the embedding that is compared", at_least=1, at_most=16384)
-    margin: float = flag(MARGIN, "of the cosine distance to random patches", above=0, at_most=2)
+    margin: float = flag(
+        MARGIN,
+        "how much farther, in cosine distance, random patches must be than a patch's own track",
+        above=0,
+        at_most=2,
+    )
     hard_from: float = flag(
         1.0, "fraction of the run after which only the hardest random patches count", at_least=0, at_most=1
     )
     smallest_crop: float = flag(0.8, "smallest fraction of a patch's area in its view", above=0, at_most=1)
-    flip: float = flag(0.0, "probability of a horizontal flip", at_least=0, at_most=1)
+    flip: float = flag(0.0, "probability of a horizontal flip; 0 for digits and letters", at_least=0, at_most=1)
 
     num_train_epochs: float = flag(3, "passes over the data")
     per_device_train_batch_size: int = flag(32, "clips per process")

@@ -49,9 +49,18 @@ class TransferArgs(features.CheckpointArgs):
         "evaluations, one or several; layer_transfer copies the lowest layers, one after another",
         MODES,
     )
-    labels: list[str] = flag(["1%", "10%", "100%"], "percentages of the training labels, or numbers per class")
+    labels: list[str] = flag(
+        ["1%", "10%", "100%"],
+        "how many training labels are used, a row of the table for each: percentages of each class (10%), of which at "
+        "least one label is kept, or numbers per class (20)",
+    )
     held_out: int = flag(1000, "rows to test on if the data has no test split (at most a tenth)", at_least=1)
-    max_samples: int = flag(0, "at most so many rows of each part, drawn at random; 0: all", at_least=0)
+    max_samples: int = flag(
+        0,
+        "at most so many training rows and as many test rows, drawn at random, always the same ones; 0: all",
+        at_least=0,
+    )
+    batch_size: int = flag(64, "examples at a time; also the batch of a step of fine-tuning")
     seeds: int = flag(
         3, "number of seeds; each draws its own labels and, in fine-tuning, new weights", at_least=1, at_most=10**6
     )
@@ -73,8 +82,10 @@ class TransferArgs(features.CheckpointArgs):
     ways: int = flag(5, "classes per few-shot episode", at_least=2)
     shots: list[int] = flag([1, 5], "labels per class in a few-shot episode", at_least=1)
     episodes: int = flag(600, "number of few-shot episodes", at_least=1)
-    num_train_epochs: float = flag(10.0, "passes over the labels in fine-tuning", above=0, at_most=10**6)
-    max_steps: int = flag(-1, "fine-tuning steps instead; default: the passes, at least 300 steps", at_least=-1)
+    num_train_epochs: float = flag(
+        10.0, "passes over the labels in fine-tuning, which has at least 300 steps", above=0, at_most=10**6
+    )
+    max_steps: int = flag(-1, "steps of fine-tuning; above 0 it overrides the passes and the 300 steps", at_least=-1)
     learning_rate: float = flag(1e-3, "learning rate of the head in fine-tuning", above=0, at_most=1e4)
     layer_decay: float = flag(
         0.75, "learning rate of each layer as a fraction of the layer above, in fine-tuning", above=0, at_most=1
@@ -83,7 +94,10 @@ class TransferArgs(features.CheckpointArgs):
         0, "number of lowest layers that fine-tuning does not train; the embeddings count as one", at_least=0
     )
     weight_decay: float = flag(0.05, "weight decay in fine-tuning", at_least=0, at_most=100)
-    early_stopping: bool = flag(True, "keep the best weights on a tenth of the labels, if there are 5,000 or more")
+    early_stopping: bool = flag(
+        True,
+        "of 5,000 labels or more, 10 of each class, do not train on a tenth, and keep the weights that are best on it",
+    )
     augmentation: str = flag("crop", "augmentation of images in fine-tuning", tuple(transfer.AUGMENTATIONS))
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ class VideoLstmArgs(clips.ClipArgs, TrainArgs):
     frames: int = flag(20, "frames in a clip: those read and those predicted")
     frames_read: int = flag(10, "frames of a clip that are read", at_least=1, at_most=1023)
     image_size: int | None = flag(
-        None, "side in pixels; default: that of the data", at_least=16, at_most=512, of_new_model=True
+        None, "side in pixels; default: that of the data, at most 112", at_least=16, at_most=512, of_new_model=True
     )
     cell: str = flag("conv", "maps as states, or vectors as in the paper", ("conv", "full"), of_new_model=True)
     kernel_size: int = flag(3, "side of the kernels between maps", at_least=1, at_most=15, of_new_model=True)

@@ -30,9 +30,14 @@ SHOWN = "Held-out clips, the tubes of them that the encoder gets, and the recons
 class VideoMaeArgs(clips.ClipArgs, TrainArgs):
     output_dir: str = flag("runs/videomae", "where the encoder, log, figures and checkpoints go")
     model_name_or_path: str | None = flag(None, "continue from this VideoMAE: an earlier run, a directory or a Hub id")
-    size: str = flag("micro", "size of encoder and decoder", videomae.SIZES, of_new_model=True)
+    size: str = flag(
+        "micro",
+        "size of encoder and decoder; the encoder's layers x width: "
+        + ", ".join(f"{name} {of.layers}x{of.width}" for name, of in videomae.SIZES.items()),
+        videomae.SIZES, of_new_model=True,
+    )  # fmt: skip
     image_size: int | None = flag(
-        None, "side in pixels; default: that of the data", at_least=16, at_most=512, of_new_model=True
+        None, "side in pixels; default: that of the data, at most 112", at_least=16, at_most=512, of_new_model=True
     )
     patch_size: int | None = flag(
         None, "side in pixels; default: an eighth of the frame", at_least=1, at_most=512, of_new_model=True

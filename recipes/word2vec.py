@@ -1,7 +1,7 @@
 """word2vec, skip-gram with negative sampling: trains on text, leaves word vectors.
 
 python recipes/word2vec.py                                       # about 100 Wikipedia articles, built in
-python recipes/word2vec.py --dataset my_text.txt.gz --plain no   # your text, one sentence per line, tokenised by spaces
+python recipes/word2vec.py --dataset my_text.txt.gz --plain False   # one sentence per line, tokenised by spaces
 python recipes/word2vec.py --dataset my_text.txt --init_vectors vectors.bin      # continue from gensim's vectors
 
 The first command trains for half a minute on two cores: WordSim-353 .48 (60 % of its pairs covered), SimLex-999 .25
@@ -34,9 +34,7 @@ class Word2VecArgs(TrainArgs):
     output_dir: str = flag("runs/word2vec", "where the vectors, log, figures and checkpoints go")
     dataset: str = flag("wikipedia", "wikipedia (built in), text files (.txt, .gz; with commas), Parquet, a Hub id")
     text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
-    plain: str = flag(
-        "yes", "lower-case the text and keep only letters and digits; no: split it at spaces only", ("yes", "no")
-    )
+    plain: bool = flag(True, "lower-case the text and keep only letters and digits; False: split it at spaces only")
     phrases: bool = flag(False, "join frequent word pairs: new_york (gensim's Phrases)")
     min_count: int = flag(5, "leave out words that occur less often", at_least=1)
     max_words: int | None = flag(None, "largest vocabulary; the most frequent words are kept", at_least=1)
@@ -51,7 +49,9 @@ class Word2VecArgs(TrainArgs):
     )  # fmt: skip
     batched: bool = flag(False, "use the batched form for GPUs (row-wise Adagrad); always on with a GPU")
 
-    per_device_train_batch_size: int = flag(50, "thousand words per process and step; processes synchronise after each")
+    per_device_train_batch_size: int = flag(
+        50, "thousands of words per process in one step, after which processes synchronise: 50 means 50,000 words"
+    )
     num_train_epochs: float = flag(30, "passes over the text; 3 to 5 for ten million words and more")
     learning_rate: float = flag(0.025, "initial learning rate")
     bf16: str = flag("no", "the tables are updated in fp32", ("auto", "yes", "no"))
@@ -88,7 +88,7 @@ def main(args: Word2VecArgs) -> None:
     pretrain(
         args,
         method,
-        word_vectors.tokenizer(method.words, args.plain == "yes"),
+        word_vectors.tokenizer(method.words, args.plain),
         Pieces(text.ids),
         [
             torch.optim.SGD(method.parameters(), lr=args.learning_rate)

@@ -30,7 +30,7 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def said(place) -> str:
     """A run on a text of three words, where numba is missing."""
-    flags = [*RUN.split(), "--plain", "no", "--dataset", place / "few.txt", "--output_dir", place / "run"]
+    flags = [*RUN.split(), "--plain", "False", "--dataset", place / "few.txt", "--output_dir", place / "run"]
     return Processes(without_numba, place / "home", "word2vec", *flags, log=place / "run.log").succeed()
 
 
@@ -53,7 +53,7 @@ def test_without_numba_the_reason_is_said_and_torch_trains(said):
 def test_empty_lines_between_lines_and_before_them_train_like_none(tmp_path):
     lines = "one two three four five\n" + "\n" * 10
     (tmp_path / "gaps.txt").write_text("\n" * 1000 + 300 * lines)
-    flags = [*RUN.split(), "--plain", "no", "--dataset", tmp_path / "gaps.txt", "--output_dir", tmp_path / "run"]
+    flags = [*RUN.split(), "--plain", "False", "--dataset", tmp_path / "gaps.txt", "--output_dir", tmp_path / "run"]
     Processes(at_home, tmp_path / "home", "word2vec", *flags, log=tmp_path / "run.log").succeed()
     assert "1,500 words" in (tmp_path / "run" / "README.md").read_text()
     ids = np.fromfile(next((tmp_path / "home").rglob("ids.int32")), np.int32)

@@ -31,7 +31,7 @@ class CheckpointArgs(Flags):
     model_name_or_path: str = flag("runs/clip", "a directory or a Hub id")
     dataset: str = flag("emoji", "a built-in name, file, folder or Hub id")
     held_out: int = flag(1000, "rows that the recipe held out, if the data has no test split; 0: all rows", at_least=0)
-    max_samples: int = flag(0, "use only the first n rows; 0: all", at_least=0)
+    max_samples: int = flag(0, "evaluate on the first n rows only; 0: on all", at_least=0)
     batch_size: int = flag(64, "images or texts at a time", at_least=1)
     use_cpu: bool = flag(False, "use the CPU even if there is a GPU")
     trust_remote_code: bool = flag(False, "run the code that comes with the checkpoint")

@@ -91,7 +91,8 @@ class DDPM(Method):
         self.scheduler, self.views, self.momentum, self.feature_step = scheduler, views, momentum, feature_step
         self.predicts_velocity = scheduler.config.prediction_type == "v_prediction"
         if not 0 <= feature_step < len(scheduler.alphas_cumprod):
-            raise BadInput(f"--feature_step {feature_step}: the steps are 0 to {len(scheduler.alphas_cumprod) - 1}")
+            last = len(scheduler.alphas_cumprod) - 1
+            raise BadInput(f"--feature_step {feature_step}: the noise levels are 0 to {last}")
         self.register_buffer("signal", scheduler.alphas_cumprod.float().sqrt())
         self.register_buffer("noise", (1 - scheduler.alphas_cumprod.float()).sqrt())
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -234,9 +235,9 @@ def build(args, side: int) -> tuple[UNet2DModel, DDPMScheduler, BaseImageProcess
             ),
             f"--size {args.size}",
         )
-        scale = 1000 / args.steps  # as much noise in the end, in however many steps
+        scale = 1000 / args.noise_levels  # as much noise in the end, in however many steps
         scheduler = DDPMScheduler(
-            num_train_timesteps=args.steps,
+            num_train_timesteps=args.noise_levels,
             beta_start=min(0.999, 1e-4 * scale),
             beta_end=min(0.999, 0.02 * scale),
             beta_schedule=SCHEDULES[args.schedule],

@@ -33,7 +33,7 @@ class DINO(Method):
     large_views:    number of large views; the teacher sees only these.
     prototypes:     number of outputs of the head. hidden_dim, bottleneck_dim: widths of its hidden layers.
     momentum:       of the teacher's moving average at the first step; it grows to 1. 0.996 for long runs.
-    freeze:         fraction of the training in which the prototypes are not trained.
+    freeze_prototypes_fraction: of the training, its beginning, in which the prototypes are not trained.
     teacher_temperature: of the teacher, after its warm-up.
     norm:           norm of the head, see models.heads; "none" in the paper for ViTs and large batches. Without batch
                     statistics small networks collapse easily.
@@ -60,7 +60,7 @@ class DINO(Method):
         hidden_dim: int = 512,
         bottleneck_dim: int = 128,
         momentum: float = 0.99,
-        freeze: float = 0.02,
+        freeze_prototypes_fraction: float = 0.02,
         teacher_temperature: float = LAST_TEMPERATURE,
         centre_momentum: float = 0.9,
         norm: str = "batch",
@@ -70,7 +70,8 @@ class DINO(Method):
             raise BadInput(f"large_views {large_views} of {len(views.views)} views: DINO compares at least 2 views")
         image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.large_views = encoder, views, large_views
-        self.momentum, self.freeze, self.teacher_temperature = momentum, freeze, teacher_temperature
+        self.momentum, self.teacher_temperature = momentum, teacher_temperature
+        self.freeze_prototypes_fraction = freeze_prototypes_fraction
         self.head = PrototypeHead(image_encoders.width(encoder), hidden_dim, bottleneck_dim, prototypes, norm)
         self.teacher_encoder, self.teacher_head = ema.teacher_of(encoder), ema.teacher_of(self.head)
         self.centre = Centre(prototypes, centre_momentum)
@@ -101,7 +102,7 @@ class DINO(Method):
         return Output(loss, {"teacher_entropy": entropy(targets).mean()}, targets[:, 0], trivial_loss=constant)
 
     def after_backward(self) -> None:
-        if self.progress < self.freeze:  # appendix C: the prototypes wait for the first epoch
+        if self.progress < self.freeze_prototypes_fraction:  # appendix C: the prototypes wait for the first epoch
             self.head.prototypes.grad = None
 
     def after_step(self) -> None:

@@ -73,7 +73,7 @@ class IBOT(Method):
     momentum:     of the teacher at the first step; it grows to 1.
     patch_weight: of the loss on masked patches; the loss on class tokens has weight 1.
     teacher_temperature: reached after WARMED_UP of the training; it begins at FIRST_TEMPERATURE.
-    freeze:       fraction of the training in which the prototypes do not change.
+    freeze_prototypes_fraction: of the training, its beginning, in which the prototypes do not change.
     """
 
     unit = "images"
@@ -99,7 +99,7 @@ class IBOT(Method):
         momentum: float = 0.996,
         patch_weight: float = 1.0,
         teacher_temperature: float = 0.07,
-        freeze: float = 0.02,
+        freeze_prototypes_fraction: float = 0.02,
         centre_momentum: float = 0.9,
     ) -> None:
         super().__init__()
@@ -113,8 +113,8 @@ class IBOT(Method):
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.class_centre, self.patch_centre = Centre(prototypes, centre_momentum), Centre(prototypes, centre_momentum)
         self.views, self.global_views, self.side = views, global_views, vit_tokens.side(encoder)
-        self.momentum, self.patch_weight, self.freeze = momentum, patch_weight, freeze
-        self.teacher_temperature = teacher_temperature
+        self.momentum, self.patch_weight, self.teacher_temperature = momentum, patch_weight, teacher_temperature
+        self.freeze_prototypes_fraction = freeze_prototypes_fraction
 
     def forward(self, pixel_values: Tensor, key: Tensor) -> Output:
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which views and masks are drawn."""
@@ -167,7 +167,7 @@ class IBOT(Method):
         )
 
     def after_backward(self) -> None:
-        if self.progress < self.freeze:  # DINO, arXiv:2104.14294, appendix: it steadies the start
+        if self.progress < self.freeze_prototypes_fraction:  # DINO, arXiv:2104.14294, appendix: it steadies the start
             self.head.prototypes.grad = None
 
     def after_step(self) -> None:

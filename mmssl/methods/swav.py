@@ -33,7 +33,7 @@ class SwAV(Method):
     large_views:    number of large views, whose assignments are the targets.
     prototypes:     number of prototypes. hidden_dim, projection_dim: widths of the projection head.
     temperature:    of the predictions. epsilon, iterations: of Sinkhorn-Knopp.
-    freeze:         fraction of the training in which the prototypes are not trained.
+    freeze_prototypes_fraction: of the training, its beginning, in which the prototypes are not trained.
     queue_size:     number of earlier images that are assigned together with the batch, for batches that are smaller
                     than the number of prototypes (section 4.1); 0: none. They count once the queue is full.
     norm:           norm of the head, see models.heads.
@@ -62,7 +62,7 @@ class SwAV(Method):
         temperature: float = 0.1,
         epsilon: float = 0.05,
         iterations: int = 3,
-        freeze: float = 0.02,
+        freeze_prototypes_fraction: float = 0.02,
         queue_size: int = 0,
         norm: str = "batch",
     ) -> None:
@@ -71,7 +71,8 @@ class SwAV(Method):
             raise BadInput(f"large_views {large_views} of {len(views.views)} views: SwAV compares at least 2 views")
         image_encoders.check_views(encoder, views)
         self.encoder, self.views, self.large_views = encoder, views, large_views
-        self.temperature, self.epsilon, self.iterations, self.freeze = temperature, epsilon, iterations, freeze
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.freeze_prototypes_fraction = freeze_prototypes_fraction
         self.projection = heads.mlp([image_encoders.width(encoder), hidden_dim, projection_dim], norm)
         rows = prototypes + large_views * queue_size
         sizes = f"--prototypes {prototypes}, --queue_size {queue_size}, --projection_dim {projection_dim}"
@@ -115,7 +116,7 @@ class SwAV(Method):
         self.queued += newest.shape[1]
 
     def after_backward(self) -> None:
-        if self.progress < self.freeze:  # section 4.1: frozen in the first epoch
+        if self.progress < self.freeze_prototypes_fraction:  # section 4.1: frozen in the first epoch
             self.prototypes.grad = None
 
     @torch.no_grad()

@@ -63,6 +63,7 @@ SIZES: dict[str, ResNetSize | BiTSize | ViTSize] = {
     "vit-large": ViTSize(1024, 24, 16),
 }
 NAMES = tuple(SIZES)
+RESNETS = tuple(name for name, size in SIZES.items() if isinstance(size, ResNetSize))
 VITS = tuple(name for name, size in SIZES.items() if isinstance(size, ViTSize))
 SMALLEST = 32  # px; smaller images are enlarged, because a ResNet halves the side four times
 
@@ -103,15 +104,30 @@ LIMITS_OF_VIEWS = (
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as in torchvision and timm
 
 
+def described(names: Sequence[str], what: str = "architecture of a new encoder") -> str:
+    """`what`, and the sizes of encoders, for the help of a flag: the blocks of a ResNet or layers of a ViT, and the
+    dimension of the features."""
+
+    def size(of: ResNetSize | BiTSize | ViTSize) -> str:
+        return f"{of.layers}x{of.width}" if isinstance(of, ViTSize) else f"{sum(of.blocks)}x{of.widths[-1]}"
+
+    sizes = ", ".join(f"{name} {size(SIZES[name])}" for name in names)
+    return f"{what}; layers (of a ResNet: blocks) x width of the features: {sizes}"
+
+
 @dataclass
 class EncoderArgs(Flags):
     """Flags of recipes that pretrain any image encoder."""
 
-    encoder: str = flag("resnet-micro", "architecture of a new encoder", NAMES, of_new_model=True)
+    encoder: str = flag("resnet-micro", described(NAMES), NAMES, of_new_model=True)
     model_name_or_path: str | None = flag(None, "continue from this encoder: an earlier run, a directory or a Hub id")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     image_size: int | None = flag(
-        None, "side in pixels; default: that of the data, at least 32", at_least=8, at_most=2048, of_new_model=True
+        None,
+        "side in pixels; default: that of the data, from 32 to 224 (of video at most 112)",
+        at_least=8,
+        at_most=2048,
+        of_new_model=True,
     )
     patch_size: int | None = flag(
         None,

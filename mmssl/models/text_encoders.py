@@ -61,8 +61,11 @@ class TextArgs(documents.DocumentArgs, TrainArgs):
     model_name_or_path: str | None = flag(None, "a checkpoint to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     size: str = flag(
-        "mini", "size of a new model: layers x width 2x128 4x256 4x512 8x512 12x768 24x1024", SIZES, of_new_model=True
-    )
+        "mini",
+        "size of a new model, layers x width: "
+        + ", ".join(f"{name} {layers}x{width}" for name, (layers, width) in SIZES.items()),
+        SIZES, of_new_model=True,
+    )  # fmt: skip
     init_vectors: str | None = flag(
         None, "start from these word vectors: a run of recipes/word2vec.py, its Hub id, or a word2vec file",
         of_new_model=True,

@@ -204,6 +204,10 @@ def test_flip_mirrors_left_and_right(view):
     )
 
 
+def test_a_whole_image_flipped_with_probability_one_half_or_never_is_the_view_of_that_name():
+    assert views.whole(0.5) == views.FLIP and views.whole(0.0) == WHOLE
+
+
 def test_crops_lie_inside_and_have_the_asked_area_and_ratio_in_pixels():
     n, height, width = 500, 40, 60
     out = 255 / 4 * one(View(scale=(0.2, 0.4), ratio=(0.7, 1.5), jitter=0.0, grey=0.0), coordinates(n, height, width))

@@ -16,7 +16,7 @@ from mmssl.methods import ddpm
 from mmssl.models import ema
 
 NEW = SimpleNamespace(
-    model_name_or_path=None, size="micro", image_size=None, schedule="linear", prediction="noise", steps=100
+    model_name_or_path=None, size="micro", image_size=None, schedule="linear", prediction="noise", noise_levels=100
 )
 
 
@@ -83,14 +83,14 @@ def test_the_velocity_is_that_of_the_scheduler():
     torch.testing.assert_close(one.velocity(image(), noise, step), expected)
 
 
-@pytest.mark.parametrize("steps", [20, 100])
-def test_with_fewer_steps_there_is_as_much_noise_in_the_end_and_images_are_drawn_from_it(steps):
-    _, scheduler, _ = ddpm.build(SimpleNamespace(**vars(NEW) | {"steps": steps}), 16)
+@pytest.mark.parametrize("levels", [20, 100])
+def test_with_fewer_noise_levels_there_is_as_much_noise_in_the_end_and_images_are_drawn_from_it(levels):
+    _, scheduler, _ = ddpm.build(SimpleNamespace(**vars(NEW) | {"noise_levels": levels}), 16)
     one, seen = ddpm.DDPM(method().unet, scheduler, method().views, feature_step=10), []
-    assert len(one.signal) == steps and one.signal[-1] < 0.02
+    assert len(one.signal) == levels and one.signal[-1] < 0.02
     one.average.register_forward_pre_hook(lambda _, given: seen.append(int(given[1])))
     one.denoised(torch.randn(1, 3, 16, 16), steps=10)
-    assert seen[0] == steps - 1 and len(seen) == 10 and seen == sorted(seen, reverse=True)
+    assert seen[0] == levels - 1 and len(seen) == 10 and seen == sorted(seen, reverse=True)
 
 
 def test_steps_are_spread_over_all_noise_levels_and_differ_from_epoch_to_epoch():
@@ -153,7 +153,7 @@ def test_a_side_that_the_network_cannot_halve_is_refused_and_that_of_the_data_is
 
 def test_a_feature_step_beyond_the_last_is_refused():
     one = method()
-    with pytest.raises(BadInput, match="--feature_step 1000: the steps are 0 to 999"):
+    with pytest.raises(BadInput, match="--feature_step 1000: the noise levels are 0 to 999"):
         ddpm.DDPM(one.unet, one.scheduler, one.views, feature_step=1000)
 
 

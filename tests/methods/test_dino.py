@@ -62,7 +62,7 @@ def test_views_of_another_size_count_as_the_same_image():
 
 
 def test_prototypes_are_not_trained_in_the_given_fraction_of_the_run():
-    one = method(freeze=0.5).train()
+    one = method(freeze_prototypes_fraction=0.5).train()
     for progress, frozen in ((0.0, True), (0.5, False)):
         one.zero_grad()
         one.progress = progress

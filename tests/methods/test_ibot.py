@@ -73,7 +73,7 @@ def test_the_trivial_loss_is_the_entropy_of_the_mean_target():
 
 
 def test_prototypes_wait_for_the_given_fraction_of_the_run():
-    one = method(freeze=0.5).train()
+    one = method(frozen=0.5).train()
     for progress, frozen in ((0.0, True), (0.5, False)):
         one.zero_grad()
         one.progress = progress
@@ -104,7 +104,10 @@ def test_what_cannot_be_is_refused():
 def test_without_centring_it_collapses_and_the_monitor_says_so():
     def said(centre_momentum: float) -> str | None:
         torch.manual_seed(0)
-        settings = {"momentum": 0.99, "teacher_temperature": 0.04, "freeze": 0.0, "centre_momentum": centre_momentum}
+        settings = {
+            "momentum": 0.99, "teacher_temperature": 0.04, "freeze_prototypes_fraction": 0.0,
+            "centre_momentum": centre_momentum,
+        }  # fmt: skip
         return collapse.said(IBOT(vit(), two_large_views(), 2, 64, 32, 16, **settings))
 
     assert said(0.9) is None

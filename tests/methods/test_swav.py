@@ -85,7 +85,7 @@ def test_only_large_views_are_targets():
 
 
 def test_prototypes_have_unit_length_after_a_step_and_wait_for_the_given_fraction_of_the_run():
-    one = method(freeze=0.5).train()
+    one = method(freeze_prototypes_fraction=0.5).train()
     for progress, frozen in ((0.0, True), (0.5, False)):
         one.zero_grad()
         one.progress = progress

@@ -10,14 +10,14 @@ from mmssl.methods.ddpm import DDPM
 from tiny import Tiny, simclr
 
 
-def method(schedule: str = "linear", steps: int = 1000, prediction: str = "epsilon") -> DDPM:
+def method(schedule: str = "linear", noise_levels: int = 1000, prediction: str = "epsilon") -> DDPM:
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     views = Views([WHOLE], [0.5] * 3, [0.5] * 3)
-    scheduler = DDPMScheduler(steps, beta_schedule=schedule, prediction_type=prediction)
+    scheduler = DDPMScheduler(noise_levels, beta_schedule=schedule, prediction_type=prediction)
     return DDPM(unet, scheduler, views, momentum=0.9)
 
 

@@ -12,7 +12,8 @@ from tiny.lejepa import crops
 
 def method(encoder: Callable[[], PreTrainedModel] = simclr.vit, norm: str = "none", **settings) -> DINO:
     torch.manual_seed(0)
-    return DINO(encoder(), crops(), 2, 12, 16, 8, **{"momentum": 0.9, "freeze": 0.0} | settings, norm=norm)
+    given = {"momentum": 0.9, "freeze_prototypes_fraction": 0.0} | settings
+    return DINO(encoder(), crops(), 2, 12, 16, 8, **given, norm=norm)
 
 
 VARIANTS = {

@@ -12,11 +12,12 @@ from tiny import lejepa, simclr
 
 
 def method(
-    encoder: Callable[[], PreTrainedModel] = simclr.vit, crops: views.Views | None = None, freeze: float = 0.0
+    encoder: Callable[[], PreTrainedModel] = simclr.vit, crops: views.Views | None = None, frozen: float = 0.0
 ) -> IBOT:
     torch.manual_seed(0)
     # teacher and centre that move slowly: while the centre moves away from 0, the loss rises
-    return IBOT(encoder(), crops or lejepa.crops(), 2, 12, 16, 64, 0.99, freeze=freeze, centre_momentum=0.99)
+    settings = {"freeze_prototypes_fraction": frozen, "centre_momentum": 0.99}
+    return IBOT(encoder(), crops or lejepa.crops(), 2, 12, 16, 64, 0.99, **settings)
 
 
 def two_large_views() -> views.Views:

@@ -12,7 +12,7 @@ from tiny.lejepa import crops
 
 def method(encoder: Callable[[], PreTrainedModel] = simclr.vit, norm: str = "layer", **settings) -> SwAV:
     torch.manual_seed(0)
-    return SwAV(encoder(), crops(), 2, 12, 16, 8, norm=norm, **{"freeze": 0.0} | settings)
+    return SwAV(encoder(), crops(), 2, 12, 16, 8, norm=norm, **{"freeze_prototypes_fraction": 0.0} | settings)
 
 
 VARIANTS = {

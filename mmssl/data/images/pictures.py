@@ -36,10 +36,15 @@ LARGEST = 224  # px: upper limit of the default image size
 class PictureArgs(Flags):
     """Flags of recipes that learn from images alone."""
 
-    dataset: str = flag("digits", "digits, mnist5k (built in), a Parquet file, a folder of images, or a Hub id")
+    dataset: str = flag(
+        "digits", "digits, mnist5k, emoji (built in), a folder of images, Parquet or tar files, or a Hub id"
+    )
     image_column: str | None = flag(None, "column of images; default: the first column with a usual name")
     held_out: int = flag(
-        1000, "images held out for evaluation if the data has no test split (at most a tenth)", at_least=1
+        1000,
+        "images held out for evaluation if the data has no test split, at most a tenth of the images; a test split is "
+        "held out whole, with --streaming at most so many of its images",
+        at_least=1,
     )
     decode_size: int | None = flag(
         None,

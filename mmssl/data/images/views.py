@@ -141,6 +141,11 @@ EMOJI = View(
 BLUR_FROM = 96  # px; in smaller images a blur removes the object along with the detail
 
 
+def whole(flip: float) -> View:
+    """The whole image, flipped with this probability."""
+    return replace(WHOLE, flip=flip)
+
+
 def simclr(size: int, scale: tuple[float, float] = (0.2, 1.0)) -> View:
     """SimCLR's view at `size` px, with blur if the image is large enough (arXiv:2002.05709, appendix A)."""
     return View(size=size, scale=scale, blur=0.5 if size >= BLUR_FROM else 0.0)

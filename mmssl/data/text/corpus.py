@@ -116,7 +116,7 @@ def from_args(args) -> Corpus:
     listed = sources.listed(args.dataset)
     source = listed if len(listed) > 1 else args.dataset
     options = {"column": args.text_column, "min_count": args.min_count, "max_words": args.max_words}
-    return load(source, **options, plain=args.plain == "yes", phrases=args.phrases)
+    return load(source, **options, plain=args.plain, phrases=args.phrases)
 
 
 def read(directory: Path) -> Corpus:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, Features
 
+SOURCES = "wikipedia (built in), text files (.txt, .gz; with commas), a folder, Parquet, or a Hub id"
 TEXT_FILES = (".txt", ".text", ".md", ".tokens", ".raw")  # in a folder; each also packed, as .txt.gz
 AT_ONCE = 256  # documents, of which one at a time is held as a Python string
 SOME = 32 << 20  # bytes of a stream that its tokenizer is trained on
@@ -35,7 +36,8 @@ class DocumentArgs(Flags):
     """Flags of recipes that learn from documents alone."""
 
     dataset: str = flag(
-        "wikipedia", "wikipedia (built in), text files (.txt, .gz; with commas), a folder, Parquet, or a Hub id"
+        "wikipedia",
+        f"{SOURCES}. A document is a row of a table or, in a text file, what lies between blank lines",
     )
     text_column: str | None = flag(None, "text column of a table; default: text, or the only column of strings")
     held_out: int = flag(1000, "documents held out if the data has no test part (at most a tenth)", at_least=1)

@@ -46,7 +46,11 @@ class ClipArgs(Flags):
     frame_stride: int = flag(1, "a clip takes every n-th frame of a video", at_least=1, at_most=1024)
     fps: float = flag(0.0, "frames a second that are kept of a video; 0: its own", at_least=0, at_most=1000)
     motion: float = flag(
-        0.0, "clips are drawn where a video moves, by this power of the motion; 0: everywhere", at_least=0, at_most=10
+        0.0,
+        "prefer parts of a video where something moves: a clip's place is drawn in proportion to its motion to the power "
+        "of this; 0: all places alike",
+        at_least=0,
+        at_most=10,
     )
     beginning: float = flag(
         1.0,
