@@ -11,9 +11,11 @@ Free Spoken Digit Dataset (data_scripts/spoken_digits.py), 2,700 recordings of s
 
     accelerate launch recipes/cpc_audio.py --dataset spoken_digits --negatives speaker --speaker_column speaker \
         --per_device_train_batch_size 64
+    python recipes/transfer.py --model_name_or_path runs/cpc_audio --dataset spoken_digits --label_column digit \
+        --hold_out speaker=george,lucas --mode linear --labels 100% --seeds 1
 
-Linear probe, recipes/transfer.py --mode linear --labels 100% --seeds 1, accuracy in per cent. A row names the speakers
-whose digits are tested; the probe is trained on the other four. Pretraining used all six, without labels:
+Linear probe, accuracy in per cent. A row names the speakers whose digits are tested (--hold_out); the probe is trained
+on the other four. Who speaks: --label_column speaker, without --hold_out. Pretraining used all six, without labels:
 
     seed                                 0      1      2    log-mel   untrained   chance
     digits of george, lucas           75.4   76.4   70.6       61.1        34.1     10.0

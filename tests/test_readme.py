@@ -38,9 +38,10 @@ def workspace(tmp_path_factory) -> Path:
             Image.new("RGB", (30, 30), colour).save(place / "my_labelled_images" / name / f"{i}.png")
     recipe = [sys.executable, ROOT / "recipes" / "clip.py", *TINY, "--output_dir", "runs/clip"]
     subprocess.run(recipe, cwd=place, check=True, capture_output=True)
-    tiny = "--max_steps 2 --per_device_train_batch_size 5 --save_steps 0 --use_cpu --batched".split()
-    recipe = [sys.executable, ROOT / "recipes" / "word2vec.py", *tiny]
-    subprocess.run(recipe, cwd=place, check=True, capture_output=True)
+    tiny = "--max_steps 2 --per_device_train_batch_size 5 --save_steps 0 --use_cpu"
+    for name, others in (("word2vec", "--batched"), ("simclr", "--probe_dataset none")):
+        recipe = [sys.executable, ROOT / "recipes" / f"{name}.py", *f"{tiny} {others}".split()]
+        subprocess.run(recipe, cwd=place, check=True, capture_output=True)
     return place
 
 

@@ -47,8 +47,7 @@ class ClipArgs(Flags):
     fps: float = flag(0.0, "frames a second that are kept of a video; 0: its own", at_least=0, at_most=1000)
     motion: float = flag(
         0.0,
-        "prefer parts of a video where something moves: a clip's place is drawn in proportion to its motion to the power "
-        "of this; 0: all places alike",
+        "prefer parts of a video that move: the chance of a place is its motion to this power; 0: all places alike",
         at_least=0,
         at_most=10,
     )
