@@ -44,14 +44,16 @@ class ElectraArgs(bert.MaskedTextArgs):
         None, "an ELECTRA discriminator or a ModernBERT to continue from; default: from scratch"
     )
     architecture: str = flag("modernbert", "architecture of a new model", electra.ARCHITECTURES, of_new_model=True)
-    learning_rate: float = flag(5e-4, "peak learning rate")  # of the small model, appendix B
     generator_size: float = flag(
         electra.GENERATOR_SIZE,
         "width (electra) or layers (modernbert) of the generator, as a fraction of the other's",
         above=0,
         at_most=1,
     )
-    discriminator_weight: float = flag(electra.WEIGHT, "weight of the discriminator's loss", above=0, at_most=10**4)
+    discriminator_weight: float = flag(
+        5.0, "weight of the discriminator's loss; 50 in the paper", above=0, at_most=10**4
+    )
+    mlm_probability: float = flag(0.25, "fraction of the tokens that the generator replaces", above=0, below=1)
 
 
 def main(args: ElectraArgs) -> None:

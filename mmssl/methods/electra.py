@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHT = 50.0  # of the discriminator's loss, section 3.2 and appendix A
-GENERATOR_SIZE = 0.25  # of the discriminator, section 3.2: between a quarter and a half
+GENERATOR_SIZE = 0.5  # of the discriminator, section 3.2: between a quarter and a half
 ARCHITECTURES = ("modernbert", "electra")
 REPLACED = "Which words of a text do not belong there"
 

@@ -88,7 +88,7 @@ def test_no_gradient_of_the_discriminator_reaches_the_generator():
 
 
 def test_generator_and_discriminator_have_the_same_embeddings_and_the_generator_is_smaller():
-    model = method()
+    model = method(generator_size=0.25)
     one, other = model.model.get_input_embeddings(), model.discriminator.get_input_embeddings()
     assert one is other and model.model.get_output_embeddings().weight is other.weight
     assert model.model.config.hidden_size == 8 and model.discriminator.config.hidden_size == 32
@@ -146,7 +146,7 @@ def test_training_continues_with_the_generator_of_the_run(exported):
 
 def test_a_modernbert_is_a_discriminator_with_a_head_of_its_own_and_a_generator_of_fewer_layers(tmp_path):
     discriminator = tiny_bert.model("modernbert").model
-    model = electra.ELECTRA(discriminator, tiny_bert.tokenizer(), generator_size=0.5)
+    model = electra.ELECTRA(discriminator, tiny_bert.tokenizer())
     assert (model.model.config.num_hidden_layers, discriminator.config.num_hidden_layers) == (1, 2)
     assert model.model.get_input_embeddings() is discriminator.get_input_embeddings()
     assert model.model.get_output_embeddings().weight is discriminator.get_input_embeddings().weight
@@ -155,8 +155,7 @@ def test_a_modernbert_is_a_discriminator_with_a_head_of_its_own_and_a_generator_
     model.eval().save_pretrained(tmp_path)
     tiny_bert.tokenizer().save_pretrained(tmp_path)
     assert electra.auto_class(pretrained.model_type(str(tmp_path))) == "AutoModel"
-    further = electra.ELECTRA(*text_encoders.from_pretrained(str(tmp_path), 16, auto_class="AutoModel"), 0.15,
-                              generator_size=0.5).eval()  # fmt: skip
+    further = electra.ELECTRA(*text_encoders.from_pretrained(str(tmp_path), 16, auto_class="AutoModel")).eval()
     further.continue_from(str(tmp_path))
     with torch.no_grad():
         assert torch.equal(further(**batch()).loss, model(**batch()).loss)

@@ -25,7 +25,7 @@ def tiny(embedding_size: int = 32, **options) -> Tiny:
 
 
 def bare() -> Tiny:
-    method = ELECTRA(bert.model("modernbert").model, tokenizer(), unigram_loss=3.0, generator_size=0.5)
+    method = ELECTRA(bert.model("modernbert").model, tokenizer(), unigram_loss=3.0)
     example = {"text": ["the cat sat on a mat", "a dog"]}
     return Tiny(method, packed(), 8, processor=tokenizer(), example=example)
 
@@ -33,5 +33,5 @@ def bare() -> Tiny:
 VARIANTS = {
     "electra": tiny,
     "modernbert": bare,
-    "words": partial(tiny, 8, share=0.3, unit="words", cross_documents=False, generator_size=0.5),
+    "words": partial(tiny, 8, share=0.3, unit="words", cross_documents=False),
 }
