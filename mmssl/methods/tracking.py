@@ -102,7 +102,7 @@ class Tracking(Method):
                 raise BadInput("--per_device_train_batch_size 1: the random patches are those of other clips; raise it")
             hardest = HARDEST if self.training and self.progress >= self.hard_from else None
             loss = ranking_loss(first, last, self.margin, hardest)
-        nearest = ((first @ last.T).argmax(1) == torch.arange(len(first), device=first.device)).float().mean()
+            nearest = ((first @ last.T).argmax(1) == torch.arange(len(first), device=first.device)).float().mean()
         metrics = {"found_in_batch": nearest.detach(), "correlation": score.detach().mean()}
         return Output(loss, metrics, features.detach(), self.margin)
 

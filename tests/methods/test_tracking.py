@@ -79,6 +79,14 @@ def test_the_hardest_patches_count_alone_later_in_the_training():
     assert losses[1] > losses[0]
 
 
+def test_which_last_patch_is_nearest_is_not_decided_in_half_precision():
+    angle = torch.arange(8) * 0.01
+    ends = torch.stack([angle.cos(), angle.sin()], 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method().loss(ends, ends, ends, torch.ones(8))
+    assert found.metrics["found_in_batch"] == 1
+
+
 def test_a_batch_of_one_is_refused():
     with pytest.raises(BadInput, match="--per_device_train_batch_size 1"):
         method()(**batch(1))
