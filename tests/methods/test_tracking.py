@@ -61,6 +61,15 @@ def test_rounding_does_not_choose_among_places_that_look_alike():
     assert found[0].tolist() == [[6, 5], [6, 5]] and scores.min() > 0.999
 
 
+def test_tracks_are_the_same_in_half_precision():
+    rand = torch.Generator().manual_seed(0)
+    repeats = torch.rand(20, 4, generator=rand).repeat(1, 6) + 0.02 * torch.rand(20, 24, generator=rand)
+    clips = torch.stack([repeats, repeats.roll(3, 1)])[None, :, None].expand(-1, -1, 3, -1, -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = tracks.follow(clips, torch.tensor([[6, 6]]), 8, 3)
+    assert found[0].tolist() == [[6, 6], [6, 9]]  # one pixel to the left it looks almost the same
+
+
 def test_the_ranking_loss_in_closed_form():
     same = F.normalize(torch.ones(4, 3), dim=1)
     assert ranking_loss(same, same).item() == pytest.approx(0.5)  # all alike: the margin

@@ -43,7 +43,8 @@ def follow(clips: Tensor, start: Tensor, side: int, reach: int) -> tuple[Tensor,
     for t in range(1, time):
         candidates = torch.minimum((place[:, None] + shifts).clamp(min=0), highest)
         found = _normalised(_cut(grey[:, t], candidates, side))
-        correlation = torch.einsum("bi,bci->bc", known[:, 0], found)
+        with torch.autocast(clips.device.type, enabled=False):  # the same tracks in any precision
+            correlation = torch.einsum("bi,bci->bc", known[:, 0], found)
         score = correlation.amax(1)
         which = (correlation >= score[:, None] - TIE).int().argmax(1)  # the first: shifts are sorted
         rows = torch.arange(batch, device=clips.device)
