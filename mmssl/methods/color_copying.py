@@ -154,7 +154,8 @@ class ColorCopying(Method):
     def similarity(self, target: Tensor, known: Tensor) -> Tensor:
         """(batch, positions of the targets, positions of the known frames). target, known: (batch, frames, rows,
         columns, dim)."""
-        return target.flatten(1, 3) @ known.flatten(1, 3).mT / self.temperature
+        with torch.autocast(target.device.type, enabled=False):  # of many alike, rounding must not choose the nearest
+            return target.flatten(1, 3) @ known.flatten(1, 3).mT / self.temperature
 
     @torch.no_grad()
     def propagate(self, pixel_values: Tensor, first: Tensor) -> Tensor:

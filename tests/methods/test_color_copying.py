@@ -78,6 +78,14 @@ def test_masks_follow_what_they_lie_on_better_than_a_copy_does():
     assert carried > 60 > intersection_over_union(true[:, :1].expand_as(true), true, 2)
 
 
+def test_what_is_most_alike_is_not_decided_in_half_precision():
+    angle = torch.arange(16) * 0.01
+    points = torch.stack([angle.cos(), angle.sin()], 1).view(1, 1, 4, 4, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        similarity = method().similarity(points, points)
+    assert torch.equal(similarity.argmax(2)[0], torch.arange(16))
+
+
 def test_the_measure_is_over_objects_that_are_there():
     true = torch.tensor([[[[0, 1], [1, 2]]]])
     assert intersection_over_union(true, true, 4) == 100  # the third object is nowhere
