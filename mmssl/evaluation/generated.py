@@ -20,7 +20,7 @@ from torch import Tensor
 from mmssl.arguments import Flags, flag
 from mmssl.data import labelled
 from mmssl.data.built_in import LABELLED
-from mmssl.data.images.decoding import normalisation
+from mmssl.data.images.decoding import normalisation, shape
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.models import image_encoders
 
@@ -100,7 +100,7 @@ class Generated(Evaluation):
                 self.judge, of = image_encoders.from_scratch("resnet-micro", max(32, self.held_out.shape[-1]))
             name = "resnet-micro with random weights of seed 0"
         self.judge.eval()
-        self.side, (mean, std) = of.size["height"], normalisation(of)
+        self.size, (mean, std) = shape(of), normalisation(of)
         self.mean, self.std = (torch.tensor(value).view(3, 1, 1) for value in (mean, std))
         self.classifier = self.classes = None
         data = args.probe_dataset or (args.dataset if args.dataset in LABELLED else "none")
@@ -140,7 +140,7 @@ class Generated(Evaluation):
     def _features(self, images: Tensor) -> Tensor:
         found = []
         for chunk in images.split(BATCH):
-            chunk = torch.nn.functional.interpolate(chunk, (self.side, self.side), mode="bilinear", antialias=True)
+            chunk = torch.nn.functional.interpolate(chunk, self.size, mode="bilinear", antialias=True)
             found.append(image_encoders.features(self.judge, (chunk - self.mean) / self.std).float())
         return torch.cat(found)
 

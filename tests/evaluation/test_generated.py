@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import tiny_encoders
 import torch
-from transformers import ViTImageProcessorPil
+from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from mmssl.data.images import pictures
 from mmssl.evaluation.generated import (
@@ -92,3 +93,16 @@ def test_the_card_names_the_encoder_of_the_distances_by_its_checksum(judged):
     assert (
         "200 generated images" in judged.units and "resnet-micro with random weights of seed 0 (sha256 " in judged.units
     )
+
+
+def random_images(n: int) -> pictures.Undecoded:
+    return pictures.Undecoded(torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8), torch.arange(n))
+
+
+def test_an_encoder_whose_processor_cuts_a_square_out_judges_images_of_that_size(tmp_path):
+    tiny_encoders.resnet(tmp_path)
+    CLIPImageProcessorPil(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    args = SimpleNamespace(judge=str(tmp_path), probe_dataset=None, dataset="unlabelled")
+    one, seen = Generated(Evaluation(), args, random_images(8), random_images(8), None), []
+    one.judge.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2:]))
+    assert one.of(torch.rand(8, 3, 8, 8))[FRECHET] >= 0 and set(seen) == {(16, 16)}
