@@ -153,10 +153,10 @@ class Generated(Evaluation):
 
         train, _ = labelled.load(data, "image", self.processor, max_samples=LABELS)
         pixels, label = train.inputs.pixels[train.inputs.rows].float() / 255, train.label.numpy()
-        self.small, self.classes = pixels.shape[-2:], int(label.max()) + 1
+        self.small, self.classes = pixels.shape[-2:], len(np.unique(label))  # a rare one may be missing
         self.grey = bool((pixels == pixels[:, :1]).all())
         none = unlike(pixels)
-        label = np.concatenate([label, np.full(len(none), self.classes)])
+        label = np.concatenate([label, np.full(len(none), label.max() + 1)])
         known = self._flat(torch.cat([pixels, none]))
         self.classifier = CalibratedClassifierCV(SVC(), ensemble=False).fit(known, label)
 

@@ -9,6 +9,7 @@ import tiny_encoders
 import torch
 from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
+from mmssl.data import labelled
 from mmssl.data.images import pictures
 from mmssl.evaluation.generated import (
     CLASSES,
@@ -106,3 +107,14 @@ def test_an_encoder_whose_processor_cuts_a_square_out_judges_images_of_that_size
     one, seen = Generated(Evaluation(), args, random_images(8), random_images(8), None), []
     one.judge.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2:]))
     assert one.of(torch.rand(8, 3, 8, 8))[FRECHET] >= 0 and set(seen) == {(16, 16)}
+
+
+def test_where_a_class_has_no_example_images_of_none_are_still_of_no_class(monkeypatch):
+    label, images = torch.tensor([0, 2]).repeat(40), random_images(80)
+    images.pixels[label == 0, :, :, :4] = images.pixels[label == 2, :, :, 4:] = 0
+    found = labelled.Labelled(images, label, ["left", "nowhere", "right"], "")
+    monkeypatch.setattr(labelled, "load", lambda *_, **__: (found, None))
+    args = SimpleNamespace(judge=None, probe_dataset="halves", dataset="halves")
+    one = Generated(Evaluation(), args, images, images, None)
+    real, none = one.of(one.train), one.of(torch.rand(80, 3, 8, 8))
+    assert real[CLASSES] == 2 and real[CONFIDENCE] > 60 and none[CONFIDENCE] < 20
