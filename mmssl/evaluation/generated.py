@@ -21,6 +21,7 @@ from mmssl.arguments import Flags, flag
 from mmssl.data import labelled
 from mmssl.data.built_in import LABELLED
 from mmssl.data.images.decoding import normalisation, shape
+from mmssl.errors import BadInput
 from mmssl.evaluation.held_out import Columns, Evaluation
 from mmssl.models import image_encoders
 
@@ -74,7 +75,7 @@ class Generated(Evaluation):
     clearly a classifier names them, and how many classes there are among them.
 
     args: GeneratedArgs. train, held_out: real images. processor: of the method's images.
-    count: of generated images, and of held-out ones.
+    count: of generated images, and of held-out ones. Raises BadInput if there are fewer than two of either.
     """
 
     def __init__(
@@ -88,6 +89,11 @@ class Generated(Evaluation):
     ) -> None:
         self.evaluation, self.processor = evaluation, processor
         self.count = min(count, len(held_out), len(train))
+        if self.count < 2:
+            raise BadInput(
+                "generated images are compared with two held-out images and two training images at least, and there "
+                f"are {len(held_out):,} and {len(train):,}; raise --held_out, or use more images"
+            )
         # not the first ones, which are often all of one class
         self.train, self.held_out = (
             images.pixels[images.sample(self.count)].float() / 255 for images in (train, held_out)

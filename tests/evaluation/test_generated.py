@@ -11,6 +11,7 @@ from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from mmssl.data import labelled
 from mmssl.data.images import pictures
+from mmssl.errors import BadInput
 from mmssl.evaluation.generated import (
     CLASSES,
     CONFIDENCE,
@@ -118,3 +119,9 @@ def test_where_a_class_has_no_example_images_of_none_are_still_of_no_class(monke
     one = Generated(Evaluation(), args, images, images, None)
     real, none = one.of(one.train), one.of(torch.rand(80, 3, 8, 8))
     assert real[CLASSES] == 2 and real[CONFIDENCE] > 60 and none[CONFIDENCE] < 20
+
+
+def test_a_single_held_out_image_is_refused_with_the_remedy():
+    args = SimpleNamespace(judge=None, probe_dataset=None, dataset="unlabelled")
+    with pytest.raises(BadInput, match="two held-out images .* there are 1 and 8; raise --held_out, or use more"):
+        Generated(Evaluation(), args, random_images(8), random_images(1), None)
