@@ -89,7 +89,7 @@ class Method(nn.Module):
         return embeddings if embed_only else self.loss(**embeddings)
 
     def start_epoch(self, epoch: int, accelerator: Accelerator, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Called before each epoch: cluster and label the data again."""
+        """Called before each epoch, the first before the evaluation at step 0: cluster and label the data again."""
 
     def after_backward(self) -> None:
         """Called between backward and the optimizer: freeze a head by dropping its gradient."""

@@ -106,6 +106,27 @@ def test_evaluation_at_the_checkpoint_that_a_run_resumes_from_is_logged_once(tmp
         ]
 
 
+def test_each_epoch_starts_once_and_the_first_before_the_evaluation_at_step_0(tmp_path):
+    seen = []
+
+    class Relabelled(Small):
+        def start_epoch(self, epoch: int, accelerator, optimizers) -> None:
+            assert self.training
+            seen.append(epoch)
+
+    def relabelled(**flags) -> Small:
+        method, args = Relabelled(), arguments(tmp_path, save_steps=4, save_total_limit=3, max_steps=12, **flags)
+        method.eval()  # as a checkpoint is loaded
+        train(method, Loader(Numbers(), 6), args, [adam(method)], evaluate=lambda _: seen.append("evaluation") or {})
+        return method
+
+    whole = relabelled()
+    assert seen == [0, "evaluation", 1, "evaluation"]
+    seen.clear()
+    assert bits(relabelled(resume_from_checkpoint=str(tmp_path / "checkpoints/step_00000004"))) == bits(whole)
+    assert seen == [1, "evaluation"]
+
+
 def test_log_that_a_power_cut_or_a_full_disk_damaged_is_gone_on_with_and_drawn(tmp_path):
     run(tmp_path, save_steps=4)
     file = tmp_path / Log.FILE

@@ -102,7 +102,7 @@ class Log:
             self.say(f"warning: step {self.run.step}: {sentence}")
 
     def start_clock(self) -> None:
-        """The evaluation before the first step does not count as training time."""
+        """What was done until now does not count as training time."""
         self.started = time.perf_counter()
         self._put_off(time.time() - self.bar.start_t if not self.bar.disable else 0.0)
 

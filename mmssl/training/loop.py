@@ -102,7 +102,7 @@ def train(
     def data() -> Iterator[list[dict[str, torch.Tensor]]]:
         """The micro-batches of each step, from the run's position on, epoch after epoch."""
         while True:
-            if run.samples == 0:
+            if run.samples == 0 and run.step > 0:  # the first epoch is started before the first evaluation
                 bare.start_epoch(run.epoch, accelerator, optimizers)
             with closing(loader.epoch(run.epoch, start=run.samples // global_batch)) as batches:
                 # the end of an epoch that does not fill a step is dropped
@@ -159,12 +159,15 @@ def train(
         sys.exit(128 + received)
 
     with fast_attention(), Signals() as signals, closing(data()) as steps_of_data:
-        if run.step == 0 or run.step >= total or _due(run.step, args.eval_steps):
-            assess()
-        if run.step >= total:
-            begin()
         method.train()
         log.start_clock()
+        if run.step == 0:
+            bare.start_epoch(0, accelerator, optimizers)
+        if run.step == 0 or run.step >= total or _due(run.step, args.eval_steps):
+            with log.paused():
+                assess()
+        if run.step >= total:
+            begin()
         while run.step < total:
             indices, micro_batches = _to_device(next(steps_of_data), accelerator.device)
             whole.progress = bare.progress = run.step / total
