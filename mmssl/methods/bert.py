@@ -20,6 +20,7 @@ from mmssl.hub import sentence_transformers
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Method, Output
 from mmssl.models import text_encoders
+from mmssl.models.dropout import set_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -96,7 +97,7 @@ class BERT(Method):
     tokenizer:    has a mask token.
     share:        fraction of the tokens that is masked. unit: one of masking.UNITS.
     cross_documents: whether a token may attend to the other documents of its sequence.
-    dropout:      in training, for all dropout modules of the model; the exported config keeps its usual values.
+    dropout:      in training, for all dropout of the model; the exported config keeps its usual values.
     unigram_loss: nats per token of a model that knows only how often each token occurs.
     """
 
@@ -117,9 +118,7 @@ class BERT(Method):
         self.mask_token, self.separator = tokenizer.mask_token_id, tokenizer.sep_token_id
         self.vocab_size, self.max_length, self.unigram_loss = len(tokenizer), tokenizer.model_max_length, unigram_loss
         self.special = sorted(tokenizer.all_special_ids)
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+        set_dropout(model, dropout)
 
     def forward(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Output:
         """input_ids: (batch, length) int64, full sequences. begins_word: the same shape, bool. draw: (batch,) int64,

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl.data.text.tokens import train_causal_bpe
 from mmssl.errors import BadInput, first_line
 from mmssl.kernels.cross_entropy import linear_cross_entropy
 from mmssl.method import Card, Method, Output
 from mmssl.models import memory, pretrained
+from mmssl.models.dropout import set_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,7 +82,7 @@ class CausalLM(Method):
     model:        an AutoModelForCausalLM whose logits are a linear function of its features.
     tokenizer:    has an end-of-text token.
     cross_documents: whether a token may attend to the documents before it in its sequence.
-    dropout:      in training, for all dropout modules of the model; the exported config keeps its usual values.
+    dropout:      in training, for all dropout of the model; the exported config keeps its usual values.
     unigram_loss: nats per token of a model that knows only how often each token occurs.
     """
 
@@ -99,9 +100,7 @@ class CausalLM(Method):
         self.model, self.cross_documents, self.unigram_loss = model, cross_documents, unigram_loss
         self.begin, self.end = first_and_last(tokenizer)
         self.max_length = tokenizer.model_max_length
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+        set_dropout(model, dropout)
 
     def forward(self, input_ids: Tensor, targets: Tensor) -> Output:
         """input_ids: (batch, length) int64, full sequences. targets: the same shape, the token after each."""

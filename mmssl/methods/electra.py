@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmssl.data import draws
 from mmssl.errors import BadInput
@@ -24,6 +24,7 @@ from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Output
 from mmssl.methods.bert import BERT, apart, logits_at, sequence_mean
 from mmssl.models import text_encoders
+from mmssl.models.dropout import set_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,9 +114,7 @@ class ELECTRA(BERT):
         self.discriminator, self.weight, width = discriminator, weight, discriminator.config.hidden_size
         if discriminator.base_model is discriminator:  # an ElectraForPreTraining has a head of its own
             self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        for module in discriminator.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+        set_dropout(discriminator, dropout)
 
     def forward(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Output:
         """See BERT. The loss is the generator's over masked tokens plus `weight` times the discriminator's over all."""

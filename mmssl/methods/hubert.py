@@ -24,6 +24,7 @@ from mmssl.errors import BadInput
 from mmssl.method import Card, Method, Output
 from mmssl.methods.deepcluster import kmeans, nearest
 from mmssl.models import speech_encoders
+from mmssl.models.dropout import set_dropout
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,7 +72,7 @@ class Hubert(Method):
         width, config = model.config.hidden_size, model.config
         self.window, self.hop = speech_encoders.receptive_field(config), math.prod(config.conv_stride)
         self.of_predictions, self.embeddings = nn.Linear(width, dim), nn.Parameter(torch.randn(clusters, dim))
-        speech_encoders.without_dropout(model)
+        set_dropout(model, 0.0)  # for exact gradients of micro-batches
         self.labeller = copy.deepcopy(model).requires_grad_(False)
         del self.labeller.encoder.layers[layer:]
         self.register_buffer("on_features", torch.tensor(not acoustic))

@@ -28,6 +28,7 @@ from mmssl.method import Card, Method, Output
 from mmssl.methods.bert import sequence_mean
 from mmssl.methods.mae import patchify, standardise
 from mmssl.models import memory, pretrained, text_encoders
+from mmssl.models.dropout import set_dropout
 from mmssl.models.vit_tokens import at, sine_cosine_positions, xavier
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class LXMERT(Method):
     rarity:      a word is masked in proportion to its count to the power of -rarity; 0: all words alike.
     patch_share: fraction of the patches that is masked.
     compared:    fraction of the training pairs that is shown whole, for matching, see data.image_text.swapped.
-    dropout:     in training, for all dropout modules of the model; the exported config keeps its usual values.
+    dropout:     in training, for all dropout of the model; the exported config keeps its usual values.
     """
 
     unit = "pairs"
@@ -128,9 +129,7 @@ class LXMERT(Method):
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+        set_dropout(model, dropout)
 
     def forward(
         self,

@@ -21,6 +21,7 @@ from mmssl.data.audio.spans import masked_spans
 from mmssl.distributed import gather
 from mmssl.method import Card, Method, Output
 from mmssl.models import speech_encoders
+from mmssl.models.dropout import set_dropout
 
 if TYPE_CHECKING:
     from transformers import Wav2Vec2Model
@@ -103,7 +104,7 @@ class Wav2Vec2(Method):
         self.quantiser = Quantiser(model.config.conv_dim[-1], groups, entries, dim // groups)
         self.of_targets = nn.Linear(dim // groups * groups, dim)
         self.of_predictions = nn.Linear(model.config.hidden_size, dim)
-        speech_encoders.without_dropout(model)
+        set_dropout(model, 0.0)  # for exact gradients of micro-batches
 
     def embed(self, input_values: Tensor, lengths: Tensor, key: Tensor) -> dict[str, Tensor]:
         """input_values: (batch, samples), zero where padded. lengths: (batch,), samples without padding. key: (batch,)

@@ -177,16 +177,6 @@ def described(training: Recordings, held_out: Recordings) -> dict:
     }
 
 
-def without_dropout(model: PreTrainedModel) -> None:
-    """Set every dropout module, and the attention's, to zero, for exact gradients of micro-batches. The config keeps
-    its usual values."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):  # of attention modules
-            module.dropout = 0.0
-
-
 def receptive_field(config) -> int:
     """Samples that one frame is computed from."""
     field, step = 1, 1
