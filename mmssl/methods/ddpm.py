@@ -43,6 +43,7 @@ SIZES = {
 }
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}  # names in diffusers
 PREDICTIONS = {"noise": "epsilon", "velocity": "v_prediction"}  # names in diffusers
+CHUNK = 32  # images that are drawn at once
 STAGES, SAMPLES = 6, 6  # columns of the figure
 SNIPPETS = {
     "Draw images": """
@@ -143,8 +144,9 @@ class DDPM(Method):
 
     def sampled(self, count: int) -> Tensor:
         """(count, 3, height, width) in [0, 1]: images from the same noise in every run."""
-        key, side = torch.arange(count, device=self.signal.device), self.unet.config.sample_size
-        return self.views.to_unit_range(self.denoised(self.drawn_noise(key, (3, side, side)))[-1])
+        keys, side = torch.arange(count, device=self.signal.device), self.unet.config.sample_size
+        drawn = [self.denoised(self.drawn_noise(key, (3, side, side)))[-1] for key in keys.split(CHUNK)]
+        return self.views.to_unit_range(torch.cat(drawn))
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """The stages from noise to an image, and further images; the same noise in every run. Arguments as in

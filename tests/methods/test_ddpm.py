@@ -164,6 +164,15 @@ def test_the_same_images_are_drawn_in_every_run():
     assert torch.equal(first, one.sampled(3)) and not torch.equal(first[0], first[1])
 
 
+def test_many_images_are_drawn_in_parts_and_are_the_same(monkeypatch):
+    one, seen = method(prediction="v_prediction").eval(), []
+    expected = one.sampled(5)
+    monkeypatch.setattr(ddpm, "CHUNK", 2)
+    one.average.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    torch.testing.assert_close(one.sampled(5), expected, atol=1e-4, rtol=0)
+    assert set(seen) == {2, 1}
+
+
 def test_after_few_steps_the_average_has_left_the_first_weights():
     one = method()
     one.momentum = 0.9999
