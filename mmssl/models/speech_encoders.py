@@ -144,8 +144,20 @@ def from_pretrained(name: str, kind: str) -> tuple[PreTrainedModel, Wav2Vec2Feat
             "with layer norms, such as the large models"
         )
     model.config.layerdrop = 0.0
+    only_our_masks(model)
     extractor.return_attention_mask = True
     return model, extractor
+
+
+def only_our_masks(model: PreTrainedModel) -> None:
+    """The model hides the frames of `mask_time_indices`, and draws no mask of its own; many checkpoints that were
+    fine-tuned do the opposite. The config of the export says so, too: without it, the export would lack the vector that
+    hidden frames become."""
+    config = model.config
+    config.apply_spec_augment, config.mask_feature_prob = True, 0.0
+    config.mask_time_prob = config.mask_time_prob or type(config)().mask_time_prob
+    if not hasattr(model, "masked_spec_embed"):  # transformers makes none if both probabilities are 0
+        model.masked_spec_embed = torch.nn.Parameter(torch.rand(config.hidden_size))
 
 
 def recordings_of(

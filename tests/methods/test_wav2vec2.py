@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 from tiny import wav2vec2 as tiny
 from torch.utils.data import default_collate
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import HubertModel, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from mmssl.data.audio.spans import masked_spans
 from mmssl.errors import BadInput
 from mmssl.methods import wav2vec2
 from mmssl.models import speech_encoders
+from mmssl.models.dropout import set_dropout
 
 
 @pytest.fixture
@@ -136,3 +137,29 @@ def test_an_export_is_continued_from_and_others_are_refused(method, tmp_path):
     model.config.save_pretrained(tmp_path / "ours")
     with pytest.raises(BadInput, match="continue from one with layer norms|do not match"):
         speech_encoders.from_pretrained(str(tmp_path / "ours"), "Wav2Vec2")
+
+
+@pytest.mark.parametrize("model_class", [Wav2Vec2Model, HubertModel])
+@pytest.mark.parametrize(
+    "settings",
+    [{"apply_spec_augment": False}, {"mask_time_prob": 0.0}, {"mask_time_prob": 0.0, "mask_feature_prob": 0.5}],
+)
+def test_a_checkpoint_with_other_masks_or_none_hides_what_the_method_masks_and_nothing_else(
+    model_class, settings, tmp_path
+):
+    kind = model_class.__name__.removesuffix("Model")
+    model, extractor = tiny.encoder(kind)
+    model.config.update(settings)
+    model_class(model.config).save_pretrained(tmp_path / "given")
+    extractor.save_pretrained(tmp_path / "given")
+    model, _ = speech_encoders.from_pretrained(str(tmp_path / "given"), kind)
+    set_dropout(model.train(), 0.0)
+    waves = torch.randn(2, 200, generator=torch.Generator().manual_seed(0))
+    none = torch.zeros(2, 39, dtype=torch.bool)
+    some = none.clone()
+    some[:, 5:15] = True
+    plain, hidden, again = (model(waves, mask_time_indices=mask).last_hidden_state for mask in (none, some, some))
+    assert torch.equal(hidden, again) and not torch.allclose(plain, hidden)
+    model.save_pretrained(tmp_path / "ours")
+    loaded = model_class.from_pretrained(tmp_path / "ours")
+    assert torch.equal(loaded.masked_spec_embed, model.masked_spec_embed)
