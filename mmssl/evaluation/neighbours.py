@@ -1,4 +1,4 @@
-"""The method's own loss on held-out images; figures of their nearest neighbours and, for a ViT, of its attention."""
+"""The method's own loss on held-out images; figures of their nearest neighbours and of a ViT's class attention."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class Neighbours(HeldOut):
         device, features = next(encoder.parameters()).device, []
         for chunk in rows.split(128):
             pixels = (pictures.pixels[chunk].float() / 255 - mean) / std
-            features.append(image_encoders.features(encoder, pixels.to(device)).float().cpu())
+            found = image_encoders.features(encoder, pixels.to(device), of_map=not method.trains_class_token)
+            features.append(found.float().cpu())
         unit = F.normalize(torch.cat(features), dim=1)
         asked = torch.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).long()
         similarity = unit[asked] @ unit.T
@@ -74,7 +75,7 @@ class Neighbours(HeldOut):
             columns = method.shown(batch["pixel_values"].to(device), batch["key"].to(device))
             figures.picture_grid({name: each.float().cpu() for name, each in columns.items()}, directory / "task.png")
             drawn = {"task.png": self.task} | drawn
-        if vit_tokens.has_square_grid(encoder):
+        if method.trains_class_token and vit_tokens.has_square_grid(encoder):
             pixels = ((images[asked].float() / 255 - mean) / std).to(device)
             drawn["attention.png"] = class_attention.draw(encoder, pixels, shown["image"], directory / "attention.png")
         return drawn
