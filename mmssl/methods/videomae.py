@@ -50,7 +50,8 @@ print(tokens.shape, tokens.mean(1).shape)
 from transformers import AutoImageProcessor, AutoModelForVideoClassification
 
 name = "..."
-model = AutoModelForVideoClassification.from_pretrained(name, num_labels=10)
+# from the mean of all patches, not from the first one; the norm of that mean is new, as the classifier is
+model = AutoModelForVideoClassification.from_pretrained(name, num_labels=10, use_mean_pooling=True)
 processor = AutoImageProcessor.from_pretrained(name)
 print(model.config.num_labels, model.config.num_frames, processor.size)
 """,

@@ -75,6 +75,21 @@ def test_it_loads_plainly_and_continues_with_its_decoder(tmp_path):
         assert torch.equal(model.state_dict()[name], value), name
 
 
+def test_the_card_s_classifier_to_fine_tune_takes_all_patches(tmp_path):
+    one, processor = method()
+    one.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    names = {}
+    exec(one.card.snippets["Fine-tune it"].replace('"..."', repr(str(tmp_path))), names)
+    classifier, seen = names["model"].eval(), []
+    classifier.videomae.register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state))
+    classifier.fc_norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    classifier(torch.rand(2, TIME, 3, SIDE, SIDE))
+    torch.testing.assert_close(seen[1], seen[0].mean(1))
+    encoder = one.exported().encoder
+    assert torch.equal(classifier.videomae.encoder.layer[0].output.dense.weight, encoder.layer[0].output.dense.weight)
+
+
 def test_the_figure_shows_the_clip_where_it_is_visible():
     one, _ = method()
     shown = one.eval().shown(**batch())
