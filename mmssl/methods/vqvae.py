@@ -104,8 +104,8 @@ class VQVAE(Reconstructing):
             quantised = self.codebook[entry].view(len(code), *code.shape[2:], -1).permute(0, 3, 1, 2)
             commitment = (code - quantised).square().mean()
             counts = F.one_hot(entry, len(self.codebook)).sum(0).float()
-        if self.training:
-            self.collect(vectors.detach(), entry, key)
+            if self.training:
+                self.collect(vectors.detach(), entry, key)
         predicted = self.decoder(code + (quantised - code).detach()).float()
         error = self.errors(predicted, pixels, key).mean()
         metrics = {"squared_error": error.detach(), "code_perplexity": perplexity(counts)}

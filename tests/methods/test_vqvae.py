@@ -7,7 +7,7 @@ import torch
 from tiny.simclr import batch
 from tiny.vqvae import method
 
-from mmssl.methods.vqvae import DECAY, nearest, perplexity
+from mmssl.methods.vqvae import DECAY, VQVAE, nearest, perplexity
 from mmssl.models import image_encoders
 from mmssl.training.monitor import FailureWatch
 
@@ -69,6 +69,15 @@ def test_one_step_is_equations_6_to_8():
         count = DECAY + (1 - DECAY) * len(own)
         expected = (DECAY * before[k] + (1 - DECAY) * own.sum(0)) / count
         torch.testing.assert_close(one.codebook[k], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_sums_of_what_an_entry_encodes_are_in_full_precision(monkeypatch):
+    one, seen, collect = method().train(), [], VQVAE.collect
+    monkeypatch.setattr(VQVAE, "collect", lambda self, *given: (seen.append(given), collect(self, *given)))
+    with torch.autocast("cpu", torch.bfloat16):
+        one(**batch(6))
+    [(vectors, entry, _)] = seen
+    torch.testing.assert_close(one.new_total, torch.zeros_like(one.new_total).index_add(0, entry, vectors))
 
 
 def test_an_entry_that_is_not_used_is_moved_to_an_encoded_vector():
