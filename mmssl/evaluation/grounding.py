@@ -92,7 +92,9 @@ class Grounding(Evaluation):
     def scores(self, method: LXMERT, batch: dict[str, Tensor], pixels: Tensor) -> Tensor:
         """(batch,) on the CPU: how well each text fits its picture."""
         pooled = method.encode(batch["input_ids"], batch["attention_mask"], pixels)[2]
-        return finite(method.match(pooled.float())[:, 0].cpu(), "scores of texts and pictures")
+        with torch.autocast(pooled.device.type, enabled=False):  # as in the loss: rounded scores tie
+            score = method.match(pooled.float())[:, 0]
+        return finite(score.cpu(), "scores of texts and pictures")
 
     @torch.no_grad()
     def of_gallery(self, method: LXMERT) -> Tensor:

@@ -16,7 +16,7 @@ from mmssl.data.image_text.swapped import Swapped
 from mmssl.data.images import views
 from mmssl.data.text.tokens import train_wordpiece
 from mmssl.errors import BadInput
-from mmssl.evaluation.grounding import Grounding
+from mmssl.evaluation.grounding import RIGHT, Grounding
 from mmssl.method import HEADS
 from mmssl.methods import lxmert
 from mmssl.methods.mae import patchify, standardise
@@ -166,6 +166,17 @@ def walls(rows, tmp_path, monkeypatch) -> tuple[lxmert.LXMERT, Pairs, object]:
     counts = torch.bincount(pairs.tokens.ids.long(), minlength=len(words))
     one = views.Views([views.WHOLE], [0.5] * 3, [0.5] * 3)
     return lxmert.LXMERT(model, words, one, counts, rarity=1.0), pairs, words
+
+
+@torch.no_grad()
+def test_scores_of_texts_and_pictures_are_in_full_precision(walls):
+    method, pairs, words = walls
+    evaluation = Grounding(pairs, words)
+    batch, owner = next(evaluation.batches(method.eval()))
+    pixels = evaluation.pictures(method, owner, RIGHT)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, (_, _, pooled) = evaluation.scores(method, batch, pixels), method.encode(**batch, pixels=pixels)
+    torch.testing.assert_close(scores, method.match(pooled.float())[:, 0])
 
 
 def test_half_of_the_pairs_are_compared_and_half_of_these_have_any_other_picture(walls):
