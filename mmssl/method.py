@@ -80,7 +80,6 @@ class Method(nn.Module):
 
     progress = 0.0  # fraction of the training done, in [0, 1); the loop sets it before each step
     couples_samples = False  # True where the loss compares samples of a batch, as in-batch negatives do
-    trains_class_token = True  # False where a ViT is trained by its patches alone: its features are then their mean
     unit = "samples"  # what the progress bar counts: "pairs", "images", "words"
     card = Card()
 

@@ -55,9 +55,10 @@ class Neighbours(HeldOut):
         rows = pictures.sample(min(SEARCHED, len(pictures)))
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in normalisation(self.processor))
         device, features = next(encoder.parameters()).device, []
+        of_patches = method.card.snippets is image_encoders.SNIPPETS_OF_PATCHES  # its class token is not trained
         for chunk in rows.split(128):
             pixels = (pictures.pixels[chunk].float() / 255 - mean) / std
-            found = image_encoders.features(encoder, pixels.to(device), of_map=not method.trains_class_token)
+            found = image_encoders.features(encoder, pixels.to(device), of_map=of_patches)
             features.append(found.float().cpu())
         unit = F.normalize(torch.cat(features), dim=1)
         asked = torch.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).long()
@@ -75,7 +76,7 @@ class Neighbours(HeldOut):
             columns = method.shown(batch["pixel_values"].to(device), batch["key"].to(device))
             figures.picture_grid({name: each.float().cpu() for name, each in columns.items()}, directory / "task.png")
             drawn = {"task.png": self.task} | drawn
-        if method.trains_class_token and vit_tokens.has_square_grid(encoder):
+        if not of_patches and vit_tokens.has_square_grid(encoder):
             pixels = ((images[asked].float() / 255 - mean) / std).to(device)
             drawn["attention.png"] = class_attention.draw(encoder, pixels, shown["image"], directory / "attention.png")
         return drawn

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmssl.data import draws
 from mmssl.errors import BadInput

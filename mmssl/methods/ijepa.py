@@ -126,7 +126,6 @@ class IJEPA(Method):
     context_ratio: largest fraction of the patches that the context encoder sees.
     """
 
-    trains_class_token = False
     unit = "images"
     card = Card(
         about="I-JEPA: predict the features of blocks of an image from the rest of the image. The target encoder, a "

@@ -72,7 +72,6 @@ class SuperResolution(Reconstructing):
     perceptual:    the error on features, times `weight`; None: none.
     """
 
-    trains_class_token = False
     unit = "images"
     card = Card(
         about="Super-resolution: reconstruct an image from a smaller one. The encoder is exported; the decoder and the "

@@ -55,7 +55,6 @@ class VQVAE(Reconstructing):
     restart:    an entry that is used less often per step, by a moving average, is moved; 0: never.
     """
 
-    trains_class_token = False
     unit = "images"
     card = Card(
         about="VQ-VAE: reconstruct an image from a grid of discrete codes, each the nearest entry of a learned "
