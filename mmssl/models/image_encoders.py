@@ -138,12 +138,17 @@ class EncoderArgs(Flags):
     )
 
 
-def build(args: EncoderArgs, side: int) -> tuple[PreTrainedModel, BaseImageProcessor]:
-    """The encoder that the flags describe, and its image processor. side: of the data's images, in pixels."""
+def build(
+    args: EncoderArgs, side: int, initialise: Callable[[PreTrainedModel], None] | None = None
+) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """The encoder that the flags describe, and its image processor. side: of the data's images, in pixels. initialise:
+    called with an encoder that is new."""
     if args.model_name_or_path:
         model, processor = from_pretrained(args.model_name_or_path, args.trust_remote_code)
     else:
         model, processor = from_scratch(args.encoder, args.image_size or max(SMALLEST, side), args.patch_size)
+        if initialise:
+            initialise(model)
     if args.gradient_checkpointing:
         gradient_checkpointing.check(model)
     return model, processor
