@@ -161,13 +161,13 @@ class LXMERT(Method):
             score, share = self.match(pooled.float())[:, 0], compared / (len(key) * self.compared)
             of_matching = F.binary_cross_entropy_with_logits(score, matched.float(), share, reduction="sum")
             trivial = self.unigram[targets] @ weight + each * target.square().mean((1, 2)).sum() + share.sum() * LOG_2
-        metrics = {
-            "word_loss": of_words.detach(),
-            "patch_loss": of_patches.detach(),
-            "match_loss": of_matching.detach(),
-            "word_accuracy": right.float() @ weight / weight.sum().clamp(min=1e-6),
-            "match_accuracy": ((score > 0) == matched).float() @ share / share.sum().clamp(min=1e-6),
-        }
+            metrics = {
+                "word_loss": of_words.detach(),
+                "patch_loss": of_patches.detach(),
+                "match_loss": of_matching.detach(),
+                "word_accuracy": right.float() @ weight / weight.sum().clamp(min=1e-6),
+                "match_accuracy": ((score > 0) == matched).float() @ share / share.sum().clamp(min=1e-6),
+            }
         loss = of_words + of_patches + of_matching
         return Output(loss, metrics, pooled.detach().float(), trivial.detach())
 

@@ -76,6 +76,15 @@ def test_from_pairs_that_are_compared_nothing_else_is_predicted(method, batch):
     assert output.metrics["match_loss"] == 0 < output.metrics["word_loss"]
 
 
+def test_metrics_are_in_full_precision(method, batch):
+    torch.nn.init.zeros_(method.match.weight)
+    torch.nn.init.ones_(method.match.bias)  # every pair is said to match
+    some = {name: rows[:7] for name, rows in batch.items()} | {"matched": torch.ones(7, dtype=torch.bool)}
+    some["compared"] = torch.arange(7) < 5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert method(**some).metrics["match_accuracy"].item() == pytest.approx(1, abs=1e-6)
+
+
 def test_padding_is_never_masked_and_changes_nothing(method, batch):
     longer = {name: F.pad(batch[name], (0, 3)) for name in ("input_ids", "attention_mask")}
     chosen = method.choose(batch["key"], **longer)
