@@ -3,10 +3,10 @@ generator.
 
 Donahue et al. 2016, arXiv:1605.09782, and ALI (Dumoulin et al. 2016, arXiv:1606.00704): a discriminator tells the pair
 (x, E(x)) from (G(z), z); encoder and generator learn as one to make the pairs alike (equation 3), with the labels
-exchanged (section 3.4). At the optimum E inverts G (theorem 2). Differs: long before that optimum, two errors tell the
-encoder how far it is from there: of codes, E(G(z)) against z (the paper's joint latent regressor), and of images,
-G(E(x)) against x (ALICE, Li et al. 2017, arXiv:1709.01215); the generator does not learn from them. Generator, trunk of
-the discriminator and shifts are those of methods/dcgan.py.
+exchanged (section 3.4). At the optimum E inverts G (theorem 2). Long before, two errors can tell the encoder how far it
+is from that: of codes, E(G(z)) against z (the paper's joint latent regressor), and of images, G(E(x)) against x (ALICE,
+Li et al. 2017, arXiv:1709.01215); the generator does not learn from them. Differs: generator, trunk of the
+discriminator and shifts are those of methods/dcgan.py.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BiGAN(Method):
     generator_width: channels of the generator at half the image's side.
     hidden_dim:      of the discriminator's layers that join image and code; 1024 in appendix C.1.
     translation:     largest shift of the images that the discriminator sees, as a fraction of the side.
-    code_error, image_error: weights of the encoder's two errors; 0: without, as in the paper.
+    code_error, image_error: weights of the encoder's two errors; 0: without.
     """
 
     unit = "images"
@@ -67,8 +67,8 @@ class BiGAN(Method):
         generator_width: int = 32,
         hidden_dim: int = 512,
         translation: float = 0.125,
-        code_error: float = 1.0,
-        image_error: float = 1.0,
+        code_error: float = 0.0,
+        image_error: float = 0.0,
     ) -> None:
         super().__init__()
         self.code_error, self.image_error = code_error, image_error

@@ -14,7 +14,7 @@ from mmssl.training import optim
 
 
 def test_at_one_half_both_players_have_log_4():
-    one = method(code_error=0.0, image_error=0.0)
+    one = method()
     torch.nn.init.zeros_(one.head[-1].weight)
     torch.nn.init.zeros_(one.head[-1].bias)
     for phase in (0, 1):
@@ -53,7 +53,7 @@ def test_the_encoder_s_two_errors_move_the_encoder_and_not_the_generator():
 
 
 def test_the_errors_are_those_of_the_codes_of_generated_and_of_the_images_of_encoded_ones():
-    one, given = method(translation=0.0).eval(), batch(4)
+    one, given = method(translation=0.0, code_error=1.0, image_error=1.0).eval(), batch(4)
     with torch.no_grad():
         found = one(**given, phase=1).metrics
         noise, real = one.generator.noise(given["key"], 1), one.views.whole(given["pixel_values"])

@@ -17,8 +17,10 @@ def method(encoder: Callable[[], PreTrainedModel] = autoencoder.bit, **options) 
     return BiGAN(encoder(), autoencoder.bit(), autoencoder.whole(), (16, 16), 8, 16, 32, **options)
 
 
-def tiny(encoder: Callable[[], PreTrainedModel] = autoencoder.bit) -> Tiny:
-    return replace(simclr.around(method(encoder)), step=steps.alternating, optimizers=dcgan.adam, plain=dcgan.sgd)
+def tiny(encoder: Callable[[], PreTrainedModel] = autoencoder.bit, **options) -> Tiny:
+    return replace(
+        simclr.around(method(encoder, **options)), step=steps.alternating, optimizers=dcgan.adam, plain=dcgan.sgd
+    )
 
 
-VARIANTS = {"bit": tiny, "vit": partial(tiny, simclr.vit)}
+VARIANTS = {"bit": partial(tiny, code_error=1.0, image_error=1.0), "vit": partial(tiny, simclr.vit)}
