@@ -20,11 +20,11 @@ alike.
     --code_error 1 --image_error 1                          1,899     43.3   42.0              .41               7.37
 
 Without the errors of codes and images, the encoder is not better than before training in so few steps; the paper's has
-about 100,000. With them it is, and inverts the generator better, but the discriminator wins and the generated images are
-bad, probably because a code that tells more of its image is less like noise. On a validation part, 1,590 steps with the
-error of codes alone gave 41.7 and 38.7 (before 42.2 and 38.2); with that of images alone, from which the generator
-learned, too, 42.1 and 39.3. The rows of 3,744 steps are of an EPYC (Zen 5), 14 minutes of one core; the last one is of a
-Xeon, 35 minutes beside other work. Real training images have a Frechet distance of .28.
+about 100,000. With them it is, and inverts the generator better, but the discriminator wins and the generated images
+are bad, probably because a code that tells more of its image is less like noise. On a validation part, 1,590 steps with
+the error of codes alone gave 41.7 and 38.7 (before 42.2 and 38.2); with that of images alone, from which the generator
+learned, too, 42.1 and 39.3. The rows of 3,744 steps are of an EPYC (Zen 5), 14 minutes of one core; the last one is of
+a Xeon, 35 minutes beside other work. Real training images have a Frechet distance of .28.
 """
 
 from __future__ import annotations
