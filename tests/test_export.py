@@ -74,7 +74,7 @@ def test_a_finished_run_loads_and_leaves_card_figures_and_metrics(tmp_path):
     method.train()
     finish(tmp_path / "run", method, processor)
     files = {str(f.relative_to(tmp_path / "run")) for f in (tmp_path / "run").rglob("*") if f.is_file()}
-    assert files - {".mmssl/lock", ".mmssl/manifest.lock"} == {
+    assert files - {".mmssl/lock", ".mmssl/manifest.lock", ".mmssl/partial.lock"} == {
         ".mmssl/manifest.json",
         "README.md", "config.json", "figures/loss.png", "log.jsonl", "metrics.json", "model.safetensors",
         "processor_config.json", "tokenizer.json", "tokenizer_config.json",
