@@ -94,7 +94,7 @@ def test_mean_and_deviation_tell_the_position_of_a_tile_but_not_of_a_standardise
     raw = tiles.cut(pixels, KEY, 3, 8).flatten(0, 1)
     statistics = [torch.cat([t.mean((2, 3)), t.std((2, 3))], 1) for t in (raw, tiles.standardised(raw))]
     assert learned(statistics[0], position) > 0.5
-    assert learned(statistics[1], position) < 0.2  # chance is 1/9
+    assert learned(statistics[1], position) < 0.25  # chance is 1/9
 
 
 def test_a_flat_tile_is_standardised_to_zeros():

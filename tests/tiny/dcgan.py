@@ -23,7 +23,8 @@ def adam(method: DCGAN) -> list[Optimizer]:
 
 
 def sgd(method: DCGAN) -> list[Optimizer]:
-    return [torch.optim.SGD(player.parameters(), lr=0.05) for player in method.players()]
+    # a small rate: in a game of two, rounding grows from step to step
+    return [torch.optim.SGD(player.parameters(), lr=0.01) for player in method.players()]
 
 
 def tiny(encoder: Callable[[], PreTrainedModel] = autoencoder.bit) -> Tiny:
