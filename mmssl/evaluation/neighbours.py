@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from mmssl import figures
 from mmssl.data.images.decoding import normalisation
@@ -16,6 +17,7 @@ from mmssl.models import image_encoders, vit_tokens
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
+    from transformers import PreTrainedModel
 
     from mmssl.data.images.pictures import Pictures
     from mmssl.method import Method
@@ -58,8 +60,8 @@ class Neighbours(HeldOut):
         of_patches = method.card.snippets is image_encoders.SNIPPETS_OF_PATCHES  # its class token is not trained
         for chunk in rows.split(128):
             pixels = (pictures.pixels[chunk].float() / 255 - mean) / std
-            found = image_encoders.features(encoder, pixels.to(device), of_map=of_patches)
-            features.append(found.float().cpu())
+            read = patches_mean if of_patches else image_encoders.features
+            features.append(read(encoder, pixels.to(device)).float().cpu())
         unit = F.normalize(torch.cat(features), dim=1)
         asked = torch.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).long()
         similarity = unit[asked] @ unit.T
@@ -80,3 +82,8 @@ class Neighbours(HeldOut):
             pixels = ((images[asked].float() / 255 - mean) / std).to(device)
             drawn["attention.png"] = class_attention.draw(encoder, pixels, shown["image"], directory / "attention.png")
         return drawn
+
+
+def patches_mean(encoder: PreTrainedModel, pixels: Tensor) -> Tensor:
+    """(batch, width). pixels: (batch, 3, height, width), normalised."""
+    return image_encoders.maps(encoder, pixels).mean((2, 3))

@@ -252,17 +252,14 @@ def width(model: PreTrainedModel) -> int:
     return config.hidden_sizes[-1] if getattr(config, "hidden_sizes", None) else config.hidden_size
 
 
-def features(model: PreTrainedModel, pixels: Tensor, of_map: bool = False) -> Tensor:
+def features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     """(batch, 3, height, width), normalised -> (batch, width(model)). For a convolutional network, the mean over
     positions; for a transformer, the output of its pooler, or the mean over tokens if it has none. A ViT takes images
-    of other sizes than its own, with positions interpolated. of_map: the mean over `maps`, of a ViT over its patches.
-    """
+    of other sizes than its own, with positions interpolated."""
     own = getattr(model.config, "image_size", None)
     fits = own is None or tuple(pixels.shape[2:]) == ((own, own) if isinstance(own, int) else tuple(own))
     interpolated = not fits and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
     output = model(pixels, interpolate_pos_encoding=True) if interpolated else model(pixels)
-    if of_map:
-        return as_map(model, output.last_hidden_state, pixels).mean((2, 3))
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:
         return output.last_hidden_state.mean(1)
