@@ -78,7 +78,7 @@ def main(args: BiganArgs) -> None:
     method = BiGAN(encoder, trunk, view, shape, *sizes, *errors)
     discriminator, others = method.players()
     optimizers = [
-        optim.from_args(discriminator, args, learning_rate=args.discriminator_learning_rate),
+        optim.from_args(discriminator, args, rates={discriminator: args.discriminator_learning_rate}),
         optim.from_args(others, args, rates={method.generator: args.generator_learning_rate}),
     ]
     batch, unused = args.per_device_train_batch_size, {"code_recovered": 0.0}

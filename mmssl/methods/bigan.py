@@ -98,8 +98,8 @@ class BiGAN(Method):
         of_real = self.judge(self.shifted(real, key, SHIFT + 4 * phase), code)
         of_fake = self.judge(self.shifted(fake, key, SHIFT + 4 * phase + 2), noise)
         if phase == 1:
-            loss = fooling = discriminator_loss(of_fake, of_real)  # labels exchanged
-            metrics = {"generator_loss": fooling}
+            loss = discriminator_loss(of_fake, of_real)  # labels exchanged
+            metrics = {"generator_loss": loss}
             if self.code_error:
                 metrics["code_error"] = F.mse_loss(self.encode(fake.detach())[0], noise)
                 loss = loss + self.code_error * metrics["code_error"]

@@ -25,7 +25,7 @@ def adamw(
     """AdamW over the trainable parameters, fused if the device supports it (CPU and CUDA do).
 
     constant: a part of the module whose learning rate no schedule changes.
-    rates:    peak learning rates of parts that have another one.
+    rates:    peak learning rates of parts, or of the module itself, instead.
     """
     fused = all(p.device.type in ("cpu", "cuda") for p in module.parameters())
     apart = [(part, {"lr": rate}) for part, rate in (rates or {}).items()]
@@ -42,17 +42,16 @@ def from_args(
     module: nn.Module,
     args: TrainArgs,
     constant: nn.Module | None = None,
-    learning_rate: float | None = None,
     rates: Mapping[nn.Module, float] | None = None,
 ) -> AdamW:
-    """AdamW with the settings of the flags. constant, rates: see `adamw`. learning_rate: instead of --learning_rate."""
-    rate = args.learning_rate if learning_rate is None else learning_rate
-    return adamw(module, rate, args.weight_decay, (args.adam_beta1, args.adam_beta2), constant, rates)
+    """AdamW with the settings of the flags. constant, rates: see `adamw`."""
+    betas = args.adam_beta1, args.adam_beta2
+    return adamw(module, args.learning_rate, args.weight_decay, betas, constant, rates)
 
 
 def of_players(method: Method, args: TrainArgs, *rates: float) -> list[AdamW]:
     """One for each of `method.players()`, with a learning rate of its own and the other settings of the flags."""
-    return [from_args(player, args, learning_rate=rate) for player, rate in zip(method.players(), rates, strict=True)]
+    return [from_args(player, args, rates={player: rate}) for player, rate in zip(method.players(), rates, strict=True)]
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
