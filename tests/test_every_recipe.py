@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import runpy
 from pathlib import Path
 
 import pytest
 
+from mmssl.arguments import recipe
 from mmssl.method import Method
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -21,11 +20,9 @@ NAMES = sorted(file.stem for file in RECIPES.glob("*.py") if file.stem not in JU
 
 def prepared(name: str, place: Path):
     """(main, arguments) of a recipe."""
-    file = RECIPES / f"{name}.py"
-    recipe = runpy.run_path(str(file))
-    args = recipe[re.search(r"command\(main, (\w+)", file.read_text()).group(1)]
+    main, args = recipe(RECIPES / f"{name}.py")
     known = {field.name for field in dataclasses.fields(args)}
-    return recipe["main"], args(output_dir=str(place / "run"), **{k: v for k, v in SMALL.items() if k in known})
+    return main, args(output_dir=str(place / "run"), **{k: v for k, v in SMALL.items() if k in known})
 
 
 @pytest.mark.parametrize("name", NAMES)
