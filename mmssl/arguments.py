@@ -13,7 +13,7 @@ import math
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from importlib.util import find_spec
@@ -241,6 +241,11 @@ def parse(args_class: type[Args], argv: list[str] | None = None, description: st
     parser = _Parser(args_class, description=description, allow_abbrev=False, formatter_class=_Formatter)
     given = vars(parser.parse_args(argv))
     return args_class(**{f.name: given[f.name] for f in fields(args_class)})
+
+
+def layers_by_width(sizes: Mapping[str, tuple[int, int]]) -> str:
+    """Names of sizes with their layers and width, for the help of a flag: "tiny 2x128, mini 4x256"."""
+    return ", ".join(f"{name} {layers}x{width}" for name, (layers, width) in sizes.items())
 
 
 def recipe(file: Path) -> tuple[Callable[[Flags], None], type[Flags]]:

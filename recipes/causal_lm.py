@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmssl.arguments import TrainArgs, command, flag
+from mmssl.arguments import TrainArgs, command, flag, layers_by_width
 from mmssl.data.text import documents, packed
 from mmssl.evaluation import perplexity
 from mmssl.evaluation.language_model import entropy
@@ -34,8 +34,7 @@ class CausalLMArgs(documents.StreamingArgs, documents.DocumentArgs, TrainArgs):
     architecture: str = flag("llama", "architecture of a new model", causal_lm.ARCHITECTURES, of_new_model=True)
     size: str = flag(
         "micro",
-        "size of a new model, layers x width: "
-        + ", ".join(f"{name} {layers}x{width}" for name, (layers, width) in causal_lm.SIZES.items()),
+        f"size of a new model, layers x width: {layers_by_width(causal_lm.SIZES)}",
         causal_lm.SIZES, of_new_model=True,
     )  # fmt: skip
     vocab_size: int = flag(

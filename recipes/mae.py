@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmssl.arguments import TrainArgs, command, flag
+from mmssl.arguments import TrainArgs, command, flag, layers_by_width
 from mmssl.data.images import decoding, pictures, views
 from mmssl.evaluation.reconstruction import Reconstruction
 from mmssl.methods import mae
@@ -46,7 +46,7 @@ class MaeArgs(pictures.PictureArgs, TrainArgs):
     size: str = flag(
         "micro",
         "size of encoder and decoder; the encoder's layers x width: "
-        + ", ".join(f"{name} {of.layers}x{of.width}" for name, of in mae.SIZES.items()),
+        + layers_by_width({name: (of.layers, of.width) for name, of in mae.SIZES.items()}),
         mae.SIZES, of_new_model=True,
     )  # fmt: skip
     image_size: int | None = flag(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmssl.arguments import TrainArgs, command, flag
+from mmssl.arguments import TrainArgs, command, flag, layers_by_width
 from mmssl.data.video import clips
 from mmssl.evaluation.strips import Strips
 from mmssl.methods import videomae
@@ -33,7 +33,7 @@ class VideoMaeArgs(clips.ClipArgs, TrainArgs):
     size: str = flag(
         "micro",
         "size of encoder and decoder; the encoder's layers x width: "
-        + ", ".join(f"{name} {of.layers}x{of.width}" for name, of in videomae.SIZES.items()),
+        + layers_by_width({name: (of.layers, of.width) for name, of in videomae.SIZES.items()}),
         videomae.SIZES, of_new_model=True,
     )  # fmt: skip
     image_size: int | None = flag(

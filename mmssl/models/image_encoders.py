@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmssl.arguments import Flags, check_divides, flag
+from mmssl.arguments import Flags, check_divides, flag, layers_by_width
 from mmssl.data.images import decoding
 from mmssl.errors import BadInput, first_line
 from mmssl.models import gradient_checkpointing, memory
@@ -108,10 +108,10 @@ def described(names: Sequence[str], what: str = "architecture of a new encoder")
     """`what`, and the sizes of encoders, for the help of a flag: the blocks of a ResNet or layers of a ViT, and the
     dimension of the features."""
 
-    def size(of: ResNetSize | BiTSize | ViTSize) -> str:
-        return f"{of.layers}x{of.width}" if isinstance(of, ViTSize) else f"{sum(of.blocks)}x{of.widths[-1]}"
+    def size(of: ResNetSize | BiTSize | ViTSize) -> tuple[int, int]:
+        return (of.layers, of.width) if isinstance(of, ViTSize) else (sum(of.blocks), of.widths[-1])
 
-    sizes = ", ".join(f"{name} {size(SIZES[name])}" for name in names)
+    sizes = layers_by_width({name: size(SIZES[name]) for name in names})
     return f"{what}; layers (of a ResNet: blocks) x width of the features: {sizes}"
 
 

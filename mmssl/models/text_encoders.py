@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from tokenizers.models import WordPiece
 
-from mmssl.arguments import TrainArgs, flag
+from mmssl.arguments import TrainArgs, flag, layers_by_width
 from mmssl.data.text import documents
 from mmssl.data.text.tokens import train_bpe, train_wordpiece
 from mmssl.errors import BadInput, first_line
@@ -62,8 +62,7 @@ class TextArgs(documents.DocumentArgs, TrainArgs):
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     size: str = flag(
         "mini",
-        "size of a new model, layers x width: "
-        + ", ".join(f"{name} {layers}x{width}" for name, (layers, width) in SIZES.items()),
+        f"size of a new model, layers x width: {layers_by_width(SIZES)}",
         SIZES, of_new_model=True,
     )  # fmt: skip
     init_vectors: str | None = flag(
