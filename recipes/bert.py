@@ -34,8 +34,9 @@ read, in fp32 on a Xeon, 34 minutes, fine-tuned (--max_steps 120):
 256 tokens of this model are some 200 words, and a linear probe of word2vec with 1,000 labels reaches 79.0 if it reads
 128 words, 82.2 with 256, 83.7 with 512, 84.2 with 1,024. Most of the gain over an encoder from scratch comes from the
 word vectors: without them masked modelling did not help. ModernBERT is the default because it learns in a fraction of
-BERT's steps. Initial weights with a deviation of width^-0.5 instead of 0.02, and positions as large as the word vectors,
-do not help BERT: 9.5 % of the masked tokens after 120 steps, 12.1 % without. recipes/README.md has these experiments.
+BERT's steps. Initial weights with a deviation of width^-0.5 instead of 0.02, and positions as large as the word
+vectors, do not help BERT: 9.5 % of the masked tokens after 120 steps, 12.1 % without. recipes/README.md has these
+experiments.
 """
 
 from __future__ import annotations

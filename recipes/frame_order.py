@@ -20,8 +20,8 @@ cent, a standard error being 0.7 to 1.6:
 
 The order of such frames shows where things are, not which they are: only the middle stages gain, and what is exported
 as the last stage loses. Crops of 60 % of a frame (--smallest_crop 0.6), which make positions less reliable, do not help
-(linear 94.5, 94.0, 93.9, 77.3), nor do fewer steps (150: linear 78.2 of 600 clips, untrained 77.5; k-NN 14.7, 31.3)
-or two layers more between encoder and classifier (93.8, 94.2, 93.0, 75.4). With the last stage in the classifier and two
+(linear 94.5, 94.0, 93.9, 77.3), nor do fewer steps (150: linear 78.2 of 600 clips, untrained 77.5; k-NN 14.7, 31.3) or
+two layers more between encoder and classifier (93.8, 94.2, 93.0, 75.4). With the last stage in the classifier and two
 stages exported, 1,000 steps, those are within the error of an untrained one under the linear probe (93.2, 92.2) and far
 below it in k-NN (35.7, 62.8).
 

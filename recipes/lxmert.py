@@ -18,8 +18,9 @@ held-out photographs, in per cent:
 A wrong picture is as good as none: the model uses what it sees, but trusts its words more. With more words masked in
 more pairs (--mlm_probability 0.6 --compared 0.25, 27 minutes of one core of an EPYC (Zen 5)) the three are 20.4, 17.4
 and 17.5, the difference 2.9 instead of 2.7; R@10 is 33.0 and 34.0, matching 68.4. With --mlm_probability 0.8 --compared
-0.25 (39 minutes of one core of a Xeon beside other work) they are 22.2, 19.1 and 20.0: a wrong photograph then helps more
-than none. Training pictures are described no better than held-out ones: the model is limited by what it sees of them.
+0.25 (39 minutes of one core of a Xeon beside other work) they are 22.2, 19.1 and 20.0: a wrong photograph then helps
+more than none. Training pictures are described no better than held-out ones: the model is limited by what it sees of
+them.
 """
 
 from __future__ import annotations
