@@ -36,6 +36,7 @@ LABELS = 2000  # labelled images, at most, that the classifier is fitted on
 COVERED = 0.1  # of a class's fair share of the images: a class that gets fewer is missing
 FRECHET, KERNEL = "frechet_distance", "kernel_distance"
 CONFIDENCE, CLASSES = "classifier_confidence", "classes_covered"
+AMONG_CLASSES, OF_NONE = "confidence_among_classes", "of_no_class"  # per cent
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -71,8 +72,10 @@ class GeneratedArgs(Flags):
 
 class Generated(Evaluation):
     """Another evaluation and, in addition, how the images of `method.sampled(count) -> (count, 3, height, width) in
-    [0, 1]` compare with held-out ones. If there is labelled data (--probe_dataset, or built in with labels), also how
-    clearly a classifier names them, and how many classes there are among them.
+    [0, 1]` compare with held-out ones. If there is labelled data (--probe_dataset, or built in with labels), also what
+    a classifier of real images makes of them: its confidence, which is low in images that it takes for none of the
+    classes; its confidence among the classes, as if there were no such images; the percentage that it takes for none;
+    and the number of classes among them.
 
     args: GeneratedArgs. train, held_out: real images. processor: of the method's images.
     count: of generated images, and of held-out ones. Raises BadInput if there are fewer than two of either.
@@ -136,9 +139,13 @@ class Generated(Evaluation):
         x, y = self._features(images), self._features(self.held_out)
         found = {FRECHET: frechet_distance(x, y), KERNEL: kernel_distance(x, y)}
         if self.classifier is not None:
-            probability = self.classifier.predict_proba(self._flat(images))[:, : self.classes]
+            every = self.classifier.predict_proba(self._flat(images))
+            probability = every[:, : self.classes]
             named = np.bincount(probability.argmax(1), minlength=self.classes)
-            found[CONFIDENCE] = 100 * float(probability.max(1).mean())
+            highest = probability.max(1)
+            found[CONFIDENCE] = 100 * float(highest.mean())
+            found[AMONG_CLASSES] = 100 * float((highest / probability.sum(1).clip(1e-12)).mean())
+            found[OF_NONE] = 100 * float((every.argmax(1) == self.classes).mean())
             found[CLASSES] = float((named >= COVERED * len(images) / self.classes).sum())
         return found
 

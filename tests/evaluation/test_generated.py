@@ -13,10 +13,12 @@ from mmssl.data import labelled
 from mmssl.data.images import pictures
 from mmssl.errors import BadInput
 from mmssl.evaluation.generated import (
+    AMONG_CLASSES,
     CLASSES,
     CONFIDENCE,
     FRECHET,
     KERNEL,
+    OF_NONE,
     Generated,
     frechet_distance,
     kernel_distance,
@@ -72,6 +74,8 @@ def judged() -> Generated:
 def test_real_images_are_near_and_named_and_noise_is_far_and_of_no_class(judged):
     real, noise = judged.baselines(None)["real images"], judged.of(torch.rand(200, 3, 8, 8))
     assert real[CONFIDENCE] > 80 and real[CLASSES] == 10 and noise[CONFIDENCE] < 20
+    assert real[OF_NONE] < 10 and noise[OF_NONE] > 90
+    assert real[AMONG_CLASSES] > real[CONFIDENCE] and noise[AMONG_CLASSES] > noise[CONFIDENCE]
     assert noise[FRECHET] > 5 * real[FRECHET] and noise[KERNEL] > 5 * real[KERNEL]
 
 
