@@ -36,6 +36,7 @@ from mmssl.data.images import decoding, views
 from mmssl.data.text.tokens import Tokens
 from mmssl.evaluation.grounding import Grounding
 from mmssl.methods import lxmert
+from mmssl.models import vilt
 from mmssl.pretrain import pretrain, start
 from mmssl.training import optim
 
@@ -52,6 +53,11 @@ class LxmertArgs(TrainArgs):
     )
     held_out: int = flag(1000, "pairs held out if the data has no test split (at most a tenth)", at_least=1)
     model_name_or_path: str | None = flag(None, "a ViLT to continue from; default: from scratch")
+    vision_model_name_or_path: str | None = flag(
+        None,
+        "an image encoder (ViT or CLIP) whose sizes, patches, positions and layers a new model starts from",
+        of_new_model=True,
+    )
     image_size: int = flag(72, "side of images in pixels", at_least=1, at_most=2048, of_new_model=True)
     patch_size: int = flag(12, "side of patches in pixels", at_least=1, at_most=2048, of_new_model=True)
     width: int = flag(192, "width, a multiple of 32", at_least=32, at_most=16384, of_new_model=True)
@@ -83,12 +89,17 @@ class LxmertArgs(TrainArgs):
     weight_decay: float = flag(0.01, "weight decay of matrices; biases and norms have none")
     warmup_steps: float = flag(0.1, "linear warm-up steps; below 1, a fraction of the run")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if name := self.vision_model_name_or_path:
+            self.refuse(vilt.SIZES, f"--vision_model_name_or_path {name}: the encoder decides them")
+
 
 def main(args: LxmertArgs) -> None:
     start(args)
     source = pairs.find(args.dataset, args.image_column, args.caption_column, args.held_out, args.streaming)
     captions = source.captions()
-    model, processor = lxmert.build(args, captions)
+    model, processor = vilt.build(args, captions)
     length = min(args.max_length, processor.tokenizer.model_max_length)
     held_out = pairs.Pairs(source.held_out, processor, length, *source.columns, what="held-out images")
     known = source.training(processor, length, args.dataloader_num_workers, seed=args.seed)
@@ -110,7 +121,7 @@ def main(args: LxmertArgs) -> None:
     pretrain(
         args, method, processor, Swapped(known, args.seed, args.compared), [optimizer], evaluation,
         trained_on=f"{len(known):,} pairs", held_out=f"{len(held_out):,} images", example=evaluation.example(),
-        base_model=args.model_name_or_path,
+        base_model=args.model_name_or_path or args.vision_model_name_or_path,
     )  # fmt: skip
 
 

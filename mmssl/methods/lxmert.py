@@ -10,29 +10,25 @@ swapped picture except that it is swapped, and what tells that is not masked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssl.arguments import check_divides
 from mmssl.data import draws
 from mmssl.data.images.views import Views
 from mmssl.data.text import masking
-from mmssl.data.text.tokens import train_wordpiece
-from mmssl.errors import BadInput
 from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Method, Output
 from mmssl.methods.bert import sequence_mean
 from mmssl.methods.mae import patchify, standardise
-from mmssl.models import memory, pretrained, text_encoders
 from mmssl.models.dropout import set_dropout
-from mmssl.models.vit_tokens import at, sine_cosine_positions, xavier
+from mmssl.models.vilt import longest
+from mmssl.models.vit_tokens import at
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, ViltForMaskedLM, ViltProcessor
+    from transformers import PreTrainedTokenizerBase, ViltForMaskedLM
 
 
 LOG_2 = math.log(2)
@@ -225,73 +221,3 @@ class LXMERT(Method):
             tags=("lxmert", "vilt"),
             auto_class="ViltForMaskedLM",
         )
-
-
-def longest(model: ViltForMaskedLM) -> int:
-    """The number of text tokens that the model can take."""
-    return model.config.max_position_embeddings
-
-
-def build(args, captions: Iterable[str]) -> tuple[ViltForMaskedLM, ViltProcessor]:
-    """The model and processor that the flags of recipes/lxmert.py describe. captions: to train a tokenizer on."""
-    if args.model_name_or_path:
-        return from_pretrained(args.model_name_or_path)
-    tokenizer = train_wordpiece(captions, args.vocab_size, args.max_length)
-    return from_scratch(tokenizer, args.image_size, args.patch_size, args.width, args.layers)
-
-
-def from_scratch(
-    tokenizer: PreTrainedTokenizerBase, image_size: int, patch_size: int, width: int, layers: int
-) -> tuple[ViltForMaskedLM, ViltProcessor]:
-    """A new model, with attention heads of width 64 (of 32 where it is narrower) and MLPs of four times the width, and
-    its processor. Raises BadInput if the sizes do not fit together."""
-    from transformers import ViltConfig, ViltForMaskedLM
-
-    check_divides("--patch_size", patch_size, "--image_size", image_size)
-    if width % 32:
-        raise BadInput(f"--width {width} is not a multiple of 32, the width of an attention head")
-    config = ViltConfig(
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        max_position_embeddings=tokenizer.model_max_length,
-        type_vocab_size=1,
-        image_size=image_size,
-        patch_size=patch_size,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // (64 if width % 64 == 0 else 32),
-        intermediate_size=4 * width,
-    )
-    sizes = f"--width {width}, --layers {layers}, --image_size {image_size}, --patch_size {patch_size}"
-    model = memory.build(lambda: ViltForMaskedLM(config), sizes)
-    embeddings = model.vilt.embeddings  # the positions of a new ViltModel are zero
-    for part in (embeddings.patch_embeddings, model.vilt.encoder, model.vilt.pooler):
-        xavier(part)  # with the default, a deviation of 0.02, matching stays at chance for hundreds of steps
-    with torch.no_grad():
-        embeddings.position_embeddings.copy_(sine_cosine_positions(image_size // patch_size, width))
-    return model, processor_of(model, tokenizer)
-
-
-def processor_of(
-    model: ViltForMaskedLM, tokenizer: PreTrainedTokenizerBase, mean: float = 0.5, std: float = 0.5
-) -> ViltProcessor:
-    """Resizes pictures to the one square that the model has positions for; ViLT's own keeps their proportions, and then
-    every picture has another number of patches."""
-    from transformers import ViltProcessor, ViTImageProcessorPil
-
-    side = {"height": model.config.image_size, "width": model.config.image_size}
-    images = ViTImageProcessorPil(size=side, image_mean=[mean] * 3, image_std=[std] * 3)
-    return ViltProcessor(image_processor=images, tokenizer=tokenizer)
-
-
-def from_pretrained(name: str) -> tuple[ViltForMaskedLM, ViltProcessor]:
-    """An export of mmssl, or any ViLT with its masked language model. Raises BadInput if `name` is neither."""
-    from transformers import ViltForMaskedLM, ViltProcessor
-
-    flag = f"--model_name_or_path {name}"
-    model, processor = pretrained.load(name, auto_class="ViltForMaskedLM")
-    if not isinstance(model, ViltForMaskedLM) or not isinstance(processor, ViltProcessor):
-        raise BadInput(f"{flag} is a {type(model).__name__} with a {type(processor).__name__}, not a ViLT")
-    text_encoders.check_tokenizer(processor.tokenizer, flag)
-    processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, longest(model))
-    return model, processor_of(model, processor.tokenizer)

@@ -20,6 +20,7 @@ from mmssl.evaluation.grounding import RIGHT, Grounding
 from mmssl.method import HEADS
 from mmssl.methods import lxmert
 from mmssl.methods.mae import patchify, standardise
+from mmssl.models import vilt
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 
@@ -94,7 +95,7 @@ def test_padding_is_never_masked_and_changes_nothing(method, batch):
 
 def test_rare_words_are_masked_more_often_in_proportion_to_the_root_of_their_count():
     words = texts.tokenizer()
-    model, _ = lxmert.from_scratch(words, 16, 4, 32, 1)
+    model, _ = vilt.from_scratch(words, 16, 4, 32, 1)
     counts = torch.zeros(len(texts.VOCABULARY))
     counts[5], counts[6] = 1599, 99  # and one is added
     one = views.Views([views.WHOLE], [0.5] * 3, [0.5] * 3)
@@ -137,24 +138,6 @@ def test_a_directory_loads_as_an_encoder_and_with_the_head_that_scores_pairs(met
         torch.testing.assert_close(model(**inputs, pixel_values=pixels).logits, ours)
 
 
-def test_an_export_is_continued_from_and_another_model_is_refused(method, tmp_path):
-    method.save_pretrained(tmp_path / "ours")
-    tiny.method()[1].save_pretrained(tmp_path / "ours")
-    model, processor = lxmert.from_pretrained(str(tmp_path / "ours"))
-    assert model.config.image_size == 16 and processor.tokenizer.model_max_length == texts.LENGTH
-    texts.model().save_pretrained(tmp_path / "bert")
-    texts.tokenizer().save_pretrained(tmp_path / "bert")
-    with pytest.raises(BadInput, match="bert"):
-        lxmert.from_pretrained(str(tmp_path / "bert"))
-
-
-def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(BadInput, match="--patch_size 5 does not divide --image_size 16; these would"):
-        lxmert.from_scratch(texts.tokenizer(), 16, 5, 32, 1)
-    with pytest.raises(BadInput, match="--width 40 is not a multiple of 32"):
-        lxmert.from_scratch(texts.tokenizer(), 16, 4, 40, 1)
-
-
 # pairs whose picture tells the word
 
 
@@ -170,7 +153,7 @@ def walls(rows, tmp_path, monkeypatch) -> tuple[lxmert.LXMERT, Pairs, object]:
     monkeypatch.setenv("MMSSL_HOME", str(tmp_path))
     torch.manual_seed(0)
     words = train_wordpiece([text for texts in rows["captions"] for text in texts], 120, 12)
-    model, processor = lxmert.from_scratch(words, 16, 8, 32, 2)  # with one layer, matching is a matter of luck
+    model, processor = vilt.from_scratch(words, 16, 8, 32, 2)  # with one layer, matching is a matter of luck
     pairs = Pairs(rows, processor, 12, "image", "captions")
     counts = torch.bincount(pairs.tokens.ids.long(), minlength=len(words))
     one = views.Views([views.WHOLE], [0.5] * 3, [0.5] * 3)
@@ -211,7 +194,7 @@ def test_of_data_read_in_blocks_another_picture_is_of_the_same_block(rows_of_a_b
     colours = [(4 * i, 255 - 4 * i, 99) for i in range(56)]
     rows = {"image": [Image.new("RGB", (16, 16), c) for c in colours], "caption": [f"picture {i}" for i in range(56)]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet", batch_size=rows_of_a_block)
-    _, processor = lxmert.from_scratch(train_wordpiece(rows["caption"], 60, 12), 16, 8, 32, 1)
+    _, processor = vilt.from_scratch(train_wordpiece(rows["caption"], 60, 12), 16, 8, 32, 1)
     found = find(str(tmp_path / "a.parquet"), None, None, held_out=4, streaming=True)
     swapped = Swapped(found.training(processor, 12, 0), seed=3)
     batch = swapped.__getitems__(list(range(len(swapped))))

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from mmssl.data import draws
 from mmssl.data.images import views
 from mmssl.methods import lxmert
+from mmssl.models import vilt
 from tiny import Tiny
 from tiny.bert import LENGTH, VOCABULARY, WORDS, tokenizer
 
@@ -37,7 +38,7 @@ def method(**options) -> tuple[lxmert.LXMERT, object]:
     torch.manual_seed(0)
     words = tokenizer()
     words.model_max_length = LENGTH
-    model, processor = lxmert.from_scratch(words, 16, 4, 32, 2)
+    model, processor = vilt.from_scratch(words, 16, 4, 32, 2)
     one = views.Views([views.WHOLE], [0.5] * 3, [0.5] * 3)
     counts = torch.arange(len(VOCABULARY))
     return lxmert.LXMERT(model, words, one, counts, **options), processor
