@@ -20,6 +20,9 @@ where the sampler did not start at the last noise level yet; real images have .2
     --momentum 0.998                                          9                .64         33.4                10
 
 With the noise as the target the ground is grey after so few steps. Most of the images are strokes still, not digits.
+At 16 pixels (--image_size 16 --max_steps 3000 --per_device_train_batch_size 32 --momentum 0.998, 11 minutes of one core
+of a Xeon beside other work), Frechet distance .21 (real images .12), confidence 58.4 % (80.0), 10 classes of 10; 38.7 %
+of the images are taken for none (4.3; of noise 100), and the confidence among the ten digits is 90.2 % (93.2).
 """
 
 from __future__ import annotations
