@@ -58,9 +58,9 @@ class Neighbours(HeldOut):
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in normalisation(self.processor))
         device, features = next(encoder.parameters()).device, []
         of_patches = method.card.snippets is image_encoders.SNIPPETS_OF_PATCHES  # its class token is not trained
+        read = patches_mean if of_patches else image_encoders.features
         for chunk in rows.split(128):
             pixels = (pictures.pixels[chunk].float() / 255 - mean) / std
-            read = patches_mean if of_patches else image_encoders.features
             features.append(read(encoder, pixels.to(device)).float().cpu())
         unit = F.normalize(torch.cat(features), dim=1)
         asked = torch.linspace(0, len(rows) - 1, min(QUERIES, len(rows))).long()
