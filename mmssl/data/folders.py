@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmssl import bounded_json
 from mmssl.arguments import check_text
-from mmssl.data import columns, contents, file_tables, readers
-from mmssl.data.file_tables import media
+from mmssl.data import columns, contents, file_tables, media, readers, table_formats
 from mmssl.distributed import rank
 from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import say
@@ -40,7 +39,7 @@ def load(path: Path, texts: bool) -> DatasetDict | dict[str, Dataset]:
     names = {file.name for file in files if file.parent == path}
     if "dataset_dict.json" in names or {"state.json", "dataset_info.json"} <= names:
         return _saved(path)
-    named = [] if texts else [f for f in files if media(f.name)]
+    named = [] if texts else [f for f in files if media.kind(f.name)]
     if found := shards(path, files, named):
         return readers.read(readers.READERS[contents.suffix(found[0])], by_split(path, found))
     refuse_runs(path, files)
@@ -49,7 +48,7 @@ def load(path: Path, texts: bool) -> DatasetDict | dict[str, Dataset]:
         say_left_out(path, others, "a folder of images and recordings, which hold most")
     if parts := _tables(path, files, named) or _captioned(path, files, named):
         return parts
-    images, sounds = ([f for f in named if media(f.name) == kind] for kind in ("image", "audio"))
+    images, sounds = ([f for f in named if media.kind(f.name) == kind] for kind in ("image", "audio"))
     if len(sounds) > len(images):
         say_left_out(path, images, "a folder of recordings")
         return {part: _sounds(found) for part, found in by_split(path, sounds).items()}
@@ -88,7 +87,7 @@ def _remedy(files: list[Path]) -> str:
         kind = other.suffix.lower()
         count = sum(f.suffix.lower() == kind for f in files)
         return f"; it holds {count:,} {kind} files, which are not read: convert them with {CONVERT[kind]}"
-    if left := [file for file in files if media(file.name)]:
+    if left := [file for file in files if media.kind(file.name)]:
         return f"; it holds {len(left):,} images or recordings, which other recipes learn from"
     return ""
 
@@ -193,7 +192,7 @@ def _captioned(root: Path, files: list[Path], named: list[Path]) -> dict[str, Da
     that holds a caption; empty if no image has one."""
     from datasets import Dataset, Image
 
-    images = [f for f in named if media(f.name) == "image"]
+    images = [f for f in named if media.kind(f.name) == "image"]
     texts = {(f.parent, f.stem): f for suffix in (".json", *SIDECARS) for f in files if f.suffix.lower() == suffix}
     found = {image: texts.get((image.parent, image.stem)) for image in images}
     if not any(found.values()):  # images/cat.jpg, texts/cat.txt
@@ -213,7 +212,7 @@ def _captioned(root: Path, files: list[Path], named: list[Path]) -> dict[str, Da
 
 def _captions(file: Path) -> list[str]:
     if file.suffix.lower() != ".json":
-        return file_tables.text_of(file).splitlines()
+        return table_formats.text_of(file).splitlines()
     try:
         value = bounded_json.read(file)
     except bounded_json.NotJson:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmssl import bounded_json, progress
-from mmssl.data import contents, file_tables, webdataset
+from mmssl.data import contents, table_formats, webdataset
 from mmssl.data.atomic import home, once, whole
 from mmssl.distributed import rank
 from mmssl.errors import BadInput
@@ -47,7 +47,7 @@ def read(reader: str, files: dict[str, list[str]]):
     if reader == "json":
         for table in every:
             check_json(Path(table))
-        if field := file_tables.field(Path(every[0])):
+        if field := table_formats.field(Path(every[0])):
             kwargs["field"] = field
     if reader == "csv":  # only an empty field is missing: pandas drops the words null, None, NA and nan, too
         kwargs |= {"sep": _separator(files), "keep_default_na": False, "na_values": [""]}

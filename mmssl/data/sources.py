@@ -12,10 +12,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME, HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
-from mmssl.data import contents, file_tables, folders, readers
+from mmssl.data import contents, file_tables, folders, media, readers
 from mmssl.data.atomic import home, once
 from mmssl.data.built_in import BUILT_IN, DRAWN, build
-from mmssl.data.file_tables import media
 from mmssl.data.images.decoding import undecoded
 from mmssl.errors import BadInput, first_line, not_written
 from mmssl.plain_text import say
@@ -78,7 +77,7 @@ def shards(name: str, texts: bool = False) -> dict[str, list[str]] | None:
         return {"train": [str(path)]} if readers.reader(path) in ("parquet", "webdataset") else None
     if path.is_dir():
         files = folders.listed(path)
-        found = folders.shards(path, files, [] if texts else [f for f in files if media(f.name)])
+        found = folders.shards(path, files, [] if texts else [f for f in files if media.kind(f.name)])
         return named(folders.by_split(path, found)) if found else None
     if _is_a_path(name):
         return None  # `load` says what is wrong

@@ -15,7 +15,7 @@ import numpy as np
 from mmssl import bounded_json
 from mmssl.data import sources
 from mmssl.data.atomic import once, reading, whole
-from mmssl.data.file_tables import IMAGES
+from mmssl.data.media import IMAGES
 from mmssl.data.webdataset import FIRST, MAX_MEMBER, TEXTS, caption_of
 from mmssl.errors import BadInput, first_line
 

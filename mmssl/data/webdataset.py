@@ -10,7 +10,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 from mmssl.data import columns
-from mmssl.data.file_tables import IMAGES, SOUNDS
+from mmssl.data.media import IMAGES, SOUNDS
 from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
