@@ -27,6 +27,11 @@ from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import one_line, say, shortened
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
+STARTS_FROM = (
+    "model_name_or_path",
+    "init_vectors",
+    "vision_model_name_or_path",
+)  # flags that name what a run continues
 RANGE = ("at_least", "above", "at_most", "below")
 LARGEST = 2**31 - 1  # limit of a flag that sets no limit of its own
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in messages of torch
@@ -198,6 +203,12 @@ class TrainArgs(Flags):
             raise BadInput("--push_to_hub needs --hub_model_id user/name")
         if self.max_steps > 0:
             self.check_warmup(self.max_steps)
+
+    @property
+    def base_model(self) -> str | None:
+        """The directory or Hub id that training starts from; None if all is new."""
+        given = (getattr(self, name, None) for name in STARTS_FROM)
+        return next(filter(None, given), None)
 
     def check_warmup(self, total: int) -> None:
         """Raise BadInput if the warm-up is longer than the run of `total` steps."""

@@ -52,7 +52,6 @@ def pretrain(
     collate: Callable | None = None,
     shuffle: bool = True,
     step: Callable[..., Output] = steps.standard,
-    base_model: str | None = None,
 ) -> Summary:
     """Train. Then, on the main process, export the model, check that the export loads, draw figures, write the model
     card and print the results.
@@ -60,8 +59,7 @@ def pretrain(
     processor: the tokenizer, image processor or feature extractor that users load with the encoder. data, collate,
     shuffle: see `Loader`. trained_on, held_out: the amount of data in words: "1,437 images"; held_out is "" if there is
     none. example: a few raw inputs, under the processor's argument names; pixels are (images, 3, height, width) uint8.
-    base_model: the directory or Hub id that training starts from; if one of our runs wrote it, its heads are loaded
-    too.
+    If training starts from a checkpoint (args.base_model) that one of our runs wrote, its heads are loaded, too.
 
     Raises what `train` raises, BadInput if no part of the method can do --gradient_checkpointing, and NotLoadable if
     the reloaded export does not give the outputs of the trained model.
@@ -73,8 +71,8 @@ def pretrain(
     from mmssl.models import gradient_checkpointing
 
     card = method.card  # if it raises, it does so before the training
-    if base_model:
-        method.continue_from(base_model)
+    if args.base_model:
+        method.continue_from(args.base_model)
     if args.gradient_checkpointing:
         gradient_checkpointing.enable(method)
     between = "; " if ";" in trained_on else ", and "
@@ -86,9 +84,7 @@ def pretrain(
     loader = Loader.from_args(data, args, collate, shuffle)
     summary = train(method, loader, args, optimizers, step, evaluation, uploads)
     if PartialState().is_main_process:
-        record = partial(
-            _record, args, method.eval(), card, evaluation, summary, described, held_out, example, base_model
-        )
+        record = partial(_record, args, method.eval(), card, evaluation, summary, described, held_out, example)
         with alone():
             export.finish(
                 method, processor, method.exported(), example, record, summary, args, card.trivial, card.auto_class
@@ -105,7 +101,6 @@ def _record(
     described: str,
     held_out: str,
     example: dict[str, Tensor | list],
-    base_model: str | None,
 ) -> Record:
     """The words and figures of the card. A part that fails is left out, with a warning."""
     from mmssl import figures
@@ -115,7 +110,7 @@ def _record(
     from mmssl.models import remote_code
     from mmssl.training.output_dir import OutputDir
 
-    attempt, before = summary.attempt, "before training" if base_model else "untrained"
+    attempt, before = summary.attempt, "before training" if args.base_model else "untrained"
     results = {
         column: {name: value for name, value in values.items() if name != "step"}
         for column, values in (("trained", summary.evaluations[-1]), (before, summary.evaluations[0]))
@@ -154,7 +149,7 @@ def _record(
         limits=card.limits,
         figures=drawn,
         tags=list(card.tags),
-        base_model=base_model,
+        base_model=args.base_model,
     )
 
 

@@ -60,7 +60,7 @@ def main(args: AutoencoderArgs) -> None:
     evaluation = Restoration(train, held_out, processor, args.per_device_train_batch_size, args.code_dim, task=SHOWN)
     data = pictures.described(train, held_out)
     optimizers = [optim.from_args(method, args)]
-    pretrain(args, method, processor, train, optimizers, evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, optimizers, evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,6 @@ def main(args: BertArgs) -> None:
         trained_on=documents.described(train_rows, test_rows),
         held_out=f"{len(test_rows):,} documents",
         example={"text": [*[q.text for q in questions[:1]], f"This is a {tokenizer.mask_token} text.", "A text."]},
-        base_model=args.model_name_or_path or args.init_vectors,
     )  # fmt: skip
 
 

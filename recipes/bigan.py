@@ -85,8 +85,7 @@ def main(args: BiganArgs) -> None:
     own = Neighbours(held_out, processor, batch, task=SHOWN, chance=unused)
     evaluation = Generated(own, args, train, held_out, processor)
     data = pictures.described(train, held_out)
-    name = args.model_name_or_path
-    pretrain(args, method, processor, train, optimizers, evaluation, step=steps.alternating, base_model=name, **data)
+    pretrain(args, method, processor, train, optimizers, evaluation, step=steps.alternating, **data)
 
 
 if __name__ == "__main__":

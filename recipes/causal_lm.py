@@ -81,7 +81,6 @@ def main(args: CausalLMArgs) -> None:
         trained_on=f"{trained_on}; {len(training):,} sequences of {args.max_seq_length} tokens",
         held_out=f"{len(held_out):,} tokens",
         example={"text": [*prompts, "A text."][:2]},
-        base_model=args.model_name_or_path,
     )  # fmt: skip
 
 

@@ -79,7 +79,6 @@ def main(args: CharRNNArgs) -> None:
         trained_on=f"{len(ids):,} {unit}s in chunks of {args.chunk_length}",
         held_out=f"{len(held_out_ids):,} {unit}s",
         example={"text": [prompt, held_out[:200]]},
-        base_model=args.model_name_or_path,
     )  # fmt: skip
 
 

@@ -106,10 +106,6 @@ class ClipArgs(towers.TowerArgs, TrainArgs):
             self.word_noise = 0.15 if self.word_noise is None else self.word_noise
             self.captions_per_image, self.image_views = self.captions_per_image or 2, self.image_views or 2
 
-    @property
-    def base_model(self) -> str | None:
-        return self.model_name_or_path or self.vision_model_name_or_path
-
 
 def main(args: ClipArgs) -> None:
     start(args)
@@ -140,7 +136,6 @@ def main(args: ClipArgs) -> None:
         args, method, processor, training, [optimizer], evaluation,
         trained_on=f"{len(training):,} pairs", held_out=f"{len(held_out):,} images",
         example=evaluation.example(),
-        base_model=args.base_model,
     )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def main(args: ColorCopyingArgs) -> None:
     method = color_copying.ColorCopying(encoder, made, centres, *sizes)
     evaluation = Propagation(held_out, args.per_device_train_batch_size, SHOWN)
     data, optimizer = clips.described_frames(train, held_out), optim.from_args(method, args)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

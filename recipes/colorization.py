@@ -50,7 +50,7 @@ def main(args: ColorizationArgs) -> None:
     grey = method.errors_of_grey(held_out)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=FIGURE, chance=grey)
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def main(args: CountingArgs) -> None:
     batch, chance = args.per_device_train_batch_size, {"own_nearer": 0.5}
     evaluation = Neighbours(held_out, processor, batch, task=caption, chance=chance)
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

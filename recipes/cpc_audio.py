@@ -127,7 +127,6 @@ def main(args: CpcAudioArgs) -> None:
         trained_on=f"{len(training.rows):,} recordings, {training.seconds / 60:.1f} minutes, {speakers}",
         held_out=f"{len(held_out):,} recordings",
         example={"raw_speech": examples, "sampling_rate": config.sampling_rate},
-        base_model=args.model_name_or_path,
     )  # fmt: skip
 
 

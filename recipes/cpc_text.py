@@ -91,7 +91,6 @@ def main(args: CpcTextArgs) -> None:
         f"{training.too_short:,} others were too short",
         held_out=f"{len(held_out.counts):,} documents",
         example={"text": ["The train was late, and we waited.", "music"]},
-        base_model=args.model_name_or_path or args.init_vectors,
     )  # fmt: skip
 
 

@@ -60,8 +60,8 @@ def main(args: DcganArgs) -> None:
     optimizers = optim.of_players(method, args, args.learning_rate, args.generator_learning_rate)
     own = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)
     evaluation = Generated(own, args, train, held_out, processor)
-    described = pictures.described(train, held_out) | {"base_model": args.model_name_or_path}
-    pretrain(args, method, processor, train, optimizers, evaluation, step=steps.alternating, **described)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, optimizers, evaluation, step=steps.alternating, **data)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main(args: DdpmArgs) -> None:
     own = Neighbours(held_out, processor, args.per_device_train_batch_size, task=SHOWN)
     evaluation = Generated(own, args, train, held_out, processor)
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

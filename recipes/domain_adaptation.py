@@ -127,7 +127,6 @@ def main(args: AdaptationArgs) -> None:
         trained_on=f"{len(source):,} labelled examples, and {len(target):,} of {args.target_dataset} without labels",
         held_out=f"{len(source_test):,} examples of {args.dataset} and {len(target_test):,} of {args.target_dataset}",
         example=example(modality, target_test),
-        base_model=args.model_name_or_path,
     )  # fmt: skip
 
 

@@ -91,7 +91,6 @@ def main(args: ElectraArgs) -> None:
         trained_on=documents.described(train, test),
         held_out=f"{len(test):,} documents",
         example={"text": ["The cook ate the book in the kitchen.", "A text."]},
-        base_model=args.model_name_or_path or args.init_vectors,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def main(args: ExemplarArgs) -> None:
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, images.copies(len(held_out)))
     data = pictures.described(train, held_out) | {"trained_on": f"{len(images):,} images, each a class"}
-    pretrain(args, method, processor, images, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, images, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def main(args: FrameOrderArgs) -> None:
     evaluation = Strips(held_out, args.per_device_train_batch_size, SHOWN, {"accuracy": 0.5})
     data = clips.described_frames(train, held_out)
     optimizers = [optim.from_args(method, args)]
-    pretrain(args, method, processor, train, optimizers, evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, optimizers, evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main(args: JigsawArgs) -> None:
     chance = {"accuracy": 1 / args.permutations}
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=FIGURE, chance=chance)
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

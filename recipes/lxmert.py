@@ -124,7 +124,6 @@ def main(args: LxmertArgs) -> None:
     pretrain(
         args, method, processor, Swapped(known, args.seed, args.compared), [optimizer], evaluation,
         trained_on=f"{len(known):,} pairs", held_out=f"{len(held_out):,} images", example=evaluation.example(),
-        base_model=args.model_name_or_path or args.vision_model_name_or_path,
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def main(args: MaeArgs) -> None:
     optimizer = optim.from_args(method, args)
     evaluation = Reconstruction(train, held_out)
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def main(args: MultiTaskArgs) -> None:
         data["trained_on"] += f" ({', '.join(others)})"
     optimizer = optim.from_args(method, args)
     joined = Joined(training, args.seed)
-    pretrain(args, method, processor, joined, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, joined, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main(args: RotationArgs) -> None:
         held_out, processor, args.per_device_train_batch_size, task=caption, chance={"accuracy": 1 / TURNS}
     )
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,6 @@ def main(args: SimcseArgs) -> None:
         f"repeat one of them, and those of fewer than {args.fewest_words} words are left out",
         held_out=f"{len(unseen):,} sentences of {len(test):,} documents",
         example={"text": ["The train was late, and we waited.", "Music"]},
-        base_model=args.model_name_or_path or args.init_vectors,
     )  # fmt: skip
 
 

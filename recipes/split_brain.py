@@ -58,7 +58,7 @@ def main(args: SplitBrainArgs) -> None:
     }
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size, task=FIGURE, chance=chance)
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

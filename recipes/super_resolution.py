@@ -68,8 +68,8 @@ def main(args: SuperResolutionArgs) -> None:
     evaluation = Restoration(
         train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, measures=measures
     )
-    settings = pictures.described(train, held_out) | {"step": step, "base_model": args.model_name_or_path}
-    pretrain(args, method, processor, train, optimizers, evaluation, **settings)
+    data = pictures.described(train, held_out)
+    pretrain(args, method, processor, train, optimizers, evaluation, step=step, **data)
 
 
 if __name__ == "__main__":

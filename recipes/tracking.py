@@ -78,7 +78,7 @@ def main(args: TrackingArgs) -> None:
     batch = args.per_device_train_batch_size
     evaluation = Strips(held_out, batch, SHOWN, {"found_in_batch": 1 / min(batch, len(held_out))})
     data, optimizer = clips.described_frames(train, held_out), optim.from_args(method, args)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def main(args: VaeArgs) -> None:
     own = Restoration(train, held_out, processor, batch, args.code_dim, SHOWN, unused)
     evaluation = Generated(own, args, train, held_out, processor)
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

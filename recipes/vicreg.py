@@ -48,7 +48,7 @@ def main(args: VicregArgs) -> None:
     optimizer = optim.from_args(method, args)
     evaluation = Neighbours(held_out, processor, args.per_device_train_batch_size)
     data = pictures.described(train, held_out)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -72,10 +72,8 @@ def main(args: VideoLstmArgs) -> None:
     written = args.frames - args.frames_read
     method = video_lstm.VideoLSTM(model, args.kind, args.frames_read, written, args.conditional)
     evaluation = ClipPrediction(train, held_out, args.per_device_train_batch_size, SHOWN)
-    pretrain(
-        args, method, processor, train, [optim.from_args(method, args)], evaluation,
-        base_model=args.model_name_or_path, **clips.described(train, held_out),
-    )  # fmt: skip
+    optimizers, data = [optim.from_args(method, args)], clips.described(train, held_out)
+    pretrain(args, method, processor, train, optimizers, evaluation, **data)
 
 
 if __name__ == "__main__":

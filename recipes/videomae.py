@@ -65,7 +65,7 @@ def main(args: VideoMaeArgs) -> None:
     method = videomae.from_args(args, model, processor)
     evaluation = Strips(held_out, args.per_device_train_batch_size, SHOWN)
     data, optimizer = clips.described(train, held_out), optim.from_args(method, args)
-    pretrain(args, method, processor, train, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main(args: VqvaeArgs) -> None:
         train, held_out, processor, args.per_device_train_batch_size, task=SHOWN, chance={"code_perplexity": 1.0}
     )
     optimizers, data = [optim.from_args(method, args)], pictures.described(train, held_out)
-    pretrain(args, method, processor, train, optimizers, evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, processor, train, optimizers, evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main(args: Wav2Vec2Args) -> None:
     evaluation = MaskedFrames(held_out, args.per_device_train_batch_size)
     optimizer = optim.from_args(method, args)
     data = speech_encoders.described(training, held_out)
-    pretrain(args, method, extractor, training, [optimizer], evaluation, base_model=args.model_name_or_path, **data)
+    pretrain(args, method, extractor, training, [optimizer], evaluation, **data)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,6 @@ def main(args: Word2VecArgs) -> None:
         trained_on=f"{text.total:,} words",
         held_out="",
         example={"text": [*evaluation.asked, " ".join(evaluation.asked)]},
-        base_model=args.init_vectors,
     )
 
 
