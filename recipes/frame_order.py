@@ -58,11 +58,13 @@ SHOWN = (
 class FrameOrderArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     output_dir: str = flag("runs/frame_order", "where the encoder, log, figures and checkpoints go")
     kind: str = flag("shuffle", "in order or not, or which way time runs", frame_order.KINDS)
+    encoder: str = flag(
+        "resnet-nano", image_encoders.described(image_encoders.NAMES), image_encoders.NAMES, of_new_model=True
+    )
     smallest_crop: float = flag(0.95, "smallest fraction of a frame's area in its view", above=0, at_most=1)
     light: float = flag(0.2, "largest change of a frame's brightness and contrast", at_least=0, at_most=1)
     noise: float = flag(0.1, "deviation of the noise of a frame, in normalised pixels", at_least=0, at_most=10)
-    frame_dim: int = flag(32, "features at each position that the classifier sees", at_least=1, at_most=4096)
-    hidden_dim: int = flag(256, "width of the classifier", at_least=1, at_most=16384)
+    hidden_dim: int = flag(128, "width of the classifier", at_least=1, at_most=16384)
 
     frames: int = flag(20, "frames in a clip, of which three are seen")
     num_train_epochs: float = flag(3, "passes over the data")
@@ -86,7 +88,7 @@ def main(args: FrameOrderArgs) -> None:
         saturation=0.0, hue=0.0, grey=0.0,
     )  # fmt: skip
     made = views.made_for(processor, [view])
-    method = frame_order.FrameOrder(encoder, made, args.kind, args.noise, args.frame_dim, args.hidden_dim)
+    method = frame_order.FrameOrder(encoder, made, args.kind, args.noise, args.hidden_dim)
     evaluation = Strips(held_out, args.per_device_train_batch_size, SHOWN, {"accuracy": 0.5})
     data = clips.described_frames(train, held_out)
     optimizers = [optim.from_args(method, args)]

@@ -5,13 +5,15 @@ shuffle  Shuffle and learn (Misra et al. 2016, arXiv:1603.08561): of five frames
 arrow    The arrow of time: (b, c, d) or (d, c, b) (Wei et al. 2018, "Learning and using the arrow of time", CVPR; there
          with optical flow).
 
-A shared encoder sees one frame at a time; a classifier sees the features of all three. What tells the order without
-looking at the content is hidden: each frame is cropped and lit by draws of its own, has noise added that is stronger
-than the traces of compression, and shows one of its colour channels; videos have lost their black bars when they were
-decoded. Differs: half of the tuples are in order, so that chance is one half; the gaps between the frames are equal or
-nearly so; frames are taken from a window that is drawn by its motion, not chosen by optical flow; positions reach the
-classifier as a map of features, where the paper has fully connected layers; and the differences of each pair of frames
-are among its inputs, after the pairs of Lee et al. 2017, arXiv:1708.01246.
+A shared encoder sees one frame at a time. What tells the order without looking at the content is hidden: each frame is
+cropped and lit by draws of its own, has noise added that is stronger than the traces of compression, and shows one of
+its colour channels; videos have lost their black bars when they were decoded. Differs: half of the tuples are in order,
+so that chance is one half; the gaps between the frames are equal or nearly so; frames are taken from a window that is
+drawn by its motion, not chosen by optical flow. And the classifier does not see the features of the frames, as in the
+paper, but the motion that they tell: each position of the middle frame is looked for in the other two frames, by the
+correlation of their features (pointers as in Vondrick et al. 2018, arXiv:1806.09594), and the displacements to both say
+whether the frames are in order. Where things are is then read from the map and need not be in the features, which have
+to tell one thing from another.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ KINDS = ("shuffle", "arrow")
 FRAMES = 3  # that the classifier sees
 TUPLE, CHANNEL = STREAMS_PER_VIEW, STREAMS_PER_VIEW + 8  # first streams of the draws of a clip, and of a frame
 NOISE = 1 << 16  # first stream of the noise of a frame
-CELLS = 4  # rows and columns of the map of features that the classifier sees
+SIDE = 4.0  # the side of a frame, as the classifier sees it
 
 
 def tuples(key: Tensor, time: int, kind: str) -> tuple[Tensor, Tensor]:
@@ -67,13 +69,24 @@ def tuples(key: Tensor, time: int, kind: str) -> tuple[Tensor, Tensor]:
     return torch.stack([first, c, last], 1), label
 
 
+def displacements(middle: Tensor, other: Tensor, places: Tensor, temperature: float) -> Tensor:
+    """(batch, positions, 3): how far away in another frame each position of the middle one is found, (rows, columns),
+    as the mean of all positions, weighted by the softmax of their correlations; and the length of these weights, 1
+    where it is found at one position. middle, other: (batch, positions, dim). places: (positions, 2)."""
+    middle, other = (F.normalize(each - each.mean(2, keepdim=True), dim=2) for each in (middle, other))
+    weights = (middle @ other.mT / temperature).softmax(2)
+    return torch.cat([weights @ places - places, weights.norm(dim=2, keepdim=True)], 2)
+
+
 class FrameOrder(Method):
     """
-    encoder: an image encoder, see models.image_encoders, of a map of features. It is applied to each frame, exported.
-    views:   one view of each frame.
-    kind:    one of KINDS.
-    noise:   deviation of the noise that is added to a frame, in units of normalised pixels.
-    dim, hidden: of the features of a frame at each position of a map, and of the layer above all three frames.
+    encoder:     an image encoder, see models.image_encoders, of a map of features, finer than what moves. It is applied
+                 to each frame, exported.
+    views:       one view of each frame.
+    kind:        one of KINDS.
+    noise:       deviation of the noise that is added to a frame, in units of normalised pixels.
+    hidden:      width of the classifier.
+    temperature: divides the correlations of features.
     """
 
     unit = "clips"
@@ -93,14 +106,16 @@ class FrameOrder(Method):
         views: Views,
         kind: str = "shuffle",
         noise: float = 0.1,
-        dim: int = 32,
-        hidden: int = 256,
+        hidden: int = 128,
+        temperature: float = 0.1,
     ) -> None:
         super().__init__()
         self.encoder, self.views, self.kind, self.noise = encoder, views, kind, noise
+        self.temperature = temperature
         self.card = replace(self.card, snippets=image_encoders.snippets_of_map(encoder))
-        self.frame = nn.Conv2d(image_encoders.width(encoder), dim, 1)
-        self.classifier = heads.mlp([2 * FRAMES * dim * CELLS**2, hidden, hidden, 2], "layer")
+        self.motion = heads.mlp([2 * 3, hidden, hidden], "none")
+        self.attend = nn.Linear(hidden, 1)
+        self.classifier = heads.mlp([hidden, hidden, 2], "layer")
         nn.init.zeros_(self.classifier[-1].weight)  # the first prediction is chance
         nn.init.zeros_(self.classifier[-1].bias)
 
@@ -131,11 +146,13 @@ class FrameOrder(Method):
     def classify(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(logits (batch, 2), features (batch, width), the mean over frames). frames: (batch, 3, 3, height, width)."""
         maps = image_encoders.maps(self.encoder, frames.flatten(0, 1))
-        cells = F.adaptive_avg_pool2d(F.relu(self.frame(maps)), CELLS)
-        each = cells.flatten(1).unflatten(0, (-1, FRAMES))
-        # how far each pair of frames is apart: of frames in order, the outer ones are the farthest
-        pairs = (each - each.roll(1, 1)).abs()
-        logits = self.classifier(torch.cat([each, pairs], 1).flatten(1))
+        rows, columns = (SIDE / n * torch.arange(n, device=maps.device) for n in maps.shape[2:])
+        places = torch.cartesian_prod(rows, columns)
+        with torch.autocast(maps.device.type, enabled=False):
+            before, middle, after = maps.flatten(2).mT.float().unflatten(0, (-1, FRAMES)).unbind(1)
+            both = [displacements(middle, other, places, self.temperature) for other in (before, after)]
+        motion = self.motion(torch.cat(both, 2))
+        logits = self.classifier((self.attend(motion).softmax(1) * motion).sum(1))
         return logits, maps.mean((2, 3)).unflatten(0, (-1, FRAMES)).mean(1)
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """Image encoders by name, all standard classes of transformers, new or from a checkpoint.
 
 ResNet: He et al. 2015, arXiv:1512.03385. BiT, a ResNet with group norms: Kolesnikov et al. 2019, arXiv:1912.11370.
-ViT: Dosovitskiy et al. 2020, arXiv:2010.11929; small sizes from DeiT, arXiv:2012.12877. The `micro` sizes are ours, for
-small images on a CPU.
+ViT: Dosovitskiy et al. 2020, arXiv:2010.11929; small sizes from DeiT, arXiv:2012.12877. Sizes called nano and micro are
+ours, for small images on a CPU.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class BiTSize:
 
 
 SIZES: dict[str, ResNetSize | BiTSize | ViTSize] = {
+    "resnet-nano": ResNetSize((64, 128), (1, 1)),
     "resnet-micro": ResNetSize((64, 128, 256), (1, 1, 1)),
     "bit-micro": BiTSize((128, 256, 512), (1, 1, 1)),
     "resnet18": ResNetSize((64, 128, 256, 512), (2, 2, 2, 2)),

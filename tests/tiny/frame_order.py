@@ -18,7 +18,7 @@ def method(
     torch.manual_seed(0)
     view = views.View(scale=(0.9, 1.0), flip=0.0, saturation=0.0, hue=0.0, grey=0.0)
     made = views.Views([view], image_encoders.MEAN, image_encoders.STD)
-    return FrameOrder(encoder(), made, kind, noise, dim=8, hidden=16)
+    return FrameOrder(encoder(), made, kind, noise, hidden=16)
 
 
 def tiny(encoder: Callable[[], PreTrainedModel], kind: str = "shuffle") -> Tiny:
