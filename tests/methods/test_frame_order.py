@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmssl.data import draws
 from mmssl.errors import BadInput
-from mmssl.methods.frame_order import KINDS, tuples
+from mmssl.methods.frame_order import KINDS, displacements, tuples
 
 KEYS = draws.draw(torch.arange(4000), 0, 0)
 
@@ -47,6 +47,24 @@ def test_the_outer_frames_of_a_tuple_tell_nothing(kind):
     for outer in (numbers[:, 0] + numbers[:, 2], (numbers[:, 0] - numbers[:, 2]).abs()):
         of = [outer[label == value].float().mean().item() for value in (0, 1)]
         assert of[0] == pytest.approx(of[1], abs=0.3)
+
+
+def test_a_position_is_found_where_its_features_have_moved_to():
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    places = torch.stack([rows, columns], -1).flatten(0, 1)
+    features = torch.eye(16).unflatten(0, (4, 4))  # each position has features of its own
+    moved = features.roll((1, -1), (0, 1))
+    found = displacements(features.flatten(0, 1)[None], moved.flatten(0, 1)[None], places, 0.01)[0].unflatten(0, (4, 4))
+    torch.testing.assert_close(found[:3, 1:, :2], torch.tensor([1.0, -1.0]).expand(3, 3, 2))
+    torch.testing.assert_close(found[..., 2], torch.ones(4, 4))  # each at one position
+
+
+def test_what_is_everywhere_alike_is_found_at_the_mean_of_all_positions():
+    places = torch.tensor([[0.0, 0.0], [0.0, 3.0]])
+    alike = torch.tensor([1.0, 2.0]).expand(1, 2, 2)
+    found = displacements(alike, alike, places, 0.1)[0]
+    torch.testing.assert_close(found[:, :2], torch.tensor([[0.0, 1.5], [0.0, -1.5]]))
+    torch.testing.assert_close(found[:, 2], torch.full((2,), 0.5**0.5))
 
 
 def test_before_training_the_loss_is_that_of_chance():
