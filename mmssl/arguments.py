@@ -27,11 +27,8 @@ from mmssl.errors import BadInput, first_line
 from mmssl.plain_text import one_line, say, shortened
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
-STARTS_FROM = (
-    "model_name_or_path",
-    "init_vectors",
-    "vision_model_name_or_path",
-)  # flags that name what a run continues
+# flags that name a checkpoint or word vectors to start from
+STARTS_FROM = ("model_name_or_path", "init_vectors", "vision_model_name_or_path")
 RANGE = ("at_least", "above", "at_most", "below")
 LARGEST = 2**31 - 1  # limit of a flag that sets no limit of its own
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in messages of torch
@@ -206,8 +203,8 @@ class TrainArgs(Flags):
 
     @property
     def base_model(self) -> str | None:
-        """The directory or Hub id that training starts from; None if all is new."""
-        given = (getattr(self, name, None) for name in STARTS_FROM)
+        """The checkpoint or word vectors that training starts from, a path or a Hub id; None if all is new."""
+        given = (getattr(self, f.name) for f in fields(self) if f.name in STARTS_FROM)
         return next(filter(None, given), None)
 
     def check_warmup(self, total: int) -> None:

@@ -126,7 +126,8 @@ class Method(nn.Module):
             if key in found and found[key].shape != value.shape:
                 raise BadInput(
                     f"--model_name_or_path {name}: its {key} has the shape {tuple(found[key].shape)}, this run's has "
-                    f"{tuple(value.shape)}; give the flags that it was trained with"
+                    f"{tuple(value.shape)}; give the flags that it was trained with, or delete its {HEADS} to begin "
+                    "with new ones"
                 )
             if key in found:
                 value.copy_(found[key])

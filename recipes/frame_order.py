@@ -40,7 +40,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.arguments import TrainArgs, command, flag
-from mmssl.data.images import views
+from mmssl.data.images import decoding, views
 from mmssl.data.video import clips
 from mmssl.evaluation.strips import Strips
 from mmssl.methods import frame_order
@@ -64,6 +64,7 @@ class FrameOrderArgs(image_encoders.EncoderArgs, clips.ClipArgs, TrainArgs):
     smallest_crop: float = flag(0.95, "smallest fraction of a frame's area in its view", above=0, at_most=1)
     light: float = flag(0.2, "largest change of a frame's brightness and contrast", at_least=0, at_most=1)
     noise: float = flag(0.1, "deviation of the noise of a frame, in normalised pixels", at_least=0, at_most=10)
+    temperature: float = flag(0.1, "divides the correlations of positions", above=0, at_most=100)
     hidden_dim: int = flag(128, "width of the classifier", at_least=1, at_most=16384)
 
     frames: int = flag(20, "frames in a clip, of which three are seen")
@@ -88,7 +89,8 @@ def main(args: FrameOrderArgs) -> None:
         saturation=0.0, hue=0.0, grey=0.0,
     )  # fmt: skip
     made = views.made_for(processor, [view])
-    method = frame_order.FrameOrder(encoder, made, args.kind, args.noise, args.hidden_dim)
+    frame_order.check_map(encoder, decoding.shape(processor))
+    method = frame_order.FrameOrder(encoder, made, args.kind, args.noise, args.hidden_dim, args.temperature)
     evaluation = Strips(held_out, args.per_device_train_batch_size, SHOWN, {"accuracy": 0.5})
     data = clips.described_frames(train, held_out)
     optimizers = [optim.from_args(method, args)]

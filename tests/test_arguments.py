@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from processes import RECIPES
 
-from mmssl.arguments import LARGEST, Flags, TrainArgs, explained, flag, limits, parse
+from mmssl.arguments import LARGEST, STARTS_FROM, Flags, TrainArgs, explained, flag, limits, parse
 from mmssl.device import fast_bf16
 from mmssl.errors import BadInput
 from mmssl.evaluation.masked_lm import MaskedLMArgs
@@ -240,6 +240,19 @@ def test_flags_of_a_new_model_are_refused_beside_a_checkpoint_and_others_are_not
         Built(model_name_or_path="runs/one", width=16)
     with pytest.raises(BadInput, match="--width, --layers have no effect with --model_name_or_path runs/one"):
         Built(model_name_or_path="runs/one", width=16, layers=[3])
+
+
+@dataclass
+class Started(TrainArgs):
+    model_name_or_path: str | None = None
+    init_vectors: str | None = None
+    vision_model_name_or_path: str | None = None
+
+
+@pytest.mark.parametrize("name", STARTS_FROM)
+def test_a_run_knows_what_it_starts_from(name):
+    assert Started(**{name: "runs/before"}).base_model == "runs/before"
+    assert Started().base_model is None and TrainArgs().base_model is None
 
 
 def test_the_command_line_knows_nothing_of_ranges_but_the_class_does():

@@ -1,9 +1,9 @@
 """Tables that name images or recordings, however a tool wrote them: which column does, and where the files are.
 
-Read are CSV and TSV with or without a header, JSON lines, JSON and Parquet. Examples: open_clip's training file,
-imagefolder's metadata, the manifests of NeMo and wav2vec, the captions of COCO, Flickr8k and Flickr30k, Karpathy's
-splits of them, Common Voice, ESC-50. A file is found by what the table calls it: counted from the table, from the
-working directory, or as the end of a path in the table's folder.
+Examples, in the formats of table_formats: open_clip's training file, imagefolder's metadata, the manifests of NeMo and
+wav2vec, the captions of COCO, Flickr8k and Flickr30k, Karpathy's splits of them, Common Voice, ESC-50. A file is found
+by what the table calls it: counted from the table, from the working directory, or as the end of a path in the table's
+folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from mmssl.plain_text import say
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DELIMITED = (".csv", ".tsv", ".txt", ".token")
-JSON_LINES = (".jsonl", ".ndjson", ".json")
-SUFFIXES = (*DELIMITED, *JSON_LINES, ".parquet")
 TRAIN = ("train", "training", "restval")  # in a column "split"; the last one in Karpathy's of COCO
 
 
@@ -96,9 +93,6 @@ def _common_end(one: Sequence[str], other: Sequence[str]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-# ---------------------------------------------------------------- which column names files
-
-
 def column(rows: Sequence[dict], kind_of: Callable[[object], str | None] = media.kind) -> tuple[str, str] | None:
     """(name, "image" or "audio") of the column whose values are called like images or recordings. rows: the first."""
     for kind, usual in (("image", columns.IMAGE), ("audio", columns.AUDIO)):
@@ -118,9 +112,9 @@ def read(table: Path, files: Files, read_rows: Callable[[str, Path], Dataset]) -
     from datasets import Dataset
 
     suffix, folder = contents.suffix(table), table.parent
-    if not table.is_file() or suffix not in SUFFIXES:
+    if not table.is_file() or suffix not in table_formats.SUFFIXES:
         return None  # a named pipe, or another kind of file
-    if suffix in DELIMITED:
+    if suffix in table_formats.DELIMITED:
         rows, folder = table_formats.delimited(table, files.kind) or ({}, folder)
         first_values = islice(zip(*rows.values(), strict=True), table_formats.LOOKED_AT)
         first = [dict(zip(rows, values, strict=True)) for values in first_values]

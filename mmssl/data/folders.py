@@ -228,7 +228,7 @@ def _tables(root: Path, files: list[Path], named: list[Path]) -> dict[str, Datas
     if not named:
         return {}
     beside = {(file.parent, file.stem) for file in named}  # a text beside an image is about that image alone
-    tables = [f for f in files if contents.suffix(f) in file_tables.SUFFIXES and (f.parent, f.stem) not in beside]
+    tables = [f for f in files if contents.suffix(f) in table_formats.SUFFIXES and (f.parent, f.stem) not in beside]
     tables = [f for f in tables if "caption" in f.stem.lower()] or tables  # COCO has others, of the same images
     known, parts, seen, train = file_tables.Files(named), {}, {}, False
     # tables that name their split come first: Common Voice's "validated" holds the rows of its other tables, too

@@ -1,6 +1,7 @@
-"""The formats of tables: the first rows, which tell what a table holds, and all of them.
+"""The formats of tables about images or recordings: the first rows, which tell what a table holds, and all of them.
 
-CSV and TSV with or without a header, JSON lines, a JSON text with a list of objects, and Parquet.
+CSV and TSV with or without a header (wav2vec: with the folder of its files in the first line), JSON lines, Parquet, and
+a JSON text with a list of objects, or with images and their captions (COCO, Karpathy).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from mmssl.errors import BadInput
 if TYPE_CHECKING:
     import pyarrow as pa
 
+DELIMITED = (".csv", ".tsv", ".txt", ".token")
+SUFFIXES = (*DELIMITED, ".jsonl", ".ndjson", ".json", ".parquet")
 SEPARATORS = "|,;"
 MAX_TABLE = 1 << 30  # bytes; a table is held in memory as Python strings
 LOOKED_AT = 20  # rows

@@ -10,10 +10,10 @@ cropped and lit by draws of its own, has noise added that is stronger than the t
 its colour channels; videos have lost their black bars when they were decoded. Differs: half of the tuples are in order,
 so that chance is one half; the gaps between the frames are equal or nearly so; frames are taken from a window that is
 drawn by its motion, not chosen by optical flow. And the classifier does not see the features of the frames, as in the
-paper, but the motion that they tell: each position of the middle frame is looked for in the other two frames, by the
-correlation of their features (pointers as in Vondrick et al. 2018, arXiv:1806.09594), and the displacements to both say
-whether the frames are in order. Where things are is then read from the map and need not be in the features, which have
-to tell one thing from another.
+paper, but only how far each position has moved: each position of the middle frame is matched with those of the other
+two, by the correlation of their features (pointers as in Vondrick et al. 2018, arXiv:1806.09594), and the displacements
+to both say whether the frames are in order, or which way time runs, as far as motion alone tells it. The map gives the
+positions, so that the features need only tell things apart.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ KINDS = ("shuffle", "arrow")
 FRAMES = 3  # that the classifier sees
 TUPLE, CHANNEL = STREAMS_PER_VIEW, STREAMS_PER_VIEW + 8  # first streams of the draws of a clip, and of a frame
 NOISE = 1 << 16  # first stream of the noise of a frame
-SIDE = 4.0  # the side of a frame, as the classifier sees it
+SIDE = 4.0  # of a frame, in units of a displacement: most are then about 1
+FEWEST = 4  # rows and columns of a map
 
 
 def tuples(key: Tensor, time: int, kind: str) -> tuple[Tensor, Tensor]:
@@ -70,18 +71,20 @@ def tuples(key: Tensor, time: int, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def displacements(middle: Tensor, other: Tensor, places: Tensor, temperature: float) -> Tensor:
-    """(batch, positions, 3): how far away in another frame each position of the middle one is found, (rows, columns),
-    as the mean of all positions, weighted by the softmax of their correlations; and the length of these weights, 1
-    where it is found at one position. middle, other: (batch, positions, dim). places: (positions, 2)."""
-    middle, other = (F.normalize(each - each.mean(2, keepdim=True), dim=2) for each in (middle, other))
-    weights = (middle @ other.mT / temperature).softmax(2)
+    """(batch, positions, 3): how far each position of the middle frame is from where it is found in another, (rows,
+    columns), the mean of all positions weighted by the softmax of their correlations, so that a position that is found
+    nowhere points to the centre; and the norm of these weights, 1 if one position has all weight, 1 / sqrt(positions)
+    if all have the same. middle, other: (batch, positions, dim). places: (positions, 2)."""
+    centred = (each - each.mean(2, keepdim=True) for each in (middle, other))
+    middle, other = (F.normalize(each, dim=2, eps=1e-3) for each in centred)
+    weights = (middle / temperature @ other.mT).softmax(2)
     return torch.cat([weights @ places - places, weights.norm(dim=2, keepdim=True)], 2)
 
 
 class FrameOrder(Method):
     """
-    encoder:     an image encoder, see models.image_encoders, of a map of features, finer than what moves. It is applied
-                 to each frame, exported.
+    encoder:     an image encoder, see models.image_encoders, with a map of cells smaller than what moves. It is applied
+                 to each frame, and exported.
     views:       one view of each frame.
     kind:        one of KINDS.
     noise:       deviation of the noise that is added to a frame, in units of normalised pixels.
@@ -113,8 +116,8 @@ class FrameOrder(Method):
         self.encoder, self.views, self.kind, self.noise = encoder, views, kind, noise
         self.temperature = temperature
         self.card = replace(self.card, snippets=image_encoders.snippets_of_map(encoder))
-        self.motion = heads.mlp([2 * 3, hidden, hidden], "none")
-        self.attend = nn.Linear(hidden, 1)
+        self.motion = heads.mlp([(FRAMES - 1) * 3, hidden, hidden], "none")
+        self.attend = nn.Linear(hidden, 1, bias=False)
         self.classifier = heads.mlp([hidden, hidden, 2], "layer")
         nn.init.zeros_(self.classifier[-1].weight)  # the first prediction is chance
         nn.init.zeros_(self.classifier[-1].bias)
@@ -181,3 +184,13 @@ def check_time(time: int, kind: str) -> None:
     fewest = 5 if kind == "shuffle" else 3
     if time < fewest:
         raise BadInput(f"--frames {time}: --kind {kind} takes its frames from {fewest} or more; raise it")
+
+
+def check_map(encoder: PreTrainedModel, size: tuple[int, int]) -> None:
+    """Raise BadInput if the map of a frame of (height, width) has too few positions to tell motion."""
+    rows, columns = image_encoders.on_one(image_encoders.maps, encoder, size).shape[2:]
+    if min(rows, columns) < FEWEST:
+        raise BadInput(
+            f"of frames of {size[0]} x {size[1]} pixels, a {type(encoder).__name__} has {rows} x {columns} positions, "
+            "too few to show what moves; use --encoder resnet-nano or raise --image_size"
+        )

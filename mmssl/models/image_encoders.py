@@ -66,7 +66,7 @@ SIZES: dict[str, ResNetSize | BiTSize | ViTSize] = {
 NAMES = tuple(SIZES)
 RESNETS = tuple(name for name, size in SIZES.items() if isinstance(size, ResNetSize))
 VITS = tuple(name for name, size in SIZES.items() if isinstance(size, ViTSize))
-SMALLEST = 32  # px; smaller images are enlarged, because a ResNet halves the side four times
+SMALLEST = 32  # px; smaller images are enlarged, because most ResNets halve the side four or five times
 
 FEATURES = "Features of a picture"
 SNIPPETS = {
