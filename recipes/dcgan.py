@@ -33,10 +33,7 @@ SHOWN = "Held-out images, and images that are generated from the same noise in e
 @dataclass
 class DcganArgs(GeneratedArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/dcgan", "where the encoder, log, figures and checkpoints go")
-    encoder: str = flag(
-        "bit-micro", image_encoders.described(image_encoders.NAMES, "the discriminator's trunk"), image_encoders.NAMES,
-        of_new_model=True,
-    )  # fmt: skip
+    encoder: str = image_encoders.encoder_flag("bit-micro", what="the discriminator's trunk")
     noise_dim: int = flag(100, "numbers that an image is generated from", at_least=1, at_most=16384)
     generator_width: int = flag(32, "channels of the generator at half the side", at_least=1, at_most=1024)
     translation: float = flag(0.125, "largest shift of what the discriminator sees", at_least=0, below=1)

@@ -32,9 +32,7 @@ from mmssl.training import optim
 @dataclass
 class IbotArgs(views.MultiCropArgs, image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/ibot", "where the encoder, log, figures and checkpoints go")
-    encoder: str = flag(
-        "vit-micro", image_encoders.described(image_encoders.VITS), image_encoders.VITS, of_new_model=True
-    )
+    encoder: str = image_encoders.encoder_flag("vit-micro", image_encoders.VITS)
     prototypes: int = flag(1024, "outputs of the head", at_least=2, at_most=262144)
     hidden_dim: int = flag(512, "width of the head's hidden layers", at_least=1, at_most=16384)
     bottleneck_dim: int = flag(128, "dimension in which prototypes are compared", at_least=1, at_most=16384)

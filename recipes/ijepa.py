@@ -27,9 +27,7 @@ from mmssl.training import optim
 @dataclass
 class IjepaArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/ijepa", "where the encoder, log, figures and checkpoints go")
-    encoder: str = flag(
-        "vit-micro", image_encoders.described(image_encoders.VITS), image_encoders.VITS, of_new_model=True
-    )
+    encoder: str = image_encoders.encoder_flag("vit-micro", image_encoders.VITS)
     predictor_width: int = flag(64, "width of the predictor", at_least=4, at_most=16384)
     predictor_layers: int = flag(3, "layers of the predictor", at_least=1, at_most=64)
     predictor_heads: int = flag(2, "attention heads of the predictor", at_least=1, at_most=256)

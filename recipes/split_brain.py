@@ -31,9 +31,7 @@ FIGURE = (
 class SplitBrainArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/split_brain", "where the encoder, log, figures and checkpoints go")
     dataset: str = flag("emoji", "emoji (built in), a Parquet file, a folder of images, or a Hub id; not grey images")
-    encoder: str = flag(
-        "resnet-micro", image_encoders.described(image_encoders.RESNETS), image_encoders.RESNETS, of_new_model=True
-    )
+    encoder: str = image_encoders.encoder_flag("resnet-micro", image_encoders.RESNETS)
     decoder_dim: int = flag(128, "channels of the decoder of each half", at_least=1, at_most=16384)
     smallest_crop: float = flag(0.4, "smallest fraction of an image's area in a crop", above=0, at_most=1)
 

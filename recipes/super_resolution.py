@@ -29,9 +29,7 @@ SHOWN = "Held-out images made small, enlarged by bicubic interpolation, restored
 @dataclass
 class SuperResolutionArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/super_resolution", "where the encoder, log, figures and checkpoints go")
-    encoder: str = flag(
-        "vit-micro", image_encoders.described(image_encoders.NAMES), image_encoders.NAMES, of_new_model=True
-    )
+    encoder: str = image_encoders.encoder_flag("vit-micro")
     factor: int = flag(
         4, "height and width of the small image are those of the image divided by this", at_least=2, at_most=64
     )

@@ -27,11 +27,9 @@ SHOWN = "Held-out images, their reconstructions, and their codes, each entry of 
 @dataclass
 class VqvaeArgs(image_encoders.EncoderArgs, pictures.PictureArgs, TrainArgs):
     output_dir: str = flag("runs/vqvae", "where the encoder, log, figures and checkpoints go")
-    encoder: str = flag(
-        "vit-micro",
-        image_encoders.described(image_encoders.NAMES, "encoder; each patch, or place of its last map, gets a code"),
-        image_encoders.NAMES, of_new_model=True,
-    )  # fmt: skip
+    encoder: str = image_encoders.encoder_flag(
+        "vit-micro", what="encoder; each patch, or place of its last map, gets a code"
+    )
     entries: int = flag(512, "entries of the codebook", at_least=2, at_most=65536)
     code_dim: int = flag(64, "dimension of an entry", at_least=1, at_most=4096)
     commitment: float = flag(0.25, "weight of the loss that keeps the encoder near its codes", at_least=0, at_most=1e4)

@@ -105,22 +105,23 @@ LIMITS_OF_VIEWS = (
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as in torchvision and timm
 
 
-def described(names: Sequence[str], what: str = "architecture of a new encoder") -> str:
-    """`what`, and the sizes of encoders, for the help of a flag: the blocks of a ResNet or layers of a ViT, and the
-    dimension of the features."""
+def encoder_flag(default: str, names: Sequence[str] = NAMES, what: str = "architecture of a new encoder"):
+    """The flag --encoder: one of `names`. Its help is `what`, and of each the blocks of a ResNet or layers of a ViT,
+    and the dimension of the features."""
 
     def size(of: ResNetSize | BiTSize | ViTSize) -> tuple[int, int]:
         return (of.layers, of.width) if isinstance(of, ViTSize) else (sum(of.blocks), of.widths[-1])
 
     sizes = layers_by_width({name: size(SIZES[name]) for name in names})
-    return f"{what}; layers (of a ResNet: blocks) x width of the features: {sizes}"
+    text = f"{what}; layers (of a ResNet: blocks) x width of the features: {sizes}"
+    return flag(default, text, names, of_new_model=True)
 
 
 @dataclass
 class EncoderArgs(Flags):
     """Flags of recipes that pretrain any image encoder."""
 
-    encoder: str = flag("resnet-micro", described(NAMES), NAMES, of_new_model=True)
+    encoder: str = encoder_flag("resnet-micro")
     model_name_or_path: str | None = flag(None, "continue from this encoder: an earlier run, a directory or a Hub id")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     image_size: int | None = flag(
