@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --small --use_cpu     # tries the script itself, on a CPU
 
 Base-sized models on made-up data that lies in memory. Ours: the method of the recipe under the shared loop, which
-fetches batches, makes views or masks, clips, logs and watches for collapse; and the same with --torch_compile. Bare:
-the model of transformers with its own loss, its batch on the device already, autocast to bf16 and fused AdamW. The
-sides take turns; results are medians over turns. Of a side that fails, the error is printed instead.
+fetches batches, makes views or masks, clips, logs and watches for collapse; and the same with --torch_compile layers.
+Bare: the model of transformers with its own loss, its batch on the device already, autocast to bf16 and fused AdamW.
+Results are medians over the turns of a side. Of a side that fails, the error is printed instead.
 """
 
 from __future__ import annotations
@@ -172,12 +172,12 @@ CASES: dict[str, Callable[[GpuArgs], Case]] = {
 
 
 def our_side(case: Case, args: GpuArgs, place: str, compiled: bool) -> Callable[[int], float]:
-    loader, compile_next = Loader(case.data, args.batch_size), [compiled]
+    loader = Loader(case.data, args.batch_size)
 
     def run(steps: int) -> float:
         settings = TrainArgs(
             output_dir=f"{place}/{compiled}", max_steps=steps, use_cpu=args.use_cpu, **turns.RUN,
-            torch_compile=compile_next.pop() if compile_next else False,  # it is compiled in place, once
+            torch_compile="layers" if compiled else "no",
         )  # fmt: skip
         with redirect_stderr(io.StringIO()):  # the loop warns that nothing is learned from noise
             return train(case.method, loader, settings, [adamw(case.method, 1e-4)]).seconds

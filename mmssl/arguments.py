@@ -174,7 +174,12 @@ class TrainArgs(Flags):
     )
     report_to: str = flag("none", "experiment tracker", ("none", *TRACKERS))
     bf16: str = flag("auto", "bf16 autocast; auto: if the device computes it fast", ("auto", "yes", "no"))
-    torch_compile: bool = flag(False, "compile the method with torch.compile")
+    torch_compile: str = flag(
+        "no",
+        "what torch.compile compiles: each layer of a network, or the whole method, which takes minutes; auto: the "
+        "layers, if the training takes more than 20 minutes and a few steps of it are then faster",
+        ("no", "auto", "layers", "whole"),
+    )
     gradient_checkpointing: bool = flag(False, "recompute activations in the backward pass to save memory")
     dataloader_num_workers: int = flag(
         0, "processes that prepare batches, per training process", at_least=0, at_most=1024

@@ -25,7 +25,7 @@ from mmssl.distributed import alone, sharded, share_batch_norm, unwrap
 from mmssl.errors import BadInput
 from mmssl.kernels.attention import fast_attention
 from mmssl.method import Method, Output
-from mmssl.training import checkpoint, sharding, steps
+from mmssl.training import checkpoint, compiling, sharding, steps
 from mmssl.training.log import Log
 from mmssl.training.optim import schedule, set_learning_rate
 from mmssl.training.output_dir import CHECKPOINTS, OutputDir
@@ -64,19 +64,19 @@ def train(
     total = total_steps(loader, args)
     args.check_warmup(total)
     checkpoints, whole = Path(args.output_dir, CHECKPOINTS), method
-    if args.torch_compile:
-        whole.compile()
     share_batch_norm(whole)
     method, step = sharding.prepare(whole, step, optimizers, accelerator)
     bare = unwrap(method)
     set_learning_rate(optimizers, 1.0)  # stores each group's initial rate
-    if accelerator.num_processes > 2 and not sharded():
-        with closing(loader.epoch(0)) as batches:
-            _, micro_batches = _to_device(islice(batches, per_step), accelerator.device)
-        steps.rehearse(step, method, micro_batches, optimizers, accelerator)
-    set_seed(args.seed, device_specific=True)  # from here on each process draws its own dropout and augmentation
 
-    run, differences = Summary(), []
+    def first_step() -> tuple:
+        with closing(loader.epoch(0)) as batches:
+            return step, method, _to_device(islice(batches, per_step), accelerator.device)[1], optimizers, accelerator
+
+    if accelerator.num_processes > 2 and not sharded():
+        steps.rehearse(*first_step())
+
+    run, differences, about = Summary(), [], None
     # the main process searches for all of them: one read of every byte of a checkpoint is enough
     found = None
 
@@ -85,15 +85,24 @@ def train(
         found = checkpoint.find(args.resume_from_checkpoint, checkpoints, accelerator.device, _progress)
 
     on_main_process(find)
-    if found := broadcast_object_list([found])[0]:
+    found = broadcast_object_list([found])[0]
+    if args.torch_compile == compiling.AUTO and not found:
+        run.compiled, about = compiling.choose(*first_step(), total)
+    set_seed(args.seed, device_specific=True)  # from here on each process draws its own dropout and augmentation
+    if found:
         progress = checkpoint.load(found, bare, optimizers, accelerator)
         run = _progress(progress)
         differences = checkpoint.differences(progress, args, accelerator, len(loader.dataset))
+    if args.torch_compile != compiling.AUTO:
+        run.compiled = args.torch_compile
+    notice = compiling.begin(bare, run.compiled)
     if args.max_skipped_steps:
         step = steps.skip_non_finite(step)
 
     log = Log(accelerator, run, args, bare.unit, total)
     log.opening(bare, samples, found)
+    if about or notice:
+        log.say(f"--torch_compile {args.torch_compile}: {about or notice}")
     for difference in differences:
         log.warn(difference)
     if found and args.save_steps and (later := checkpoint.later(checkpoints, found)):
@@ -130,7 +139,8 @@ def train(
         if accelerator.is_main_process:
             devices = [accelerator.device] if accelerator.device.type == "cuda" else []
             # an evaluation must not change the random states of the training
-            with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast(), alone():
+            uncompiled = compiling.paused(run.compiled)
+            with torch.random.fork_rng(devices), torch.no_grad(), accelerator.autocast(), alone(), uncompiled:
                 whole.eval()
                 if run.step < total:
                     values = evaluate(whole)
@@ -195,6 +205,7 @@ def train(
                         assess()
         if signals.received:  # in the last evaluation
             leave(signals.received)
+    compiling.end(bare)
     sharding.collect(whole, bare, accelerator.device)
     log.judge()
     log.close()

@@ -74,8 +74,8 @@ def _check_sharding(args: TrainArgs) -> None:
     for name, instead in unsupported.items():
         if is_on(f"FSDP_{name}"):
             raise BadInput(f"--fsdp_{name.lower()} is not supported: set it to false, and {instead}")
-    if args.torch_compile:  # a graph for each layer, with its exchange between two: minutes of compiling
-        raise BadInput("--torch_compile is not supported with --use_fsdp: leave one of them out")
+    if args.torch_compile in ("auto", "whole"):
+        raise BadInput(f"--torch_compile {args.torch_compile} is not supported with --use_fsdp: leave one of them out")
     # otherwise transformers loads weights on the main process only, and leaves it to accelerate to send them
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 

@@ -6,6 +6,7 @@ Each returns one Output for the whole step: mean loss and metrics, and the featu
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -202,15 +203,25 @@ def rehearse(
     micro_batches: Sequence[Batch],
     optimizers: Sequence[Optimizer],
     accelerator: Accelerator,
-) -> None:
-    """Take one step and undo it. DDP changes its bucket layout after the first backward pass of a process, and the last
-    bit of a sum over three or more processes depends on the layout, so a resumed run would start with another one."""
+    times: int = 1,
+) -> list[float]:
+    """Take some steps and undo them. Returns the seconds of each.
+
+    DDP changes its bucket layout after the first backward pass of a process, and the last bit of a sum over three or
+    more processes depends on the layout, so a resumed run would start with another one."""
     stateful = [unwrap(method), *optimizers]
     before = [copy.deepcopy(part.state_dict()) for part in stateful]
     method.train()
-    step(method, micro_batches, optimizers, accelerator, 0.0)
-    for part, state in zip(stateful, before, strict=True):
-        part.load_state_dict(state)
+    seconds = []
+    try:
+        for _ in range(times):
+            began = time.perf_counter()
+            step(method, micro_batches, optimizers, accelerator, 0.0).loss.item()  # waits for the device
+            seconds.append(time.perf_counter() - began)
+    finally:
+        for part, state in zip(stateful, before, strict=True):
+            part.load_state_dict(state)
+    return seconds
 
 
 class Skippable(tuple[Optimizer, ...]):

@@ -24,6 +24,7 @@ class Summary:
     samples_seen: int = 0
     seconds: float = 0.0  # of training, without evaluation and saving
     skipped_steps: int = 0
+    compiled: str = "no"  # of the method, by torch.compile: no, layers, whole
     loss: float = math.nan  # mean over the last logging_steps steps
     trivial_loss: float | None = None
     evaluations: list[dict[str, float]] = field(default_factory=list)
