@@ -81,6 +81,8 @@ def pretrain(
         say(described)
     evaluation = Probed(evaluation, args, method, processor)
     uploads = export.Uploads(args, method, processor)
+    if hasattr(data, "made_for"):  # its items depend on the method
+        data.made_for(method)
     loader = Loader.from_args(data, args, collate, shuffle)
     summary = train(method, loader, args, optimizers, step, evaluation, uploads)
     if PartialState().is_main_process:

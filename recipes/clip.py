@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from mmssl.arguments import TrainArgs, command, flag
 from mmssl.data.built_in import emoji
 from mmssl.data.image_text import pairs
-from mmssl.data.images import decoding, views
+from mmssl.data.images import decoding, on_demand, views
 from mmssl.errors import BadInput
 from mmssl.evaluation import zero_shot
 from mmssl.evaluation.image_text import Classes, ImageTextEvaluation
@@ -52,6 +52,11 @@ class ClipArgs(towers.TowerArgs, TrainArgs):
     label_column: str | None = flag(None, "column of classes of the held-out images, for zero-shot classification")
     held_out: int = flag(1000, "pairs held out if the data has no test split (at most a tenth)", at_least=1)
     streaming: bool = flag(False, "read and decode pairs where they lie, during training, for data beyond the disk")
+    crop_from: str = flag(
+        on_demand.DECODED,
+        "what crops are cut from, with --streaming: images resized to --image_size, or the stored ones in full size",
+        on_demand.CROP_FROM,
+    )
     model_name_or_path: str | None = flag(None, "a CLIP to continue from; default: from scratch")
     trust_remote_code: bool = flag(False, "run the code that comes with model_name_or_path")
     vision_model_name_or_path: str | None = flag(None, "a pretrained image encoder, to pair with a text encoder")
@@ -124,7 +129,7 @@ def main(args: ClipArgs) -> None:
         "seed": args.seed, "first_caption": args.first_caption, "word_dropout": args.word_dropout,
         "word_noise": args.word_noise or 0.0, "captions_per_image": args.captions_per_image or 1,
     }  # fmt: skip
-    training = source.training(processor, max_length, args.dataloader_num_workers, **captions)
+    training = source.training(processor, max_length, args.dataloader_num_workers, args.crop_from, **captions)
 
     image_processor = processor.image_processor
     view = views.sized(AUGMENTATIONS[args.augmentation], image_processor)

@@ -97,7 +97,7 @@ def _render(pixels, parameters, affine, radius, gain, bias, views):
             total = _resample(pixels[i], top, down, rows, left, across, columns, line, p[6] / F(255), p[7], view)
         middle = F(total / (high * wide))
         sigma, fold = p[12], ONE if p[13] > 0 else TWO  # min(x, 2 - x) is x
-        if sigma > 0:
+        if radius > 0 and sigma > 0:
             _colour(view, p[8], middle, p[9], p[10], p[11], TWO, np.ones(3, F), np.zeros(3, F))
             _gaussian(sigma, blur)
             for c in range(3):

@@ -23,12 +23,12 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def both(view: View, pixels: torch.Tensor, key: torch.Tensor) -> list[torch.Tensor]:
+def both(view: View, pixels: torch.Tensor, key: torch.Tensor, smallest_radius: int = 1) -> list[torch.Tensor]:
     """The compiled pass and the tensor form, on the same draws; in shares of the full range of pixels."""
     module = Views([view], MEAN, STD)
     parameters = module.parameters_of(key, *pixels.shape[2:])[0]
     size = view.shape(*pixels.shape[2:])
-    radius = max(1, min(size) // 20) if view.blur else 0  # small images too are blurred here
+    radius = max(smallest_radius, min(size) // 20) if view.blur else 0  # small images too are blurred here
     arguments = parameters, size, view.moves, radius, module.mean, module.std
     return [form(pixels, *arguments) * module.std.view(3, 1, 1) for form in (kernel.cpu_pass, tensor_form)]
 
@@ -61,6 +61,12 @@ def test_the_pass_equals_the_tensor_form_on_random_views_and_sizes():
 def test_extreme_sizes_agree(shape, size):
     for view in (replace(SIMCLR, size=size, blur=1.0, solarise=1.0), replace(EMOJI, size=size)):
         torch.testing.assert_close(*both(view, noise(*shape), torch.arange(shape[0])), atol=1e-4, rtol=0)
+
+
+def test_a_view_too_small_for_its_blur_is_not_blurred():
+    blurred, expected = both(replace(SIMCLR, size=8, blur=1.0), noise(4, 3, 24, 30), torch.arange(4), smallest_radius=0)
+    torch.testing.assert_close(blurred, expected, atol=1e-4, rtol=0)
+    assert torch.equal(blurred, both(replace(SIMCLR, size=8), noise(4, 3, 24, 30), torch.arange(4))[0])
 
 
 def test_any_memory_layout_is_read_and_none_is_written(tmp_path):

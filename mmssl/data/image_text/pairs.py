@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
     from mmssl.data.shards import Reader
+    from mmssl.method import Method
 
 
 logger = logging.getLogger(__name__)
@@ -73,13 +74,22 @@ class Source:
         rows = self.train.only(self.columns[1:]).read(self.rows[:MANY_CAPTIONS].tolist())
         return [text for row in rows for text in clean(row[self.columns[1]])]
 
-    def training(self, processor: ProcessorMixin, max_length: int, workers: int, **captions) -> Pairs | StreamedPairs:
-        """captions: as `Pairs` takes them. Says how fast images are decoded during training. Raises what `Pairs`
-        raises."""
+    def training(
+        self,
+        processor: ProcessorMixin,
+        max_length: int,
+        workers: int,
+        crop_from: str = on_demand.DECODED,
+        **captions,
+    ) -> Pairs | StreamedPairs:
+        """crop_from: as of OnDemand. captions: as `Pairs` takes them. Says how fast images are decoded during training.
+        Raises what `Pairs` raises."""
         if self.rows is None:
+            if crop_from == on_demand.STORED:
+                raise BadInput(f"--crop_from {crop_from} works with --streaming only: add it, or leave both out")
             return Pairs(self.train, processor, max_length, *self.columns, **captions)
         held_out = on_demand.digests(self.held_out, self.columns[0])
-        pixels = Captioned(self.train, len(self.train), processor.image_processor, "pairs", held_out)
+        pixels = Captioned(self.train, len(self.train), processor.image_processor, "pairs", held_out, crop_from)
         kind = StreamedInBlocks if isinstance(self.rows, shards.Rows) else StreamedPairs
         if rank() == 0:
             say(f"{pixels.speed(self.rows[: on_demand.TRIED], workers)}; --streaming")
@@ -214,9 +224,9 @@ def _too_long(value: str | Sequence[str] | None) -> bool:
 class Captioned(OnDemand):
     """Pairs of which both the image and a caption can be used. The reader's second column holds the captions."""
 
-    def decoded(self, row: int, stored: dict[str, Any]) -> np.ndarray | str:
+    def decoded(self, row: int, stored: dict[str, Any], key: Tensor | None) -> np.ndarray | str:
         value = stored[self.reader.columns[1]]
-        return super().decoded(row, stored) if clean(value) else f"no caption{TOO_LONG * _too_long(value)}"
+        return super().decoded(row, stored, key) if clean(value) else f"no caption{TOO_LONG * _too_long(value)}"
 
 
 class StreamedPairs(Dataset):
@@ -248,13 +258,18 @@ class StreamedPairs(Dataset):
         if rank() == 0:
             self.pixels.report()
 
+    def made_for(self, method: Method) -> None:
+        """See OnDemand."""
+        self.pixels.made_for(method)
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """As in `Pairs`."""
         rows = self.rows[torch.tensor(indices)]
-        pairs = self.pixels.usable(rows.tolist())
+        key = draws.draw(rows, self.seeds[0], self.epoch)
+        pairs = self.pixels.usable(rows.tolist(), key)
         captions = [clean(stored[self.pixels.reader.columns[1]]) for stored, _ in pairs]
         count, texts = torch.tensor([len(several) for several in captions]), []
         for seed in self.seeds:
@@ -263,7 +278,6 @@ class StreamedPairs(Dataset):
             tokens = Tokens(chosen, self.tokenizer, self.max_length)
             texts.append(tokens.altered(torch.arange(len(rows)), *self.words, seed, self.epoch, key=rows))
         pixels = torch.from_numpy(np.stack([image for _, image in pairs]))
-        key = draws.draw(rows, self.seeds[0], self.epoch)
         return {"pixel_values": pixels, "key": key, **_texts(texts, tokens.pad), "index": rows}
 
     def pictures(self, pairs: Tensor) -> Tensor:

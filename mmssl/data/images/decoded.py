@@ -13,7 +13,8 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from mmssl.errors import BadInput
 
 if TYPE_CHECKING:
     import datasets
+    from PIL import Image
 
 
 logger = logging.getLogger(__name__)
@@ -102,15 +104,16 @@ def space(rows: int, processor) -> int:
     return rows * 3 * math.prod(decoding.shape(processor))
 
 
-def try_decode(image, processor) -> tuple[np.ndarray | str, str]:
-    """(the pixels, or what is wrong with them; Pillow's mode of the stored image, "" where it cannot be opened)."""
+def try_decode(image, decode: Callable[[Image.Image], np.ndarray]) -> tuple[np.ndarray | str, str]:
+    """(what `decode` makes of the image, or what is wrong with it; Pillow's mode of the stored image, "" where it
+    cannot be opened)."""
     if image is None:
         return "no image", ""
     mode = ""
     try:
         stored = decoding.opened(image)
         mode = stored.mode
-        return decoding.decode(stored, processor), mode
+        return decode(stored), mode
     except Exception as error:  # decoders raise many kinds on a corrupt file
         name = image if isinstance(image, str) else image.get("path") or ""
         return f"{name} {'' if isinstance(error, BadInput) else f'{type(error).__name__}: '}{error}".strip(), mode
@@ -121,7 +124,8 @@ class _Decoder(Dataset):
 
     def __init__(self, raw: datasets.Dataset, column: str, processor, file: Path) -> None:
         # Arrow: one image at a time becomes Python's, however large the others are
-        self.raw, self.column, self.processor, self.file = raw.with_format("arrow"), column, processor, file
+        self.raw, self.column, self.file = raw.with_format("arrow"), column, file
+        self.decode = partial(decoding.decode, processor=processor)
 
     def __len__(self) -> int:
         return -(-len(self.raw) // CHUNK)
@@ -130,7 +134,7 @@ class _Decoder(Dataset):
         pixels, first = np.load(self.file, mmap_mode="r+"), chunk * CHUNK
         broken, one_colour, scaled = {}, [], {}
         for row, image in enumerate(self.raw[first : first + CHUNK].column(self.column), start=first):
-            result, mode = try_decode(image.as_py(), self.processor)
+            result, mode = try_decode(image.as_py(), self.decode)
             if isinstance(result, str):
                 broken[row] = result
                 continue

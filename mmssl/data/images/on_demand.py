@@ -16,18 +16,23 @@ from torch.utils.data import get_worker_info
 
 from mmssl.data import columns
 from mmssl.data.images import decoding
+from mmssl.data.images.crops import Crops
 from mmssl.data.images.decoded import try_decode
 from mmssl.data.images.decoding import is_deep, undecoded
+from mmssl.data.images.views import Views
 from mmssl.errors import BadInput
 from mmssl.plain_text import one_line
 
 if TYPE_CHECKING:
     import datasets
+    from PIL import Image
 
     from mmssl.data.shards import Reader
+    from mmssl.method import Method
 
 logger = logging.getLogger(__name__)
 
+DECODED, STORED = CROP_FROM = ("decoded", "stored")  # which images crops are cut from, see the flag --crop_from
 NAMED = 3  # corrupt images that each worker names
 MANY = 500  # images; beyond them, more than MAX_UNUSABLE corrupt ones end the run
 NEXT = 100  # images that are tried in place of a corrupt one
@@ -44,10 +49,18 @@ class OnDemand:
     """
 
     def __init__(
-        self, reader: Reader, rows: int, processor, what: str, left_out: frozenset[bytes] = frozenset()
+        self,
+        reader: Reader,
+        rows: int,
+        processor,
+        what: str,
+        left_out: frozenset[bytes] = frozenset(),
+        crop_from: str = DECODED,
     ) -> None:
-        """rows: of the reader. left_out: SHA-256 of the bytes of images that are treated as if they were not there."""
+        """rows: of the reader. left_out: SHA-256 of the bytes of images that are treated as if they were not there.
+        crop_from: DECODED or STORED, see CROP_FROM."""
         self.reader, self.processor, self.what, self.left_out = reader, processor, what, left_out
+        self.crop_from, self.crops = crop_from, None
         self.column, self.scaled = reader.columns[0], set()
         self.shape = (rows, 3, *decoding.shape(processor))
         # shared memory, a line for each process: a worker does not outlive its epoch
@@ -56,18 +69,31 @@ class OnDemand:
         self.said = 0
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        found = [pixels for _, pixels in self.usable(rows.tolist())]
-        return torch.from_numpy(np.stack(found)) if found else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
+        return _stacked(self.usable(rows.tolist())) if len(rows) else torch.empty(0, *self.shape[1:], dtype=torch.uint8)
 
-    def usable(self, rows: Sequence[int]) -> list[tuple[dict[str, Any], np.ndarray]]:
-        """(what the reader gives, (3, height, width) uint8) of each row, or of the one that comes in its place."""
-        return [self._usable(row, stored) for row, stored in zip(rows, self.reader.read(rows), strict=True)]
+    def made_for(self, method: Method) -> None:
+        """If crops are cut from stored images: they are those of the method's views from now on. Raises BadInput if it
+        has none."""
+        if self.crop_from == STORED:
+            if not isinstance(views := getattr(method, "views", None), Views):
+                raise BadInput(f"--crop_from {STORED}: {type(method).__name__} has no views of its own; leave it out")
+            self.crops = Crops(views, self.processor)
 
-    def _usable(self, row: int, stored: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    def shown(self, rows: Tensor, key: Tensor) -> Tensor:
+        """What `Views` take for so many rows: the images, or crops of the stored ones."""
+        return self[rows] if self.crops is None else _stacked(self.usable(rows.tolist(), key))
+
+    def usable(self, rows: Sequence[int], key: Tensor | None = None) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """(what the reader gives, (3, height, width) uint8) of each row, or of the one that comes in its place. With
+        `key`, (rows,) int64, what `Views` take in the place of the image."""
+        keys = [None] * len(rows) if key is None or self.crops is None else key
+        return [self._usable(*given) for given in zip(rows, self.reader.read(rows), keys, strict=True)]
+
+    def _usable(self, row: int, stored: dict[str, Any], key: Tensor | None) -> tuple[dict[str, Any], np.ndarray]:
         reason = "their images are also among those held out"
         for _ in range(NEXT):
             if not self._is_left_out(stored[self.column]):
-                result = self.decoded(row, stored)
+                result = self.decoded(row, stored, key)
                 self._count(row, result)
                 if not isinstance(result, str):
                     return stored, result
@@ -78,9 +104,15 @@ class OnDemand:
             f"{NEXT} {self.what} in sequence, up to row {row:,}, cannot be used ({reason}): repair or remove them"
         )
 
-    def decoded(self, row: int, stored: dict[str, Any]) -> np.ndarray | str:
-        """(3, height, width) uint8, or why the row cannot be used."""
-        result, mode = try_decode(stored[self.column], self.processor)
+    def decoded(self, row: int, stored: dict[str, Any], key: Tensor | None) -> np.ndarray | str:
+        """(3, height, width) uint8, with `key` its crops, or why the row cannot be used."""
+
+        def decode(image: Image.Image) -> np.ndarray:
+            if key is None:
+                return decoding.decode(image, self.processor)
+            return self.crops(decoding.as_rgb(image), key)
+
+        result, mode = try_decode(stored[self.column], decode)
         if is_deep(mode) and mode not in self.scaled:
             self.scaled.add(mode)
             logger.warning("%s of mode %s, row %d first, are scaled to 8 bits", self.what, mode, row)
@@ -135,6 +167,10 @@ class OnDemand:
         seconds = time.perf_counter() - started
         self.counts.zero_()  # they are read again by the training
         return count / seconds
+
+
+def _stacked(found: list[tuple[dict[str, Any], np.ndarray]]) -> Tensor:
+    return torch.from_numpy(np.stack([pixels for _, pixels in found]))
 
 
 def digests(rows: datasets.Dataset, column: str) -> frozenset[bytes]:

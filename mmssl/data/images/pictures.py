@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     import datasets
 
+    from mmssl.method import Method
+
 
 LOOKED_AT = 64  # images that are opened to find the most common size
 LARGEST = 224  # px: upper limit of the default image size
@@ -58,6 +60,12 @@ class PictureArgs(Flags):
         "for what is fetched from the Hub. Default: half of the free space",
         at_least=0,
     )
+    crop_from: str = flag(
+        on_demand.DECODED,
+        "what crops are cut from: images decoded to --decode_size, or the stored ones in their full size, which data "
+        "workers then decode and crop in each epoch",
+        on_demand.CROP_FROM,
+    )
     streaming: bool = flag(
         False,
         "read images where they lie (Parquet or tar files, here or on the Hub) and decode them during training, for "
@@ -87,18 +95,20 @@ class Source:
             room = max(0, room - decoded.space(len(self.held_out), processor))
         else:
             held_out = self._undecoded(self.held_out, processor, args.seed, "held-out images")
-        whole = not args.streaming and self._fits(self.train, processor, room)
+        on_disk = not args.streaming and args.crop_from == on_demand.DECODED
+        whole = on_disk and self._fits(self.train, processor, room)
         if whole:
             train = Pictures(self.train, processor, self.column, args.seed)
         else:
-            train = self._undecoded(self.train, processor, args.seed, "images")
+            train = self._undecoded(self.train, processor, args.seed, "images", args.crop_from)
         if rank() == 0:
             size, disk = "{} x {} pixels".format(*train.pixels.shape[2:]), decoded.space(len(train), processor)
             limit = f"{_bytes(disk)} of disk; --image_cache allows {_bytes(room)}"
             if whole:
                 say(f"images: decoded once to {size}, {limit}")
             else:
-                why = "--streaming" if args.streaming else f"decoded once to {size}, they would take {limit}"
+                why = "--streaming" if args.streaming else f"--crop_from {args.crop_from}"
+                why = f"decoded once to {size}, they would take {limit}" if on_disk else why
                 say(f"{train.pixels.speed(train.rows[: on_demand.TRIED], args.dataloader_num_workers)}; {why}")
         return train, held_out
 
@@ -108,11 +118,14 @@ class Source:
             return True
         return not isinstance(rows, Shards) and decoded.place(rows, self.column, processor).exists()
 
-    def _undecoded(self, rows: datasets.Dataset | Shards, processor, seed: int, what: str) -> Undecoded:
+    def _undecoded(
+        self, rows: datasets.Dataset | Shards, processor, seed: int, what: str, crop_from: str = on_demand.DECODED
+    ) -> Undecoded:
         if isinstance(rows, Shards):
             held_out = on_demand.digests(self.held_out, self.column)
-            return Streamed(OnDemand(rows.reader, len(rows.reader), processor, what, held_out), rows.rows, seed)
-        pixels = OnDemand(Table(rows, [self.column]), len(rows), processor, what)
+            pixels = OnDemand(rows.reader, len(rows.reader), processor, what, held_out, crop_from)
+            return Streamed(pixels, rows.rows, seed)
+        pixels = OnDemand(Table(rows, [self.column]), len(rows), processor, what, crop_from=crop_from)
         return Undecoded(pixels, torch.arange(len(rows)), seed)
 
 
@@ -201,7 +214,11 @@ class Pictures(Dataset):
         which a method derives all random draws for the image (its views, its masked patches). index: (batch,), rows of
         the source."""
         rows = self.rows[torch.as_tensor(indices)]
-        return {"pixel_values": self.pixels[rows], "key": draws.draw(rows, self.seed, self.epoch), "index": rows}
+        key = draws.draw(rows, self.seed, self.epoch)
+        return {"pixel_values": self._shown(rows, key), "key": key, "index": rows}
+
+    def _shown(self, rows: Tensor, key: Tensor) -> Tensor:
+        return self.pixels[rows]
 
 
 class Undecoded(Pictures):
@@ -219,6 +236,13 @@ class Undecoded(Pictures):
         if rank() == 0:
             self.pixels.report()
 
+    def made_for(self, method: Method) -> None:
+        """See OnDemand."""
+        self.pixels.made_for(method)
+
+    def _shown(self, rows: Tensor, key: Tensor) -> Tensor:
+        return self.pixels.shown(rows, key)
+
 
 class Streamed(Undecoded):
     """Images of shards. An epoch goes through their blocks, each of which is read once (see data.shards)."""
@@ -232,7 +256,9 @@ class Streamed(Undecoded):
 
 
 def refuse_streamed(data: Dataset) -> None:
-    """Raise BadInput if images come in the order of their blocks, for code that chooses its own."""
+    """Raise BadInput if images come in the order of their blocks, for code that chooses its own, or as crops alone."""
+    if isinstance(data, Undecoded) and data.pixels.crop_from == on_demand.STORED:
+        raise BadInput(f"--crop_from {on_demand.STORED}: this method needs whole training images, too: leave it out")
     if isinstance(data, Streamed):
         raise BadInput(
             "--streaming: this method needs its training images in any order, so they must be on this machine: leave "

@@ -204,6 +204,64 @@ def multi_crop_from_args(args: MultiCropArgs, processor, patch_size: int | None 
     return Views(crops, *decoding.normalisation(processor))
 
 
+class Changes(nn.Module):
+    """What is drawn for several views of each image."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        super().__init__()
+        ranges = torch.tensor([view.ranges() for view in views])
+        chances = torch.tensor([[float(getattr(view, name)) for name in EVENTS] for view in views])
+        constants = {
+            "low": ranges[:, None, :, 0],  # (views, 1, amounts)
+            "span": ranges[:, None, :, 1] - ranges[:, None, :, 0],
+            "chances": chances[:, None],
+            "crops": torch.tensor([[view.scale is not None] for view in views]),
+            "streams": torch.arange(len(views))[:, None, None] * STREAMS_PER_VIEW
+            + torch.arange(len(AMOUNTS) + len(EVENTS)),
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, key: Tensor, height: int, width: int, cropped: bool = False) -> Tensor:
+        """(views, batch, 14) float32: the changes of each view of each image of (height, width).
+
+        0-5    the pixel at (x, y) of the view samples the image at (p0 x + p1 y + p2, p3 x + p4 y + p5), both in
+               [-1, 1]
+        6-10   brightness, lightness, contrast, saturation, hue, as in View; 1, 0, 1, 1, 0 change nothing
+        11-13  grey: 1 or 0. sigma of the blur in pixels, 0 for none. solarise: 1 or 0
+
+        key: (batch,) int64. cropped: the image is the crop already, only to be flipped.
+        """
+        drawn = draws.uniform(key[:, None], self.streams)
+        amounts = (self.low + self.span * drawn[..., : len(AMOUNTS)]).unbind(2)
+        area, ratio, x, y, angle, zoom, shift_x, shift_y, *colours, sigma = amounts
+        happens = drawn[..., len(AMOUNTS) :] < self.chances
+        flip, jitter, grey, blur, solarise = happens.unbind(2)
+        ratio, zoom = ratio.exp() * torch.where(self.crops, height / width, 1.0), zoom.exp()
+        # width and height of the crop, as fractions of the image's
+        wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        if cropped:
+            wide, high = torch.ones_like(wide), torch.ones_like(high)  # a view that is moved always shows the whole
+        mirror = 1 - 2 * flip.float()
+        cosine, sine = angle.cos() * zoom, angle.sin() * zoom
+        neutral = (1.0, 0.0, 1.0, 1.0, 0.0)
+        return torch.stack(
+            [
+                wide * cosine * mirror,
+                -wide * sine,
+                x * (1 - wide) + shift_x,  # any position that keeps the crop inside the image
+                high * sine * mirror,
+                high * cosine,
+                y * (1 - high) + shift_y,
+                *(torch.where(jitter, colour, nothing) for colour, nothing in zip(colours, neutral, strict=True)),
+                grey.float(),
+                sigma * blur,
+                solarise.float(),
+            ],
+            dim=2,
+        )
+
+
 class Views(nn.Module):
     """Several views of each image of a batch, normalised by `mean` and `std` (one value per channel, for pixels in
     [0, 1]). Raises BadInput if `views` is empty."""
@@ -214,30 +272,23 @@ class Views(nn.Module):
             raise BadInput("Views() got an empty list of views; give at least one")
         self.views = tuple(views)
         self.on_cpu = torch.compiler.disable(_on_cpu)  # torch.compile must not trace into numba
-        ranges = torch.tensor([view.ranges() for view in self.views])
-        chances = torch.tensor([[float(getattr(view, name)) for name in EVENTS] for view in self.views])
-        constants = {
-            "mean": torch.tensor(mean, dtype=torch.float32),
-            "std": torch.tensor(std, dtype=torch.float32),
-            "low": ranges[:, None, :, 0],  # (views, 1, amounts)
-            "span": ranges[:, None, :, 1] - ranges[:, None, :, 0],
-            "chances": chances[:, None],
-            "crops": torch.tensor([[view.scale is not None] for view in self.views]),
-            "streams": torch.arange(len(self.views))[:, None, None] * STREAMS_PER_VIEW
-            + torch.arange(len(AMOUNTS) + len(EVENTS)),
-        }
-        for name, value in constants.items():
-            self.register_buffer(name, value, persistent=False)
+        self.changes = Changes(self.views)
+        for name, value in {"mean": mean, "std": std}.items():
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor, key: Tensor) -> list[Tensor]:
         """For each view, (batch, 3, height, width) float32.
 
-        pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, a number per image that changes with seed,
-        epoch and row.
+        pixel_values: (batch, 3, height, width) uint8, or what `crops.Crops` has cut from the stored images, (batch,
+        bytes of all views) uint8. key: (batch,) int64, a number per image that changes with seed, epoch and row.
         """
-        parameters = self.parameters_of(key, *pixel_values.shape[2:])
-        return [self._render(pixel_values, view, own) for view, own in zip(self.views, parameters, strict=True)]
+        if pixel_values.dim() == 2:
+            images, parameters = self._cut(pixel_values), self.changes(key, 1, 1, cropped=True)
+        else:
+            images = [pixel_values] * len(self.views)
+            parameters = self.changes(key, *pixel_values.shape[2:])
+        return [self._render(*given) for given in zip(images, self.views, parameters, strict=True)]
 
     @torch.no_grad()
     def whole(self, pixel_values: Tensor) -> Tensor:
@@ -257,39 +308,15 @@ class Views(nn.Module):
         return (images - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
 
     def parameters_of(self, key: Tensor, height: int, width: int) -> Tensor:
-        """(views, batch, 14) float32: the changes of each view of each image of (height, width).
+        """(views, batch, 14) float32: what is drawn for each view of each image of (height, width), see `Changes`."""
+        return self.changes(key, height, width)
 
-        0-5    the pixel at (x, y) of the view samples the image at (p0 x + p1 y + p2, p3 x + p4 y + p5), both in
-               [-1, 1]
-        6-10   brightness, lightness, contrast, saturation, hue, as in View; 1, 0, 1, 1, 0 change nothing
-        11-13  grey: 1 or 0. sigma of the blur in pixels, 0 for none. solarise: 1 or 0
-        """
-        drawn = draws.uniform(key[:, None], self.streams)
-        amounts = (self.low + self.span * drawn[..., : len(AMOUNTS)]).unbind(2)
-        area, ratio, x, y, angle, zoom, shift_x, shift_y, *colours, sigma = amounts
-        happens = drawn[..., len(AMOUNTS) :] < self.chances
-        flip, jitter, grey, blur, solarise = happens.unbind(2)
-        ratio, zoom = ratio.exp() * torch.where(self.crops, height / width, 1.0), zoom.exp()
-        # width and height of the crop, as fractions of the image's
-        wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-        mirror = 1 - 2 * flip.float()
-        cosine, sine = angle.cos() * zoom, angle.sin() * zoom
-        neutral = (1.0, 0.0, 1.0, 1.0, 0.0)
-        return torch.stack(
-            [
-                wide * cosine * mirror,
-                -wide * sine,
-                x * (1 - wide) + shift_x,  # any position that keeps the crop inside the image
-                high * sine * mirror,
-                high * cosine,
-                y * (1 - high) + shift_y,
-                *(torch.where(jitter, colour, nothing) for colour, nothing in zip(colours, neutral, strict=True)),
-                grey.float(),
-                sigma * blur,
-                solarise.float(),
-            ],
-            dim=2,
-        )
+    def _cut(self, rows: Tensor) -> list[Tensor]:
+        """The crops that data workers have cut for each view, of rows that hold them one after the other: (batch, 3,
+        height, width) uint8 each."""
+        shapes = [(3, *view.shape(0, 0)) for view in self.views]
+        parts = rows.split([math.prod(shape) for shape in shapes], dim=1)
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _render(self, pixel_values: Tensor, view: View, parameters: Tensor) -> Tensor:
         if pixel_values.dtype != torch.uint8 or pixel_values.dim() != 4 or pixel_values.shape[1] != 3:
