@@ -7,6 +7,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import tiny_clip
 import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
@@ -14,6 +15,7 @@ from test_every_method import METHODS, variants
 from transformers import ViTImageProcessorPil
 
 from mmssl.data import draws
+from mmssl.data.image_text import pairs
 from mmssl.data.images import pictures
 from mmssl.data.images.crops import Crops
 from mmssl.data.images.numbered import Numbered
@@ -117,6 +119,27 @@ def test_methods_without_views_of_their_own_and_those_that_choose_their_images_a
         data.made_for(Method())
     with pytest.raises(BadInput, match="--crop_from stored: this method needs whole training images"):
         Numbered(data)
+
+
+def test_clip_trains_on_crops_of_pairs_that_are_streamed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for row in range(12):
+        photograph(60 + row, 60).save(folder / f"{row}.png")
+        (folder / f"{row}.txt").write_text("a red square")
+    method, processor = tiny_clip.build()
+    method.views = Views([replace(CROP_FLIP, size=24)] * 2, [0.5] * 3, [0.5] * 3)
+    source = pairs.find(str(folder), None, None, held_out=1, streaming=True)
+    training = source.training(processor, 8, 0, crop_from="stored", seed=0)
+    training.made_for(method)
+    batch = next(Loader(training, 4).epoch(0))
+    assert batch.pop("pixel_values").shape == (4, 2 * 3 * 24**2) and training.pictures(torch.arange(2)).dim() == 4
+    batch = next(Loader(training, 4).epoch(0))
+    batch.pop("index")
+    assert method.train()(**batch).loss.isfinite()
+    with pytest.raises(BadInput, match="--crop_from stored works with --streaming only"):
+        pairs.find(str(folder), None, None, held_out=1).training(processor, 8, 0, crop_from="stored")
 
 
 def of_images() -> list[str]:
