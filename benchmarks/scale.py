@@ -22,7 +22,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from mmssl import durable
 from mmssl.arguments import Flags, command, flag
-from mmssl.data import parquet
+from mmssl.data import parquet, shards, windows
 from mmssl.data.images.decoding import decode
 
 # OpenAI's ViT-L/14 at 224 pixels, arXiv:2103.00020, table 19 and 20
@@ -67,8 +67,31 @@ def main(args: ScaleArgs) -> None:
         took = seconds(lambda: durable.sha256(place / "a.safetensors"), times=1)
         print(f"its checksum at {0.537 / took:.2f} GB a second")
         activations()
+        for pairs, in_machine in ((512, 8), (512, 1), (64, 1)):
+            reading(64, pairs, in_machine)
     finally:
         shutil.rmtree(place)
+
+
+def reading(processes: int, pairs: int, in_machine: int, steps: int = 12) -> None:
+    """Of row groups of 100 pairs of 50 kB: what the first machine reads in a step, relative to what it uses."""
+    of_block, blocks = 100, 40_000
+    count, size = np.full(blocks, of_block), np.full(blocks, of_block * 50_000)
+    order = shards.Rows(np.arange(blocks) * of_block, count, size).order(0)
+    held, read, own, cached = [windows.Held(lambda block: None, size) for _ in range(in_machine)], 0, 0, set()
+    for step in range(steps):
+        places, now = slice(step * processes * pairs, (step + 1) * processes * pairs), set()
+        for rank, memory in enumerate(held):
+            for block in (order.share(places, rank, processes) // of_block).unique().tolist():
+                if block not in memory.blocks:
+                    own, now = own + 1, now | {block}
+                memory[block]
+        read, cached = read + len(now - cached), now | cached
+    used = steps * pairs * in_machine / of_block
+    print(
+        f"order: {processes} processes, {in_machine} in a machine, {pairs} pairs each: a process reads "
+        f"{own / used:.1f} times the bytes that it uses, from storage {read / used:.1f} times with a page cache"
+    )
 
 
 def activations() -> None:

@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from mmssl.arguments import TrainArgs
 from mmssl.distributed import rank, world_size
 from mmssl.errors import BadInput
 
+if TYPE_CHECKING:
+    from mmssl.data.shards import Order
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -23,8 +27,8 @@ class Loader:
     """Cuts the training data into batches and distributes them over the processes.
 
     dataset:    map-style; if it has `__getitems__(indices)`, that fetches a whole batch in one call. If the dataset or
-                collate_fn has `set_epoch(epoch)`, it is called before each epoch. If the dataset has `order(seed)`, of
-                which a slice is an int64 tensor, that is the shuffled order: of data that should be read in blocks.
+                collate_fn has `set_epoch(epoch)`, it is called before each epoch. If the dataset has `order(seed)`,
+                that is the shuffled order, of data that should be read in blocks: see shards.Order.
     collate_fn: list of items (or what `__getitems__` returned) -> dict of tensors, each with the batch dimension first;
                 not needed if `__getitems__` returns such a dict or torch's default_collate is enough. An `index` among
                 them is not passed to the method: it names the samples in error messages.
@@ -117,16 +121,16 @@ class Loader:
 class _Blockwise:
     """The rows of this process's batches, computed one batch at a time."""
 
-    def __init__(self, order, batches: int, batch_size: int) -> None:
-        self.order, self.batches, self.batch_size = order, batches, batch_size
-        self.rank, self.world_size = rank(), world_size()
+    def __init__(self, order: Order, batches: int, batch_size: int) -> None:
+        self.order, self.batches, self.rank, self.world_size = order, batches, rank(), world_size()
+        self.global_batch = batch_size * self.world_size
 
     def __len__(self) -> int:
         return self.batches
 
     def __getitem__(self, batch: int) -> torch.Tensor:
-        first = (batch * self.world_size + self.rank) * self.batch_size
-        return self.order[first : first + self.batch_size]
+        places = slice(batch * self.global_batch, (batch + 1) * self.global_batch)
+        return self.order.share(places, self.rank, self.world_size)
 
 
 class _Batches(Dataset):

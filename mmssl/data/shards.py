@@ -4,8 +4,9 @@ Rows are numbered in the order of the files. Rows that lie together (a row group
 a tar file) are a block. How many rows each block holds is known before anything else is read, so that the place of a
 row is arithmetic: an epoch can begin anywhere, and any process and any worker can read any batch.
 
-An epoch's order is a function of its seed: all blocks in a new order, and within a window, as many blocks as
-windows.WINDOW bytes hold, all rows in a new order. A reader holds one window in memory, however large the data.
+An epoch's order is a function of its seed: all blocks in a new order, and the rows of as many blocks as windows.WINDOW
+bytes hold mixed with each other. A reader holds so much in memory, however large the data; of several processes each
+reads other blocks, and holds a part of it (see Order).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mmssl.errors import BadInput
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
+LANES = 64  # at most; their number is also that of the processes that can each read blocks of their own
 HELD_OUT_BLOCKS = 16  # that held-out rows are taken from, so that sorted data is held out evenly
 
 
@@ -126,37 +128,61 @@ class Rows:
 
 
 class Order:
-    """All positions of `rows`, each once, mixed; `order[a:b]` computes a part of them."""
+    """All positions of `rows`, each once, mixed.
+
+    The blocks, in a new order, are cut into lanes of equal length, side by side: place p is in lane p % lanes. Each
+    lane is mixed on its own, in windows of some blocks. The windows that are open at a time, one in each lane, take at
+    most windows.WINDOW bytes.
+    """
 
     def __init__(self, rows: Rows, seed: int) -> None:
-        self.rows, self.seed = rows, seed
+        self.rows, self.seed, n = rows, seed, len(rows)
         self.blocks = np.random.default_rng(seed).permutation(len(rows.count))
         size, count = rows.size[self.blocks], rows.count[self.blocks]
-        window = (size.cumsum() - size) // windows.WINDOW
-        # (windows + 1,): the first block of each window, and its first place in the order
-        self.edges = np.concatenate([np.flatnonzero(np.diff(window, prepend=-1)), [len(size)]])
-        self.begin = np.concatenate([[0], count.cumsum()])[self.edges]
-        self.window: tuple[int, np.ndarray] = -1, np.empty(0, np.int64)
+        largest = max(1, int(size.max(initial=1)))
+        lanes = max(1, min(LANES, windows.WINDOW // (2 * largest), n))
+        self.lanes = 1 << (lanes.bit_length() - 1)  # a power of two, as batches and numbers of processes mostly are
+        # a window begins with a block that begins in the next `step` bytes, so it takes less than one block more
+        step = windows.WINDOW // self.lanes - (largest if self.lanes > 1 else 0)
+        # places of the blocks' rows if they followed each other; of those the lanes and the windows begin with
+        self.first = np.concatenate([[0], count.cumsum()])
+        self.begin = np.concatenate([[0], ((n - 1 - np.arange(self.lanes)) // self.lanes + 1).cumsum()])
+        window = np.flatnonzero(np.diff((size.cumsum() - size) // step, prepend=-1))
+        self.edges = np.unique(np.concatenate([self.begin, self.first[window]]))
+        self.open: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, places: slice) -> Tensor:
-        place, stop, _ = places.indices(len(self))
-        parts = []
-        while place < stop:
-            number = int(np.searchsorted(self.begin, place, side="right")) - 1
-            start = int(self.begin[number])
-            parts.append(self._positions(number)[place - start : stop - start])
-            place += len(parts[-1])
-        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, np.int64))
+        return self._at(np.arange(*places.indices(len(self))))
 
-    def _positions(self, number: int) -> np.ndarray:
-        if self.window[0] != number:
-            blocks, begin = self.blocks[self.edges[number] : self.edges[number + 1]], self.rows.begin
-            positions = np.concatenate([np.arange(begin[block], begin[block + 1]) for block in blocks])
-            self.window = number, np.random.default_rng([self.seed, number]).permutation(positions)
-        return self.window[1]
+    def share(self, places: slice, part: int, parts: int) -> Tensor:
+        """One of `parts` equal shares of order[places]: the rows of as few lanes as have them, lane after lane. So each
+        process reads blocks of its own."""
+        found = np.arange(*places.indices(len(self)))
+        found = found[np.argsort(found % self.lanes, kind="stable")]
+        return self._at(np.array_split(found, parts)[part])
+
+    def _at(self, places: np.ndarray) -> Tensor:
+        rows = self.begin[places % self.lanes] + places // self.lanes
+        window = np.searchsorted(self.edges, rows, side="right") - 1
+        found = np.empty(len(rows), np.int64)
+        for each in np.unique(window).tolist():
+            inside = window == each
+            found[inside] = self._mixed(each)[rows[inside] - self.edges[each]]
+        return torch.from_numpy(found)
+
+    def _mixed(self, window: int) -> np.ndarray:
+        """The positions of a window."""
+        if window not in self.open:
+            while len(self.open) >= 2 * self.lanes:
+                del self.open[next(iter(self.open))]
+            rows = np.arange(self.edges[window], self.edges[window + 1])
+            block = np.searchsorted(self.first, rows, side="right") - 1
+            positions = self.rows.begin[self.blocks[block]] + rows - self.first[block]
+            self.open[window] = np.random.default_rng([self.seed, window]).permutation(positions)
+        return self.open[window]
 
 
 def find(

@@ -247,7 +247,8 @@ def test_a_resume_reads_only_what_is_left_of_the_epoch(kind, tmp_path):
     blocks, load, read = len(data.texts.size), data.texts.blocks.load, []
     data.texts.blocks.load = lambda block: read.append(block) or load(block)
     whole = len(list(Loader(data, 4).epoch(0)))
-    assert blocks >= 80 and sorted(set(read)) == sorted(read)  # each block of the epoch is read once
+    twice = data.order(0).lanes  # blocks in which a lane ends and the next begins
+    assert blocks >= 80 and len(read) < len(set(read)) + twice
     read.clear()
     data.texts.blocks.blocks.clear()
     position = whole * 9 // 10

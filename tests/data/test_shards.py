@@ -185,6 +185,43 @@ def test_a_resume_reads_only_what_is_left_of_the_epoch(tmp_path):
     assert 12 <= reader.groups < 40  # a tenth of the rows, and the rest of their window
 
 
+def order(blocks: int, of_block: int = 10, size: int = 100) -> shards.Order:
+    count = np.full(blocks, of_block)
+    return shards.Rows(np.arange(blocks) * of_block, count, np.full(blocks, size)).order(3)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 5, 8])
+def test_each_process_reads_blocks_of_its_own(parts):
+    found = order(blocks=200)  # 30 blocks in memory
+    read, all_rows = [set() for _ in range(parts)], []
+    for first in range(0, len(found), 40):
+        places = slice(first, first + 40)
+        shares = [found.share(places, part, parts) for part in range(parts)]
+        assert torch.equal(torch.cat(shares).sort().values, found[places].sort().values)
+        all_rows += torch.cat(shares).tolist()
+        for blocks, share in zip(read, shares, strict=True):
+            blocks.update((share // 10).tolist())
+    assert found.lanes == 8 and sorted(all_rows) == list(range(2000))
+    of_two = parts - 1 if 8 % parts else 0  # lanes that two processes read
+    assert sum(map(len, read)) < 200 + 8 + of_two * (200 / 8 + 1)  # 8: a block in which a lane ends is read twice
+
+
+def test_rows_of_many_blocks_are_mixed_and_no_more_are_read_at_a_time_than_memory_holds():
+    found = order(blocks=600)
+    reads, held = [], windows.Held(lambda block: reads.append(block), np.full(600, 100))
+    for first in range(0, len(found), 30):
+        blocks = (found[first : first + 30] // 10).unique().tolist()
+        assert len(blocks) >= found.lanes
+        for block in blocks:
+            held[block]
+    assert len(reads) <= 600 + found.lanes
+
+
+def test_blocks_that_are_larger_than_memory_are_mixed_one_by_one():
+    found = order(blocks=20, size=5000)
+    assert found.lanes == 1 and [len(set((found[i : i + 10] // 10).tolist())) for i in range(0, 200, 10)] == [1] * 20
+
+
 def read(place: Path, folders: dict[str, Path]) -> None:
     start(arguments(place))
     windows.WINDOW, tar.RUN, found = 3000, 5, {}
