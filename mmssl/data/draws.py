@@ -19,14 +19,15 @@ def share(x: Tensor, seed: int, epoch: int) -> Tensor:
     return draw(x, seed, epoch).double() / 2.0**32
 
 
-def uniform(key: Tensor, stream: Tensor) -> Tensor:
+def uniform(key: Tensor, stream: Tensor | int) -> Tensor:
     """A number in [0, 1), float32, for each pair of a key and a stream, because an image needs several draws.
 
     key: int64, of which all 64 bits are used. stream: small integers that broadcast against it, one for each use.
     """
     mixed = _mix(key.long() + _mix(key >> 32, 0, 1), 0, 0)
+    stream = stream if isinstance(stream, int) else stream.int()
     # the upper 24 bits: every multiple of 2**-24 is a float32, so that none is rounded up to 1
-    return (_mix(mixed + stream.int(), 0, 2) >> 8 & 0xFFFFFF).float() / 2.0**24
+    return (_mix(mixed + stream, 0, 2) >> 8 & 0xFFFFFF).float() / 2.0**24
 
 
 def normal(key: Tensor, stream: Tensor) -> Tensor:

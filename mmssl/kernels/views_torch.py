@@ -35,7 +35,7 @@ def tensor_form(
 
 def _geometry(pixel_values: Tensor, parameters: Tensor, size: tuple[int, int], affine: bool) -> Tensor:
     if affine:  # the whole image is resized to the view's size, then rotated
-        unmoved = parameters.new_tensor([[1.0, 0, 0, 0, 1, 0]])
+        unmoved = torch.eye(2, 3, dtype=parameters.dtype, device=parameters.device).view(1, 6)
         pixels = _geometry(pixel_values, unmoved, size, affine=False)
         grid = F.affine_grid(parameters[:, :6].reshape(-1, 2, 3), list(pixels.shape), align_corners=False)
         return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -88,7 +88,8 @@ def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
     chroma = most - least
     hue = torch.where(most == green, 2 * chroma + blue - red, 4 * chroma + red - green)
     hue = torch.where(most == red, green - blue, hue)  # six times the hue, times the chroma
-    start = (6 * turn + pixels.new_tensor([5, 3, 1]).view(1, 3, 1, 1)) % 6
+    fifths = torch.arange(5, 0, -2, dtype=pixels.dtype, device=pixels.device)  # 5, 3, 1
+    start = (6 * turn + fifths.view(1, 3, 1, 1)) % 6
     k = hue + start * chroma
     k = torch.where(k >= 6 * chroma, k - 6 * chroma, k)
     # each channel is the maximum minus a trapezoid over the colour circle

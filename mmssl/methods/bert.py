@@ -118,6 +118,7 @@ class BERT(Method):
         self.mask_token, self.separator = tokenizer.mask_token_id, tokenizer.sep_token_id
         self.vocab_size, self.max_length, self.unigram_loss = len(tokenizer), tokenizer.model_max_length, unigram_loss
         self.special = sorted(tokenizer.all_special_ids)
+        self.register_buffer("special_ids", torch.tensor(self.special), persistent=False)
         set_dropout(model, dropout)
 
     def forward(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Output:
@@ -134,7 +135,7 @@ class BERT(Method):
         return masking.choose(draw, self.maskable(input_ids), begins_word, self.share, self.masked_unit)
 
     def maskable(self, input_ids: Tensor) -> Tensor:
-        return ~torch.isin(input_ids, torch.tensor(self.special, device=input_ids.device))
+        return ~torch.isin(input_ids, self.special_ids)
 
     def guess(self, input_ids: Tensor, chosen: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
         """(logits, features) of the chosen tokens, see logits_at."""

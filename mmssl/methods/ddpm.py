@@ -102,7 +102,7 @@ class DDPM(Method):
         """pixel_values: (batch, 3, height, width) uint8. key: (batch,) int64, from which the view, the step and the
         noise of each image are drawn."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
-        step = (len(self.signal) * draws.uniform(key, torch.tensor(STREAMS_PER_VIEW, device=key.device))).long()
+        step = (len(self.signal) * draws.uniform(key, STREAMS_PER_VIEW)).long()
         noise = self.drawn_noise(key, pixels.shape[1:])
         predicted = (self.unet if self.training else self.average)(self.noised(pixels, noise, step), step).sample
         target = self.velocity(pixels, noise, step) if self.predicts_velocity else noise

@@ -139,7 +139,7 @@ class FrameOrder(Method):
         chosen = pixel_values[torch.arange(len(key), device=key.device)[:, None], numbers].flatten(0, 1)
         own = draws.keys(key[:, None], torch.arange(FRAMES, device=key.device)).flatten()
         pixels = self.views(chosen, own)[0] if self.training else self.views.whole(chosen)
-        pixels = patches.one_channel(pixels, draws.uniform(own, torch.tensor(CHANNEL, device=key.device)))
+        pixels = patches.one_channel(pixels, draws.uniform(own, CHANNEL))
         if self.noise:
             values = torch.arange(math.prod(pixels.shape[2:]), device=key.device)
             grain = draws.normal(own[:, None], NOISE + values).view(len(pixels), 1, *pixels.shape[2:])

@@ -114,7 +114,7 @@ class Jigsaw(Method):
     def puzzle(self, pixel_values: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """(tiles, order): (batch, 9, 3, side, side), not shuffled; (batch,) the number of the permutation."""
         pixels = self.views(pixel_values, key)[0] if self.training else self.views.whole(pixel_values)
-        drawn = draws.uniform(key, torch.tensor(ORDER, device=key.device))
+        drawn = draws.uniform(key, ORDER)
         return tiles.cut(pixels, key, GRID, self.encoder.config.patch_size), (len(self.permutations) * drawn).long()
 
     def shuffled(self, cut: Tensor, order: Tensor) -> Tensor:

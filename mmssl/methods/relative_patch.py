@@ -127,14 +127,14 @@ class RelativePatch(Method):
         """(features of all patches, scores of each of the eight others). (batch, 9, 3, side, side) -> (batch, 9, width)
         and (batch, 8, 8): others, then places."""
         features = image_encoders.features(self.encoder.backbone, nine.flatten(0, 1)).unflatten(0, nine.shape[:2])
-        others = features[:, list(AROUND)]
+        others = torch.cat([features[:, :CENTRE], features[:, CENTRE + 1 :]], 1)
         return features, self.classifier(torch.cat([features[:, CENTRE, None].expand_as(others), others], 2))
 
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """Of each image the centre patch, another, drawn from its key, and maps of the eight places: the probability of
         each, and the true one. Arguments as in `forward`."""
         nine, images = self.patches(pixel_values, key), torch.arange(len(key), device=key.device)
-        other = (len(AROUND) * draws.uniform(key, torch.tensor(STREAMS_PER_VIEW + 29, device=key.device))).long()
+        other = (len(AROUND) * draws.uniform(key, STREAMS_PER_VIEW + 29)).long()
         around = torch.tensor(AROUND, device=key.device)
         probabilities = self.classified(nine)[1][images, other].float().softmax(1)
         pictures = {

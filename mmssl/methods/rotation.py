@@ -76,7 +76,7 @@ class Rotation(Method):
     def shown(self, pixel_values: Tensor, key: Tensor) -> dict[str, Tensor]:
         """Each image, turned by a draw from its key, and turned back by the prediction. Arguments as in `forward`."""
         pixels = self.views.whole(pixel_values)
-        turns = (TURNS * draws.uniform(key, torch.tensor(STREAMS_PER_VIEW, device=key.device))).long()
+        turns = (TURNS * draws.uniform(key, STREAMS_PER_VIEW)).long()
         turned = rotations(pixels)[torch.arange(len(pixels)), turns]
         predicted = self.classifier(image_encoders.features(self.encoder, turned)).argmax(1)
         back = rotations(turned)[torch.arange(len(pixels)), -predicted % TURNS]

@@ -37,9 +37,8 @@ def ranking_loss(first: Tensor, last: Tensor, margin: float = MARGIN, hardest: i
     """max(0, D(first, last) - D(first, other) + margin), the mean over the last patches of all other tracks, or over
     the `hardest` of them. D is the cosine distance. first, last: (tracks, dim), of unit length."""
     distance = 1 - first @ last.T
-    own = torch.eye(len(first), dtype=torch.bool, device=first.device)
-    loss = F.relu(distance.diagonal()[:, None] - distance + margin)
-    others = loss.masked_select(~own).view(len(first), len(first) - 1)
+    loss, n = F.relu(distance.diagonal()[:, None] - distance + margin), len(first)
+    others = loss.flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)  # without the diagonal
     return (others if hardest is None else others.topk(min(hardest, others.shape[1]), 1)[0]).mean()
 
 
@@ -119,7 +118,7 @@ class Tracking(Method):
         if min(pixel_values.shape[3:]) < self.patch_size:
             raise BadInput(f"--patch_side {self.patch_size}: larger than the frames; lower it")
         clips = pixel_values.float() / 255
-        drawn = draws.uniform(key, torch.tensor(PLACE, device=key.device))
+        drawn = draws.uniform(key, PLACE)
         start = tracks.most_moving(clips, self.patch_size, drawn)
         return tracks.follow(clips, start, self.patch_size, self.reach)
 

@@ -101,6 +101,9 @@ class VideoMAE(Method):
     def __init__(self, model: VideoMAEForPreTraining, views: Views, mask_ratio: float = 0.9) -> None:
         super().__init__()
         self.model, self.views, self.mask_ratio = model, views, mask_ratio
+        for part in (model, model.videomae.embeddings):  # else each step would copy them to the device
+            positions = part.__dict__.pop("position_embeddings")
+            part.register_buffer("position_embeddings", positions, persistent=False)
         config = model.config
         self.tubelet, self.patch = config.tubelet_size, config.patch_size
         self.tubes = (config.image_size // self.patch) ** 2

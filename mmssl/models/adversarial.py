@@ -52,7 +52,7 @@ def translated(images: Tensor, key: Tensor, stream: int, fraction: float) -> Ten
     outside repeat the border. images: (batch, 3, height, width). stream: the first of two that the shifts use."""
     height, width = images.shape[2:]
     drawn = 2 * draws.uniform(key[:, None], stream + torch.arange(2, device=key.device)) - 1
-    down, right = (drawn * fraction * drawn.new_tensor([height, width])).round().long()[..., None].unbind(1)
+    down, right = ((drawn[:, i, None] * fraction * size).round().long() for i, size in enumerate((height, width)))
     rows = (torch.arange(height, device=key.device) + down).clamp(0, height - 1)
     columns = (torch.arange(width, device=key.device) + right).clamp(0, width - 1)
     images = images.gather(2, rows[:, None, :, None].expand_as(images))

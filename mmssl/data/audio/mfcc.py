@@ -21,8 +21,8 @@ def mfcc(samples: Tensor, frames: Tensor, sampling_rate: int, window: int, hop: 
     size = 2 ** math.ceil(math.log2(window))
     pieces = samples.float().unfold(1, window, hop) * torch.hann_window(window, device=samples.device)
     power = torch.fft.rfft(pieces, n=size).abs().square()
-    bands = (power @ _filters(size, sampling_rate).to(power.device)).clamp(min=1e-8).log()
-    found = [bands @ _cosines().to(bands.device)]
+    bands = (power @ _filters(size, sampling_rate, power.device)).clamp(min=1e-8).log()
+    found = [bands @ _cosines(bands.device)]
     time = torch.arange(bands.shape[1], device=samples.device)
     last = (frames - 1).clamp(min=0)[:, None]
     for _ in range(2):
@@ -35,16 +35,17 @@ def mfcc(samples: Tensor, frames: Tensor, sampling_rate: int, window: int, hop: 
 
 
 @cache
-def _filters(size: int, sampling_rate: int) -> Tensor:
+def _filters(size: int, sampling_rate: int, device: torch.device) -> Tensor:
     """(size // 2 + 1, MELS)."""
     from transformers.audio_utils import mel_filter_bank
 
     bank = mel_filter_bank(size // 2 + 1, MELS, 20.0, sampling_rate / 2, sampling_rate)
-    return torch.from_numpy(bank).float()
+    return torch.from_numpy(bank).float().to(device)
 
 
 @cache
-def _cosines() -> Tensor:
+def _cosines(device: torch.device) -> Tensor:
     """(MELS, COEFFICIENTS): the orthonormal discrete cosine transform, of type 2."""
     angle = torch.arange(COEFFICIENTS) * (torch.arange(MELS)[:, None] + 0.5) * (math.pi / MELS)
-    return angle.cos() * math.sqrt(2 / MELS) * torch.where(torch.arange(COEFFICIENTS) == 0, math.sqrt(0.5), 1.0)
+    first = torch.where(torch.arange(COEFFICIENTS) == 0, math.sqrt(0.5), 1.0)
+    return (angle.cos() * math.sqrt(2 / MELS) * first).to(device)

@@ -27,7 +27,7 @@ def from_srgb(pixels: Tensor) -> Tensor:
     with torch.autocast(pixels.device.type, enabled=False):
         pixels = pixels.float()
         linear = torch.where(pixels <= 0.04045, pixels / 12.92, ((pixels.clamp(min=0) + 0.055) / 1.055) ** 2.4)
-        matrix = pixels.new_tensor(XYZ_OF_RGB)
+        matrix = _xyz_of_rgb(pixels.device)
         x, y, z = _compress(_mix(linear, matrix / matrix.sum(1, keepdim=True))).unbind(-3)
         return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -3)
 
@@ -37,11 +37,17 @@ def to_srgb(lab: Tensor) -> Tensor:
     with torch.autocast(lab.device.type, enabled=False):
         lightness, a, b = lab.float().unbind(-3)
         y = (lightness + 16) / 116
-        matrix = lab.new_tensor(XYZ_OF_RGB, dtype=torch.float32)
+        matrix = _xyz_of_rgb(lab.device)
         relative = _expand(torch.stack([y + a / 500, y, y - b / 200], -3))
         back = torch.linalg.inv((matrix / matrix.sum(1, keepdim=True)).double()).float()
         linear = _mix(relative, back).clamp(0, 1)
         return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@cache
+def _xyz_of_rgb(device: torch.device) -> Tensor:
+    """Made once, because a copy to a GPU waits for it."""
+    return torch.tensor(XYZ_OF_RGB, dtype=torch.float32, device=device)
 
 
 def _mix(channels: Tensor, matrix: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,13 @@ def one_channel(patches: Tensor, drawn: Tensor) -> Tensor:
 def without_green_magenta(pixels: Tensor, std: Tensor) -> Tensor:
     """Without differences from green to magenta, which lenses shift against each other: all pixels have those of the
     mean. pixels: (..., 3, height, width), normalised by `std`: (3,)."""
-    axis = torch.tensor(GREEN_MAGENTA, device=pixels.device)
+    axis = _green_magenta(pixels.device)
     kept = torch.eye(3, device=pixels.device) - axis[:, None] * axis / axis.square().sum()
     kept = kept * std / std[:, None]  # of normalised values: undo the deviation, project, divide by it again
     return torch.einsum("dc,...chw->...dhw", kept, pixels)
+
+
+@cache
+def _green_magenta(device: torch.device) -> Tensor:
+    """(3,), made once, because a copy to a GPU waits for it."""
+    return torch.tensor(GREEN_MAGENTA, device=device)

@@ -57,7 +57,7 @@ def cut(pixels: Tensor, key: Tensor, grid: int, side: int) -> Tensor:
     image = torch.arange(len(key), device=device).view(-1, 1, 1, 1, 1)
     channel = torch.arange(3, device=device).view(-1, 1, 1, 1)
     tiles = pixels[image, channel, rows[..., None], columns[..., None, :]].transpose(1, 2)
-    luma = (tiles * tiles.new_tensor(LUMA).view(3, 1, 1)).sum(2, keepdim=True).expand_as(tiles)
+    luma = sum(share * channel for share, channel in zip(LUMA, tiles.split(1, 2), strict=True)).expand_as(tiles)
     return torch.where(drawn[:, :1, :1, None, None] < GREY, luma, tiles)
 
 

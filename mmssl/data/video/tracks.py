@@ -33,7 +33,7 @@ def follow(clips: Tensor, start: Tensor, side: int, reach: int) -> tuple[Tensor,
     """
     batch, time, _, height, width = clips.shape
     grey, place = clips.mean(2), start
-    highest = torch.tensor([height - side, width - side], device=clips.device)
+    highest = torch.stack([torch.full((), length - side, device=clips.device) for length in (height, width)])
     shift = torch.arange(-reach, reach + 1, device=clips.device)
     shifts = torch.cartesian_prod(shift, shift)
     nearest_first = shifts.abs().sum(1).argsort(stable=True)  # of equal scores the least motion
