@@ -10,7 +10,7 @@ Not simulated: memory, precision, autocast, which operations are missing, and ra
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "accel"
 DEVICE = f"{NAME}:0"
@@ -37,7 +36,7 @@ JOINING = {"cat", "stack"}  # take not even a number of the host
 # torch gives them their size only after they were made
 MAKING = [
     aten.empty.memory_format, aten.empty_strided.default, aten.arange.default, aten.arange.start,
-    aten.arange.start_step, aten.eye.default, aten.eye.m,
+    aten.arange.start_step, aten.eye.default, aten.eye.m, aten.hann_window.default, aten.hann_window.periodic,
 ]  # fmt: skip
 RECURRENT = [aten.lstm.input, aten.lstm.data, aten.gru.input, aten.gru.data]  # fused on a device, not on the CPU
 
@@ -136,18 +135,19 @@ def _compute(operation, *args, **kwargs):
         return _copy(*args, **kwargs)
     if name == "_to_copy":
         return _to_copy(*args, **kwargs)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    parts = [part for x in (*args, *kwargs.values()) for part in (x if isinstance(x, (list, tuple)) else (x,))]
+    tensors = [part for part in parts if isinstance(part, Tensor)]
     changes = operation._schema.is_mutable
     _check(name, args, kwargs, tensors, changes)
     if _waits(name, args, kwargs):
         _note("waits", name)
     if "device" in kwargs:
         kwargs["device"] = torch.device("cpu")
-    result = operation(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+    result = operation(*_each(_inner, args), **{key: _each(_inner, value) for key, value in kwargs.items()})
     known = {id(t.inner): t for t in tensors if isinstance(t, OnDevice)} if changes else {}
     if any(t.shape != t.inner.shape for t in known.values()):
         raise NotImplementedError(f"{name} changes the shape of a tensor of {NAME}")
-    return tree_map(lambda x: known[id(x)] if id(x) in known else _outer(x), result)
+    return _each(lambda x: known[id(x)] if id(x) in known else _outer(x), result)
 
 
 def _check(name: str, args: tuple, kwargs: dict, tensors: list[Tensor], changes: bool) -> None:
@@ -192,6 +192,10 @@ def _to_copy(x: Tensor, *, device=None, non_blocking: bool = False, **kwargs) ->
         _note("waits", "to")
     made = aten._to_copy.default(_inner(x), **kwargs, device=torch.device("cpu"))
     return made if to_host else OnDevice(made)
+
+
+def _each(change: Callable, x):
+    return type(x)(_each(change, part) for part in x) if type(x) in (list, tuple) else change(x)
 
 
 def _inner(x):

@@ -69,8 +69,9 @@ def test_exceptions_name_methods_guarantees_and_tests_that_exist():
 
 
 def cases(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
-    """(name, variant) of every test asked for that uses this fixture."""
-    params = [i.callspec.params for i in request.session.items if request.fixturename in getattr(i, "fixturenames", ())]
+    """(name, variant) of every test asked for that uses this fixture and has them."""
+    using = [i for i in request.session.items if request.fixturename in getattr(i, "fixturenames", ())]
+    params = [item.callspec.params for item in using if hasattr(item, "callspec")]
     return [(each["name"], each["variant"]) for each in params]
 
 
