@@ -85,11 +85,11 @@ class Joined(Dataset):
 class EveryLogit(bert.BERT):
     """Ours, but with the head over all tokens."""
 
-    def guess(self, input_ids, chosen, draw):
-        everything = torch.ones_like(chosen)
+    def guess(self, input_ids, chosen, at, draw):
+        everything = torch.arange(chosen.numel())
         seen = masking.corrupt(draw, input_ids, chosen, self.mask_token, self.vocab_size)
         logits, features = bert.logits_at(self.model, everything, input_ids=seen)
-        return logits[chosen.flatten()], features[chosen.flatten()]
+        return logits[at], features[at]
 
 
 def main(args: BenchmarkArgs) -> None:

@@ -38,13 +38,8 @@ CORPUS = "text is drawn and its words are counted on the host"
 WAITS = {
     "backward": "of what a mask has chosen: what chooses it waits, too, and is named here",
     "mmssl.kernels.word2vec_torch.update_batch": "a word that occurs many times has one update",
-    "mmssl.methods.bert.forward": MASK,
-    "mmssl.methods.bert.only_chosen": MASK,
-    "mmssl.methods.bert.sequence_mean": MASK,
-    "mmssl.methods.ddpm.after_step": "the number of updates is kept in a buffer, for a resume",
+    "mmssl.data.text.masking.places": "how many tokens whole words have is known to the device",
     "mmssl.methods.domain_adaptation.transport_plan": "the plan is computed by POT, on the host",
-    "mmssl.methods.electra.forward": MASK,
-    "mmssl.methods.electra.replace": MASK,
     "mmssl.methods.hubert._clusters": "what is clustered is kept in a buffer, for a resume",
     "mmssl.methods.hubert.described": MASK,
     "mmssl.methods.hubert.forward": MASK,
@@ -127,12 +122,13 @@ def results(request, tmp_path_factory) -> dict[str, dict[str, list[str]]]:
     return json.loads((place / "found.json").read_text())
 
 
-@held_to("device")
+@held_to("device", marks=[pytest.mark.slow])
 def test_a_step_is_on_the_device_and_does_not_wait_for_it(name, variant, results):
     if (name, variant) not in ON_HOST:
         assert not (faults := results[f"{name}-{variant}"]["faults"]), "\n".join(faults)
 
 
+@pytest.mark.slow  # with all others: pytest -m "slow or not slow" tests/test_device.py
 def test_no_exception_is_out_of_date(request, results):
     if len(results) + len(ON_HOST) < sum(len(variants_of(name)) for name in METHODS):
         pytest.skip("not all methods were asked for")

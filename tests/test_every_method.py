@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -47,13 +48,14 @@ def variants(name: str) -> dict:
     return import_module(f"tiny.{name}").VARIANTS if (Path(__file__).parent / "tiny" / f"{name}.py").exists() else {}
 
 
-def held_to(guarantee: str, each_variant: bool = True):
-    """Every method that is not let off, in every variant or in its first."""
+def held_to(guarantee: str, each_variant: bool = True, marks: Sequence[pytest.MarkDecorator] = ()):
+    """Every method that is not let off, in every variant or in its first. marks: of all variants but the first."""
     cases = []
     for name in METHODS:
         if (name, guarantee) not in EXCEPTIONS:
             chosen = list(variants(name)) if each_variant else list(variants(name))[:1]
-            cases += [pytest.param(name, variant, id=f"{name}-{variant}") for variant in chosen]
+            for number, variant in enumerate(chosen):
+                cases.append(pytest.param(name, variant, id=f"{name}-{variant}", marks=marks if number else ()))
     return pytest.mark.parametrize("name, variant", cases)
 
 

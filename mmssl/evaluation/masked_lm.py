@@ -54,8 +54,8 @@ class MaskedTokens(Evaluation):
     def __call__(self, method: BERT) -> dict[str, float]:
         """{"loss": nats per masked token, "accuracy": in per cent}."""
         loss = right = masked = 0.0
-        for batch, chosen, targets in questions_of(method, self.held_out, self.batch_size):
-            logits = method.guess(batch["input_ids"], chosen, batch["draw"])[0].float()
+        for batch, chosen, at, targets in questions_of(method, self.held_out, self.batch_size):
+            logits = method.guess(batch["input_ids"], chosen, at, batch["draw"])[0].float()
             finite(logits, "logits of masked tokens")
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             right += (logits.argmax(-1) == targets).sum().item()
@@ -67,7 +67,7 @@ class MaskedTokens(Evaluation):
         counts = torch.from_numpy(self.counts + 1).double()
         counts[method.special] = 0  # never masked
         logs, likeliest = (counts / counts.sum()).log(), int(counts.argmax())
-        targets = torch.cat([targets.cpu() for _, _, targets in questions_of(method, self.held_out, 256)])
+        targets = torch.cat([targets.cpu() for *_, targets in questions_of(method, self.held_out, 256)])
         accuracy = 100 * (targets == likeliest).float().mean().item()
         return {"unigram": {"loss": -logs[targets].mean().item(), "accuracy": accuracy}}
 
@@ -91,15 +91,18 @@ class MaskedTokens(Evaluation):
         return float(-(frequency * np.log(frequency)).sum())
 
 
-def questions_of(method: BERT, held_out: packed.Packed, batch_size: int) -> Iterator[tuple[dict, Tensor, Tensor]]:
-    """(batch, chosen: (batch, length) bool, the chosen tokens: (chosen,))."""
+def questions_of(
+    method: BERT, held_out: packed.Packed, batch_size: int
+) -> Iterator[tuple[dict, Tensor, Tensor, Tensor]]:
+    """(batch, chosen: (batch, length) bool, their places in the flattened batch, the chosen tokens: (chosen,) each)."""
     n = min(len(held_out), SEQUENCES)
     for start in range(0, n, batch_size):
         batch = held_out.__getitems__(list(range(start, min(n, start + batch_size))))
         batch = {name: value.to(method.model.device) for name, value in batch.items()}
         maskable = method.maskable(batch["input_ids"])
         chosen = masking.choose(batch["draw"], maskable, batch["begins_word"], MASKED)
-        yield batch, chosen, batch["input_ids"][chosen]
+        at = masking.places(chosen)
+        yield batch, chosen, at, batch["input_ids"].flatten()[at]
 
 
 @dataclass(frozen=True)

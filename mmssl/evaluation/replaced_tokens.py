@@ -89,7 +89,7 @@ class ReplacedTokens(Evaluation):
     def _judged(self, method: ELECTRA) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor, Tensor]]:
         """((original tokens, tokens that the discriminator sees), its logits, which are replaced), each (batch,
         length)."""
-        for batch, chosen, _ in questions_of(method, self.masked.held_out, self.masked.batch_size):
+        for batch, chosen, at, _ in questions_of(method, self.masked.held_out, self.masked.batch_size):
             ids, draw = batch["input_ids"], batch["draw"]
-            seen = method.replace(ids, chosen, draw, method.guess(ids, chosen, draw)[0].float())
+            seen = method.replace(ids, chosen, at, draw, method.guess(ids, chosen, at, draw)[0].float())
             yield (ids, seen), method.judge(seen)[0], seen != ids

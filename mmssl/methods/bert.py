@@ -51,21 +51,21 @@ class MaskedTextArgs(documents.StreamingArgs, text_encoders.TextArgs):
 
 
 def sequence_mean(chosen: Tensor) -> Tensor:
-    """(masked,) weights of the masked tokens, for the mean over each sequence and then over sequences: every sequence
-    counts the same, however a batch is split. chosen: (batch, length) bool, True = masked."""
-    return (chosen / chosen.sum(1, keepdim=True).clamp(min=1))[chosen] / len(chosen)
+    """(batch, length) weights, 0 for tokens that are not masked, for the mean over the masked ones of each sequence and
+    then over sequences: each counts the same, however a batch is split. chosen: the same shape, bool, True = masked."""
+    return chosen / chosen.sum(1, keepdim=True).clamp(min=1) / len(chosen)
 
 
-def logits_at(model: PreTrainedModel, chosen: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """(logits, features) of the chosen tokens: (masked, vocabulary) and (masked, dim).
+def logits_at(model: PreTrainedModel, at: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """(logits, features) of some tokens: (n, vocabulary) and (n, dim).
 
     The model's own head gets these tokens as if they were one text. For a small encoder, the head on all tokens would
-    cost more than everything else. chosen: (batch, length) bool, True = masked.
+    cost more than everything else. at: (n,) int64, their places in the flattened batch.
     """
     features = []
 
     def only_chosen(encoder: nn.Module, arguments: tuple, output):
-        features.append(output.last_hidden_state[chosen])
+        features.append(output.last_hidden_state.flatten(0, 1).index_select(0, at))
         output.last_hidden_state = features[0][None]
         return output
 
@@ -125,23 +125,35 @@ class BERT(Method):
         """input_ids: (batch, length) int64, full sequences. begins_word: the same shape, bool. draw: (batch,) int64,
         from which all random choices for a sequence are derived."""
         chosen = self.choose(input_ids, begins_word, draw)
-        logits, features = self.guess(input_ids, chosen, draw)
+        at = self.places(chosen)
+        logits, features = self.guess(input_ids, chosen, at, draw)
         with torch.autocast(logits.device.type, enabled=False):
-            loss, right = cross_entropy_(logits.float(), input_ids[chosen], sequence_mean(chosen))
-        return Output(loss, {"accuracy": right.float().mean()}, features.detach(), self.unigram_loss)
+            loss, accuracy = self.masked_loss(input_ids, chosen, at, logits.float())
+        return Output(loss, {"accuracy": accuracy}, features.detach(), self.unigram_loss)
 
     def choose(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Tensor:
         """(batch, length) bool: the tokens to mask."""
         return masking.choose(draw, self.maskable(input_ids), begins_word, self.share, self.masked_unit)
 
+    def places(self, chosen: Tensor) -> Tensor:
+        """(n,) int64: all masked tokens, and some others where sequences have fewer than usual; see masking.places."""
+        return masking.places(chosen, masking.most(chosen.shape[1], self.share, self.masked_unit))
+
     def maskable(self, input_ids: Tensor) -> Tensor:
         return ~torch.isin(input_ids, self.special_ids)
 
-    def guess(self, input_ids: Tensor, chosen: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits, features) of the chosen tokens, see logits_at."""
+    def guess(self, input_ids: Tensor, chosen: Tensor, at: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, features) of the tokens at some places, the chosen ones being masked; see logits_at."""
         corrupted = masking.corrupt(draw, input_ids, chosen, self.mask_token, self.vocab_size)
         mask = None if self.cross_documents else apart(input_ids, self.separator, self.model.config)
-        return logits_at(self.model, chosen, input_ids=corrupted, attention_mask=mask)
+        return logits_at(self.model, at, input_ids=corrupted, attention_mask=mask)
+
+    @staticmethod
+    def masked_loss(input_ids: Tensor, chosen: Tensor, at: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss, accuracy) of the chosen tokens. logits: (n, vocabulary) fp32, at the places `at`; overwritten."""
+        targets, weight = input_ids.flatten()[at], sequence_mean(chosen).flatten()[at]
+        loss, right = cross_entropy_(logits, targets, weight)
+        return loss, (right & chosen.flatten()[at]).sum() / chosen.sum().clamp(min=1)
 
     @property
     def card(self) -> Card:

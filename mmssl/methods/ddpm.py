@@ -125,7 +125,7 @@ class DDPM(Method):
         return self.signal[step, None, None, None] * noise - self.noise[step, None, None, None] * pixels
 
     def after_step(self) -> None:
-        ema.update(self.average, self.unet, ema.warmed_up(self.momentum, int(self.updates)))
+        ema.update(self.average, self.unet, ema.warmed_up(self.momentum, self.updates))
         self.updates += 1
 
     @torch.no_grad()

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from mmssl.data import draws
 from mmssl.errors import BadInput
 from mmssl.hub import sentence_transformers
-from mmssl.kernels.cross_entropy import cross_entropy_
 from mmssl.method import Card, Output
-from mmssl.methods.bert import BERT, apart, logits_at, sequence_mean
+from mmssl.methods.bert import BERT, apart, logits_at
 from mmssl.models import text_encoders
 from mmssl.models.dropout import set_dropout
 
@@ -119,11 +118,12 @@ class ELECTRA(BERT):
     def forward(self, input_ids: Tensor, begins_word: Tensor, draw: Tensor) -> Output:
         """See BERT. The loss is the generator's over masked tokens plus `weight` times the discriminator's over all."""
         chosen = self.choose(input_ids, begins_word, draw)
-        logits, _ = self.guess(input_ids, chosen, draw)
+        at = self.places(chosen)
+        logits, _ = self.guess(input_ids, chosen, at, draw)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
-            seen = self.replace(input_ids, chosen, draw, logits)  # first: the next line overwrites the logits
-            generated, right = cross_entropy_(logits, input_ids[chosen], sequence_mean(chosen))
+            seen = self.replace(input_ids, chosen, at, draw, logits)  # first: the next line overwrites the logits
+            generated, accuracy = self.masked_loss(input_ids, chosen, at, logits)
         replaced = seen != input_ids
         judged, hidden = self.judge(seen)
         with torch.autocast(logits.device.type, enabled=False):
@@ -132,22 +132,25 @@ class ELECTRA(BERT):
         hit = (judged > 0) == replaced
         metrics = {
             "generator_loss": generated.detach(),
-            "generator_accuracy": right.float().mean(),
+            "generator_accuracy": accuracy,
             "detection_loss": detected.detach(),
             "detected_replaced": (hit & replaced).sum() / replaced.sum().clamp(min=1),
             "detected_original": (hit & ~replaced).sum() / (~replaced).sum().clamp(min=1),
         }
-        return Output(generated + self.weight * detected, metrics, hidden[chosen].detach(), ignorant)
+        features = hidden.flatten(0, 1).index_select(0, at)
+        return Output(generated + self.weight * detected, metrics, features.detach(), ignorant)
 
-    def guess(self, input_ids: Tensor, chosen: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits, features) of the generator at the chosen tokens, all of which it sees as [MASK] (section 2)."""
+    def guess(self, input_ids: Tensor, chosen: Tensor, at: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits, features) of the generator at some places; it sees all chosen tokens as [MASK] (section 2)."""
         masked = input_ids.masked_fill(chosen, self.mask_token)
-        return logits_at(self.model, chosen, input_ids=masked, attention_mask=self.attention(input_ids))
+        return logits_at(self.model, at, input_ids=masked, attention_mask=self.attention(input_ids))
 
-    def replace(self, input_ids: Tensor, chosen: Tensor, draw: Tensor, logits: Tensor) -> Tensor:
-        """(batch, length): input_ids with the chosen tokens replaced by samples. logits: (chosen, vocabulary) fp32."""
+    def replace(self, input_ids: Tensor, chosen: Tensor, at: Tensor, draw: Tensor, logits: Tensor) -> Tensor:
+        """(batch, length): input_ids with the chosen tokens replaced by samples. logits: (n, vocabulary) fp32, at the
+        places `at`, among which all chosen ones are."""
         key = draw[:, None] | (1 + torch.arange(input_ids.shape[1], device=draw.device)) << 32  # one for each place
-        return input_ids.masked_scatter(chosen, sample(logits, key[chosen]))
+        sampled = input_ids.flatten().scatter(0, at, sample(logits, key.flatten()[at])).view_as(input_ids)
+        return torch.where(chosen, sampled, input_ids)
 
     def judge(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """(logits that a token is replaced, hidden states): (batch, length) and (batch, length, width)."""

@@ -150,7 +150,7 @@ class LXMERT(Method):
             # divided by the expected number of such pairs, not by that in this batch: so the losses of micro-batches
             # and processes average to that of the whole batch
             each = 1 / (len(key) * (1 - self.compared))
-            weight, targets = sequence_mean(chosen) / (1 - self.compared), input_ids[chosen]
+            weight, targets = sequence_mean(chosen)[chosen] / (1 - self.compared), input_ids[chosen]
             of_words, right = cross_entropy_(logits.float(), targets, weight)
             target = at(standardise(patchify(pixels.float(), self.model.config.patch_size))[0], places)[predicted]
             of_patches = each * (restored.float() - target).square().mean((1, 2)).sum()

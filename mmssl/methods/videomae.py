@@ -102,8 +102,8 @@ class VideoMAE(Method):
         super().__init__()
         self.model, self.views, self.mask_ratio = model, views, mask_ratio
         for part in (model, model.videomae.embeddings):  # else each step would copy them to the device
-            positions = part.__dict__.pop("position_embeddings")
-            part.register_buffer("position_embeddings", positions, persistent=False)
+            if (positions := vars(part).pop("position_embeddings", None)) is not None:
+                part.register_buffer("position_embeddings", positions, persistent=False)
         config = model.config
         self.tubelet, self.patch = config.tubelet_size, config.patch_size
         self.tubes = (config.image_size // self.patch) ** 2

@@ -7,7 +7,7 @@ import math
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -18,7 +18,7 @@ def teacher_of(student: Network) -> Network:
 
 
 @torch.no_grad()
-def update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def update(teacher: nn.Module, student: nn.Module, momentum: float | Tensor) -> None:
     """teacher = momentum * teacher + (1 - momentum) * student, for parameters and running statistics alike: statistics
     that moved faster would not be those of the teacher's weights (EMAN, Cai et al. 2021, arXiv:2101.08482). Counters
     are copied."""
@@ -30,9 +30,10 @@ def update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
             mine.copy_(theirs)
 
 
-def warmed_up(momentum: float, steps: int) -> float:
-    """At most (1 + steps) / (10 + steps): so early an average that moves more slowly is still of the first weights."""
-    return min(momentum, (1 + steps) / (10 + steps))
+def warmed_up(momentum: float, steps: Tensor) -> Tensor:
+    """At most (1 + steps) / (10 + steps): so early an average that moves more slowly is still of the first weights.
+    steps: () int64, on the device of the weights, where it is not read."""
+    return ((1 + steps) / (10 + steps)).clamp(max=momentum)
 
 
 def momentum(start: float, progress: float) -> float:

@@ -92,6 +92,17 @@ def test_a_sequence_with_too_few_tokens_hides_them_all():
     assert torch.equal(chosen, maskable)
 
 
+def test_places_are_those_of_the_mask_and_their_number_can_be_known_beforehand(texts):
+    draw, maskable, begins = texts
+    chosen = masking.choose(draw, maskable, begins, SHARE)
+    exact, known = masking.places(chosen), masking.places(chosen, masking.most(LENGTH, SHARE))
+    assert torch.equal(exact, chosen.flatten().nonzero()[:, 0]) and torch.equal(known, exact)
+    chosen[3] = False  # a sequence with fewer
+    exact, known = masking.places(chosen), masking.places(chosen, masking.most(LENGTH, SHARE))
+    assert len(known) == len(chosen) * round(SHARE * LENGTH) and torch.equal(known[chosen.flatten()[known]], exact)
+    assert masking.most(LENGTH, SHARE, "words") is None and masking.most(3, 0.01) == 1
+
+
 def test_a_padded_sequence_has_the_fraction_of_its_own_length_masked(texts):
     draw, maskable, begins = (x[:50] for x in texts)
     short = maskable & (torch.arange(LENGTH) < 40)

@@ -51,7 +51,7 @@ def test_logits_at_hidden_tokens_are_those_of_the_whole_model(name):
     model, ids = OTHERS[name]().eval(), batch()["input_ids"]
     chosen = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < 0.3
     with torch.no_grad():
-        logits, features = bert.logits_at(model, chosen, input_ids=ids)
+        logits, features = bert.logits_at(model, masking.places(chosen), input_ids=ids)
         whole = model(input_ids=ids, output_hidden_states=True)  # and the hook is gone again
     torch.testing.assert_close(logits, whole.logits[chosen], rtol=1e-5, atol=1e-5)
     assert features.shape == (int(chosen.sum()), model.config.hidden_size)
@@ -75,7 +75,22 @@ def test_the_gradient_is_that_of_the_whole_model(architecture):
 
 def test_each_sequence_counts_alike_in_the_loss():
     chosen = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
-    torch.testing.assert_close(bert.sequence_mean(chosen), torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0]) / 3)
+    expected = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0, 0], [0, 0, 0]]) / 3
+    torch.testing.assert_close(bert.sequence_mean(chosen), expected)
+
+
+def test_the_loss_is_of_the_masked_tokens_alone_where_a_sequence_has_fewer_than_usual():
+    method, given = bert.BERT(tiny.model("bert"), tiny.tokenizer(), share=0.5), batch()
+    given["input_ids"][1, :-2] = 0  # padding cannot be masked
+    chosen = method.choose(**given)
+    at = method.places(chosen)
+    assert len(at) == 4 * round(0.5 * chosen.shape[1]) > chosen.sum()
+    for places in (at, masking.places(chosen)):
+        logits, _ = method.guess(given["input_ids"], chosen, places, given["draw"])
+        loss, accuracy = method.masked_loss(given["input_ids"], chosen, places, logits.float())
+        mine = [torch.autograd.grad(loss, method.model.parameters(), allow_unused=True), loss.detach(), accuracy]
+        expected = mine if places is at else expected  # noqa: F821
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])

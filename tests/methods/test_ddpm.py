@@ -184,4 +184,4 @@ def test_after_few_steps_the_average_has_left_the_first_weights():
     for _ in range(100):
         one.after_step()
     assert min(parameter.min().item() for parameter in one.average.parameters()) > 0.99
-    assert ema.warmed_up(0.999, 10**6) == 0.999
+    assert ema.warmed_up(0.999, torch.tensor(10**6)).item() == pytest.approx(0.999)

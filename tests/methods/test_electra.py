@@ -52,7 +52,8 @@ def test_the_loss_is_the_generator_s_plus_fifty_times_the_discriminator_s():
         masked = given["input_ids"].masked_fill(chosen, 4)
         labels = given["input_ids"].masked_fill(~chosen, -100)
         generated = model.model(input_ids=masked, labels=labels)
-        seen = model.replace(given["input_ids"], chosen, given["draw"], generated.logits[chosen])
+        at = masking.places(chosen)
+        seen = model.replace(given["input_ids"], chosen, at, given["draw"], generated.logits.flatten(0, 1)[at])
         judged = model.discriminator(input_ids=seen, labels=(seen != given["input_ids"]).long())
     torch.testing.assert_close(output.loss, generated.loss + 50 * judged.loss, rtol=1e-5, atol=1e-5)
     assert torch.equal(seen[~chosen], given["input_ids"][~chosen]) and not torch.equal(seen, given["input_ids"])
@@ -61,7 +62,7 @@ def test_the_loss_is_the_generator_s_plus_fifty_times_the_discriminator_s():
 def test_a_sample_equal_to_the_original_counts_as_original():
     model, given = method(unigram_loss=2.0), batch()
     perfect = 50 * F.one_hot(given["input_ids"], VOCABULARY).float()
-    model.guess = lambda input_ids, chosen, draw: (perfect[chosen], None)
+    model.guess = lambda input_ids, chosen, at, draw: (perfect.flatten(0, 1)[at], None)
     output = model(**given)
     assert output.metrics["detected_replaced"] == 0 and output.trivial_loss == 2.0  # nothing is replaced
     judged = model.judge(given["input_ids"])[0]
@@ -100,7 +101,8 @@ def test_every_masked_token_is_hidden_from_the_generator():
     chosen = model.choose(**given)
     changed = torch.where(chosen, 5, given["input_ids"])
     with torch.no_grad():
-        one, other = (model.guess(ids, chosen, given["draw"])[0] for ids in (given["input_ids"], changed))
+        at, texts = model.places(chosen), (given["input_ids"], changed)
+        one, other = (model.guess(ids, chosen, at, given["draw"])[0] for ids in texts)
     assert torch.equal(one, other)
     assert torch.equal(chosen, masking.choose(given["draw"], given["input_ids"] >= 5, given["begins_word"], 0.15))
 

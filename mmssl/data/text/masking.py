@@ -58,6 +58,23 @@ def choose(
     return (rank < wanted) & maskable
 
 
+def most(length: int, share: float, unit: str = "tokens") -> int | None:
+    """The largest number of tokens that `choose` takes of a full sequence; None: a last word may exceed any."""
+    return min(length, max(1, round(share * length))) if unit == "tokens" else None
+
+
+def places(chosen: Tensor, most: int | None = None) -> Tensor:
+    """(n,) int64: the places of chosen tokens in the flattened batch, in their order. chosen: (batch, length) bool.
+
+    most: in one sequence. Then n is batch * most, so that nothing waits for the device to count them: where a sequence
+    has fewer, places of others fill up.
+    """
+    if most is None:
+        return chosen.flatten().nonzero()[:, 0]
+    inside = chosen.byte().sort(dim=1, descending=True, stable=True)[1][:, :most]
+    return (inside + chosen.shape[1] * torch.arange(len(chosen), device=chosen.device)[:, None]).flatten()
+
+
 def corrupt(draw: Tensor, input_ids: Tensor, chosen: Tensor, mask_token: int, vocab_size: int) -> Tensor:
     """(batch, length) int64: input_ids with 80 % of the chosen ones replaced by mask_token, 10 % by a random token and
     10 % unchanged. draw: (batch,) int64. input_ids: (batch, length) int64. chosen: (batch, length) bool."""
