@@ -52,7 +52,6 @@ WAITS = {
     "mmssl.models.cpc_text._packed": MASK,
     "mmssl.models.cpc_text.forward": MASK,
     "transformers.masking_utils._ignore_bidirectional_mask_sdpa": PADDING,
-    "transformers.masking_utils._ignore_causal_mask_sdpa": PADDING,
     "transformers.masking_utils.find_packed_sequence_indices": "transformers looks whether texts are packed",
     "transformers.modeling_utils.warn_if_padding_and_no_attention_mask": "transformers warns of padding",
     "transformers.models.hubert.modeling_hubert._mask_hidden_states": MASK,

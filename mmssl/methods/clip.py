@@ -181,10 +181,11 @@ class CLIP(Method):
         return _unit(features.pooler_output, (n,) if len(views) == 1 else (n, len(views)))
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, dim), or (batch, texts, dim)."""
-        features = self.model.get_text_features(
-            input_ids=input_ids.flatten(0, -2), attention_mask=attention_mask.flatten(0, -2)
-        )
+        """(batch, dim), or (batch, texts, dim). Padding is behind the texts."""
+        # CLIP's own text encoder is causal and reads a text at its end, which sees no padding. Given a mask, it would
+        # wait for the device to look for padding
+        mask = None if self.model.config.model_type == "clip" else attention_mask.flatten(0, -2)
+        features = self.model.get_text_features(input_ids=input_ids.flatten(0, -2), attention_mask=mask)
         return _unit(features.pooler_output, input_ids.shape[:-1])
 
     def hides_patches(self) -> bool:
