@@ -87,7 +87,8 @@ def train(
     on_main_process(find)
     found = broadcast_object_list([found])[0]
     if args.torch_compile == compiling.AUTO and not found:
-        run.compiled, about = compiling.choose(*first_step(), total)
+        with fast_attention():  # as in the training
+            run.compiled, about = compiling.choose(*first_step(), total)
     set_seed(args.seed, device_specific=True)  # from here on each process draws its own dropout and augmentation
     if found:
         progress = checkpoint.load(found, bare, optimizers, accelerator)
