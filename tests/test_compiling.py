@@ -115,15 +115,19 @@ def test_auto_compiles_a_long_training_if_it_is_faster(seconds, compiled, said, 
     measured(monkeypatch, *seconds)
     method, summary = run(tmp_path / "auto", torch_compile="auto")
     assert bits(method) == bits(plain) and summary.compiled == compiled
+    torch._dynamo.reset()
+    counter.clear()
     assert said in capfd.readouterr().err
 
 
 def test_a_resume_keeps_what_auto_has_chosen(counter, tmp_path, monkeypatch):
     measured(monkeypatch, 2000.0, 1500.0)
-    run(tmp_path, torch_compile="auto", save_steps=5, max_steps=5)
+    whole, _ = run(tmp_path / "whole", torch_compile="auto", save_steps=5)
+    torch._dynamo.reset()
     counter.clear()
-    _, summary = run(tmp_path, torch_compile="auto", save_steps=5, resume_from_checkpoint="auto")
-    assert summary.compiled == "layers" and summary.step == 10
+    flags = {"torch_compile": "auto", "resume_from_checkpoint": str(checkpoint(tmp_path / "whole"))}
+    resumed, summary = run(tmp_path / "resumed", **flags)  # nothing is measured
+    assert summary.compiled == "layers" and counter.frame_count == 2 and bits(resumed) == bits(whole)
 
 
 def test_auto_trains_uncompiled_where_the_compiler_fails(tmp_path, capfd, monkeypatch):

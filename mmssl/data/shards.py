@@ -5,8 +5,8 @@ a tar file) are a block. How many rows each block holds is known before anything
 row is arithmetic: an epoch can begin anywhere, and any process and any worker can read any batch.
 
 An epoch's order is a function of its seed: all blocks in a new order, and the rows of as many blocks as windows.WINDOW
-bytes hold mixed with each other. A reader holds so much in memory, however large the data; of several processes each
-reads other blocks, and holds a part of it (see Order).
+bytes hold mixed with each other. A reader holds so much in memory, however large the data; several processes read
+different blocks where their shares of a batch are whole lanes (see Order).
 """
 
 from __future__ import annotations

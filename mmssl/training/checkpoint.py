@@ -249,6 +249,8 @@ def differences(progress: dict, args, accelerator: Accelerator, samples: int) ->
     """Sentences that say how the resumed run differs from the one that wrote the checkpoint. args: the current
     TrainArgs. samples: of the current training data."""
     before, now = progress["args"], asdict(args)
+    if isinstance(whole := before.get("torch_compile"), bool):  # of earlier versions
+        before = before | {"torch_compile": "whole" if whole else "no"}
     changed = [k for k in now if before.get(k) != now[k] and k not in HARMLESS]
     sentences = []
     if changed:

@@ -71,7 +71,7 @@ def choose(
     total: int,
 ) -> tuple[str, str]:
     """(LAYERS or NO, why): whichever took less time in a few steps, which are taken back. total: steps of the run."""
-    from accelerate.utils import broadcast_object_list
+    from accelerate.utils import broadcast_object_list, gather_object
 
     bare = unwrap(method)
 
@@ -85,12 +85,28 @@ def choose(
         return NO, f"not compiled: about {plain * total / 60:.0f} minutes of training are too few to pay for it"
     if not layers(bare):
         return NO, "not compiled: there is no list of layers"
+    # one that fails on one process only must not leave the others waiting in a step
+    if faults := [fault for fault in gather_object([_fault(accelerator.device)]) if fault]:
+        return NO, f"not compiled: it failed with {faults[0]}"
     begin(bare, LAYERS)
     try:
         compiled = seconds()
     except Exception as error:  # torch's compiler, the C++ compiler and their surroundings raise many kinds
         end(bare)
-        return NO, f"not compiled: it failed with {type(error).__name__}: {first_line(error)}"
+        return NO, f"not compiled: it failed with {_named(error)}"
     end(bare)
     times = f"{1000 * compiled:.0f} ms a step instead of {1000 * plain:.0f}"
     return (LAYERS, f"layers compiled: {times}") if compiled < GAIN * plain else (NO, f"not compiled: {times}")
+
+
+def _fault(device: torch.device) -> str | None:
+    """Why nothing can be compiled on this process, if so: no C++ compiler, a cache that cannot be written to."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:
+        return _named(error)
+    return None
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -96,6 +96,8 @@ def train(
         differences = checkpoint.differences(progress, args, accelerator, len(loader.dataset))
     if args.torch_compile != compiling.AUTO:
         run.compiled = args.torch_compile
+    elif found:
+        about = f"{run.compiled}, as in the run that is resumed"
     notice = compiling.begin(bare, run.compiled)
     if args.max_skipped_steps:
         step = steps.skip_non_finite(step)
@@ -109,11 +111,15 @@ def train(
     if found and args.save_steps and (later := checkpoint.later(checkpoints, found)):
         log.warn(f"the next save deletes the checkpoints after {found.name}: {', '.join(later)}")
 
+    def start_epoch() -> None:
+        with compiling.paused(run.compiled):
+            bare.start_epoch(run.epoch, accelerator, optimizers)
+
     def data() -> Iterator[list[dict[str, torch.Tensor]]]:
         """The micro-batches of each step, from the run's position on, epoch after epoch."""
         while True:
             if run.samples == 0 and run.step > 0:  # the first epoch is started before the first evaluation
-                bare.start_epoch(run.epoch, accelerator, optimizers)
+                start_epoch()
             with closing(loader.epoch(run.epoch, start=run.samples // global_batch)) as batches:
                 # the end of an epoch that does not fill a step is dropped
                 while len(micro_batches := list(islice(batches, per_step))) == per_step:
@@ -173,7 +179,7 @@ def train(
         method.train()
         log.start_clock()
         if run.step == 0:
-            bare.start_epoch(0, accelerator, optimizers)
+            start_epoch()
         if run.step == 0 or run.step >= total or _due(run.step, args.eval_steps):
             with log.paused():
                 assess()

@@ -12,11 +12,11 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 from test_every_method import METHODS, variants
-from transformers import ViTImageProcessorPil
+from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
 
 from mmssl.data import draws
 from mmssl.data.image_text import pairs
-from mmssl.data.images import pictures
+from mmssl.data.images import decoding, pictures
 from mmssl.data.images.crops import Crops
 from mmssl.data.images.numbered import Numbered
 from mmssl.data.images.views import CROP_FLIP, EMOJI, FLIP, SIMCLR, View, Views
@@ -37,9 +37,9 @@ def photograph(height: int, width: int) -> Pillow.Image:
     return Pillow.fromarray(np.stack([127 + 120 * wave for wave in waves], axis=2).astype(np.uint8))
 
 
-def cut(shown: Views, image: Pillow.Image) -> list[torch.Tensor]:
+def cut(shown: Views, image: Pillow.Image, processor=PROCESSOR) -> list[torch.Tensor]:
     """The views, through crops of the stored image."""
-    crops = Crops(shown, PROCESSOR)
+    crops = Crops(shown, processor)
     return shown(torch.from_numpy(np.stack([crops(image, key) for key in KEYS])), KEYS)
 
 
@@ -57,6 +57,25 @@ def test_views_are_those_of_the_image_in_its_full_size(view: View, size: tuple[i
     for through_crops, of_whole in zip(cut(shown, image), whole(shown, image), strict=True):
         assert through_crops.shape == of_whole.shape
         assert (through_crops - of_whole).abs().mean() < 0.01  # a crop is rounded to 8 bits
+
+
+@pytest.mark.parametrize("size", [(40, 160), (160, 40), (64, 64)])
+@pytest.mark.parametrize("resized, crop", [({"shortest_edge": 20}, SIDE), ({"height": 24, "width": 32}, SIDE)])
+def test_a_centre_crop_of_the_processor_is_kept(resized, crop, size):
+    sides = {"height": crop, "width": crop}
+    processor = CLIPImageProcessorPil(size=resized, crop_size=sides, resample=BILINEAR)
+    image = photograph(*size)
+    pixels = torch.from_numpy(decoding.decode(image, processor)).expand(len(KEYS), -1, -1, -1).contiguous()
+    # the shape of a crop is that of stored pixels, so it is another one where the processor squeezes them
+    for view, most in [(FLIP, 0.02)] + [(CROP_FLIP, 0.06)] * ("shortest_edge" in resized):  # detail is sharper
+        shown = Views([replace(view, size=SIDE)], [0.0] * 3, [1.0] * 3)
+        (through_crops,), (of_decoded,) = cut(shown, image, processor), shown(pixels, KEYS)
+        assert (through_crops - of_decoded).abs().mean() < most
+
+
+def test_a_view_without_a_size_is_refused():
+    with pytest.raises(BadInput, match="needs a size"):
+        Crops(Views([CROP_FLIP], [0.5] * 3, [0.5] * 3), PROCESSOR)
 
 
 def test_detail_is_kept_that_a_shrunk_image_has_lost():
@@ -78,9 +97,13 @@ def stored(folder, n: int = 12, side: int = 48) -> Dataset:
 
 
 def training(data: Dataset, **flags) -> pictures.Pictures:
+    return parts(data, **flags)[0]
+
+
+def parts(data: Dataset, **flags) -> tuple[pictures.Pictures, pictures.Pictures]:
     args = pictures.PictureArgs(**flags)
     args.seed, args.dataloader_num_workers = 5, 0
-    return pictures.Source(data.select(range(10)), data.select([11]), "image", SIDE).decoded(PROCESSOR, args)[0]
+    return pictures.Source(data.select(range(10)), data.select([11]), "image", SIDE).decoded(PROCESSOR, args)
 
 
 class Seen(Method):
@@ -109,7 +132,9 @@ def test_images_on_disk_are_not_used_and_held_out_ones_stay_whole(tmp_path, monk
     monkeypatch.setenv("MMSSL_HOME", str(tmp_path / "home"))
     data = stored(tmp_path)
     assert type(training(data)) is pictures.Pictures
-    assert type(training(data, crop_from="stored")) is pictures.Undecoded
+    train, held_out = parts(data, crop_from="stored")
+    assert type(train) is pictures.Undecoded and type(held_out) is pictures.Pictures
+    assert held_out.__getitems__([0])["pixel_values"].shape == (1, 3, SIDE, SIDE)
 
 
 def test_methods_without_views_of_their_own_and_those_that_choose_their_images_are_refused(tmp_path, monkeypatch):

@@ -206,6 +206,23 @@ def test_each_process_reads_blocks_of_its_own(parts):
     assert sum(map(len, read)) < 200 + 8 + of_two * (200 / 8 + 1)  # 8: a block in which a lane ends is read twice
 
 
+def test_each_row_comes_once_whatever_the_blocks_hold():
+    rng = np.random.default_rng(0)
+    for trial in range(100):
+        count = rng.integers(0, 9, rng.integers(1, 30)) * rng.integers(0, 2, 1)
+        size = rng.integers(1, 900, len(count))
+        found = shards.Rows(count.cumsum() - count, count, size).order(trial)
+        parts, n = int(rng.integers(1, 5)), int(count.sum())
+        step = 3 * parts
+        shares = [
+            found.share(slice(first, first + step), part, parts)
+            for first in range(0, n - n % step, step)
+            for part in range(parts)
+        ]
+        rest = found[n - n % step : n]
+        assert sorted(torch.cat([*shares, rest]).tolist()) == list(range(n)), trial
+
+
 def test_rows_of_many_blocks_are_mixed_and_no_more_are_read_at_a_time_than_memory_holds():
     found = order(blocks=600)
     reads, held = [], windows.Held(lambda block: reads.append(block), np.full(600, 100))

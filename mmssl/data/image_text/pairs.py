@@ -86,7 +86,7 @@ class Source:
         Raises what `Pairs` raises."""
         if self.rows is None:
             if crop_from == on_demand.STORED:
-                raise BadInput(f"--crop_from {crop_from} works with --streaming only: add it, or leave both out")
+                raise BadInput(f"--crop_from {crop_from} works with --streaming only: add that, or leave this out")
             return Pairs(self.train, processor, max_length, *self.columns, **captions)
         held_out = on_demand.digests(self.held_out, self.columns[0])
         pixels = Captioned(self.train, len(self.train), processor.image_processor, "pairs", held_out, crop_from)

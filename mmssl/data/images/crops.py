@@ -15,15 +15,19 @@ from torch import Tensor
 
 from mmssl.data.images import decoding
 from mmssl.data.images.views import Views
+from mmssl.errors import BadInput
 
 
 class Crops:
     """Cuts an image into what `views` take in its place."""
 
     def __init__(self, views: Views, processor) -> None:
-        """processor: whose filter resizes the crops."""
-        self.changes = copy.deepcopy(views.changes).cpu()
-        self.sizes = [view.shape(*decoding.shape(processor)) for view in views.views]
+        """processor: whose filter resizes the crops, and of whose centre crop they are cut. Raises BadInput if a view
+        has no size."""
+        if any(view.size is None for view in views.views):
+            raise BadInput("a view that is cut from stored images needs a size: give each View one")
+        self.changes, self.processor = copy.deepcopy(views.changes).cpu(), processor
+        self.sizes = [view.shape(0, 0) for view in views.views]
         self.filter = Image.Resampling(processor.resample)
 
     def __call__(self, image: Image.Image, key: Tensor) -> np.ndarray:
@@ -37,9 +41,10 @@ class Crops:
 
     def boxes(self, key: Tensor, height: int, width: int) -> list[tuple[float, ...]]:
         """Of each view: left, top, right, bottom, in pixels of an image of (height, width)."""
-        drawn, is_crop = self.changes(key.view(1), height, width)[:, 0].double(), self.changes.crops
+        high, wide = decoding.kept(self.processor, height, width)
+        drawn, is_crop = self.changes(key.view(1), high, wide)[:, 0].double(), self.changes.crops
         middle, reach = drawn[:, [2, 5]], drawn[:, [0, 4]].abs()
         corners = torch.cat([middle - reach, middle + reach], dim=1).clamp(-1, 1)
         corners = torch.where(is_crop, corners, torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.double))
-        sides = torch.tensor([width, height, width, height], dtype=torch.double)
-        return [tuple(box) for box in ((corners + 1) / 2 * sides).tolist()]
+        sides, kept = (torch.tensor(2 * size, dtype=torch.double) for size in ((width, height), (wide, high)))
+        return [tuple(box) for box in ((sides + corners * kept) / 2).tolist()]

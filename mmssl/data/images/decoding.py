@@ -131,6 +131,20 @@ def normalisation(processor) -> tuple[list[float], list[float]]:
     return [value / white for value in mean], [value / white for value in std]
 
 
+def kept(processor, height: int, width: int) -> tuple[float, float]:
+    """(height, width), in pixels of a stored image of that size, of the middle that `processor` keeps: all of it, or,
+    after a centre crop, a part."""
+    if not processor.do_center_crop:
+        return height, width
+    high, wide = height, width
+    if processor.do_resize:
+        size = processor.size
+        edge = (size.get("shortest_edge") or 0) / min(height, width)
+        high, wide = size.get("height") or edge * height, size.get("width") or edge * width
+    crop = processor.crop_size
+    return height * min(1.0, crop["height"] / high), width * min(1.0, crop["width"] / wide)
+
+
 def shape(processor) -> tuple[int, int]:
     """(height, width) of the output of a transformers image processor. Raises BadInput if it is not fixed."""
     try:
